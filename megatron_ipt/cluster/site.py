@@ -1,0 +1,89 @@
+"""The site file: what is this cluster's own, as shell variables, read by the scripts and here by the same shell."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from megatron_ipt.errors import RecipeError
+from megatron_ipt.pipeline import STAGES
+
+OPTIONS = {
+    "ACCOUNT": "--account",
+    "PARTITION": "--partition",
+    "QOS": "--qos",
+    "CONSTRAINT": "--constraint",
+    "RESERVATION": "--reservation",
+    "EXCLUDE": "--exclude",
+    "TIME": "--time",
+    "NODES": "--nodes",
+    "GPUS_PER_NODE": "--gpus-per-node",
+    "GPUS_PER_TASK": "--gpus-per-task",
+    "CPUS_PER_TASK": "--cpus-per-task",
+    "MEM": "--mem",
+}
+"""Settings that are options of sbatch."""
+
+OTHERS = (
+    "ARRAY_TASKS", "ARRAY_RUNNING", "SBATCH_OPTIONS", "LOG_DIR", "VENV", "PYXIS_IMAGE", "APPTAINER_IMAGE",
+    "CONTAINER_MOUNTS", "MODULES", "HOST_PYTHON", "PREFLIGHT", "RANKS_PER_NODE",
+)  # fmt: skip
+
+_PREFIXES = (*(stage.name.upper() for stage in STAGES), "MERGE")
+_ASSIGNMENT = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Z][A-Z0-9_]*)=", re.MULTILINE)
+_ALMOST = 0.85
+
+
+@dataclass(frozen=True)
+class Site:
+    """Settings by name, and the file they came from."""
+
+    path: Path
+    values: dict[str, str] = field(default_factory=dict)
+
+    def get(self, stage: str, name: str, default: str = "") -> str:
+        """``STAGE_NAME`` where the site sets it, else ``NAME``, else ``default``."""
+        own = f"{stage.upper()}_{name}"
+        return self.values[own] if own in self.values else self.values.get(name, default)
+
+    def number(self, stage: str, name: str, default: int) -> int:
+        """The same as a whole number.
+
+        Raises:
+            RecipeError: it is none.
+        """
+        text = self.get(stage, name) or str(default)
+        if not text.isdigit():
+            raise RecipeError(f"{self.path}: {stage.upper()}_{name} or {name} is {text!r}; expected a whole number")
+        return int(text)
+
+
+def read_site(path: str | Path) -> Site:
+    """Reads a site file.
+
+    Raises:
+        RecipeError: the file is missing, bash refuses it, or a name is nearly one of those it may set.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such site file; copy slurm/site.env.example and edit it")
+    known = {*OPTIONS, *OTHERS}
+    names = known | {f"{prefix}_{name}" for prefix in _PREFIXES for name in known}
+    for name in _ASSIGNMENT.findall(path.read_text()):
+        near = difflib.get_close_matches(name, names, n=1, cutoff=_ALMOST)
+        if name not in names and near:
+            raise RecipeError(f"{path}: {name} is not read by anything. Did you mean {near[0]}?")
+    # What the user's shell happens to hold under these names is not the site's.
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    script = 'set -aeu; source "$1"; env -0'
+    result = subprocess.run(
+        ["bash", "-c", script, "bash", str(path)], env=environment, capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        raise RecipeError(f"{path}: bash cannot read it: {result.stderr.strip()}")
+    pairs = (entry.partition("=") for entry in result.stdout.split("\0") if entry)
+    return Site(path, {name: value for name, _, value in pairs if name in names})

@@ -1,0 +1,101 @@
+"""Commands on Megatron indexed datasets: look, check, join, cut."""
+
+from __future__ import annotations
+
+import click
+
+from megatron_ipt.commands.common import json_option, print_json, replace_option
+from megatron_ipt.errors import InputError
+
+
+@click.command()
+@click.argument("prefix")
+@click.option("--samples", default=3, show_default=True, help="Documents to decode.")
+@click.option("--tokens", "tokens_each", default=120, show_default=True, help="Tokens of each sample.")
+@click.option("--tokenizer", help="Folder or .model file; by default the one named beside the dataset.")
+@click.option("--seed", default=0, show_default=True, help="Chooses the samples.")
+@json_option
+def inspect(prefix: str, samples: int, tokens_each: int, tokenizer: str | None, seed: int, as_json: bool) -> None:
+    """Show what is in the dataset PREFIX.bin/.idx: counts, lengths, sources, decoded documents.
+
+    \b
+    Example:
+      megatron-ipt inspect runs/quickstart/tokens/train
+    """
+    from megatron_ipt.tokens import inspection
+
+    found = inspection.inspect(prefix, samples, tokens_each, tokenizer, seed)
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(inspection.render(found))
+
+
+@click.command()
+@click.argument("prefixes", nargs=-1, required=True, metavar="PREFIX...")
+@click.option("--vocab-size", type=int, help="Every id must be below it; by default as described beside the dataset.")
+@json_option
+def verify(prefixes: tuple[str, ...], vocab_size: int | None, as_json: bool) -> None:
+    """Check datasets: sizes, offsets, ids in range, counts and checksums. Exit status 3 when one is not sound.
+
+    \b
+    Example:
+      megatron-ipt verify runs/quickstart/tokens/train
+    """
+    from megatron_ipt.tokens import verify as verification
+
+    results = [verification.verify(prefix, vocab_size) for prefix in prefixes]
+    if as_json:
+        print_json(results)
+    else:
+        for result in results:
+            if not result["problems"]:
+                counts = f"{result['documents']:,} documents, {result['tokens']:,} tokens"
+                click.echo(f"{result['prefix']}: sound; {counts}; checked {', '.join(result['checked'])}")
+    problems = [f"{result['prefix']}: {problem}" for result in results for problem in result["problems"]]
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+@click.command()
+@click.argument("prefixes", nargs=-1, required=True, metavar="PREFIX...")
+@click.option("--output", required=True, help="Prefix of the new dataset.")
+@replace_option
+@json_option
+def merge(prefixes: tuple[str, ...], output: str, overwrite: bool, as_json: bool) -> None:
+    """Join datasets into one, documents in the order given.
+
+    \b
+    Example:
+      megatron-ipt merge part-0 part-1 --output whole
+    """
+    from megatron_ipt.tokens.joining import merge as merge_datasets
+
+    description = merge_datasets(list(prefixes), output, overwrite)
+    if as_json:
+        print_json(description)
+    else:
+        click.echo(f"{output}: {description['documents']:,} documents, {description['tokens']:,} tokens")
+
+
+@click.command()
+@click.argument("prefix")
+@click.option("--output", required=True, help="Prefix of the new datasets OUTPUT_0, OUTPUT_1, ...")
+@click.option("--parts", type=int, required=True, help="How many, of about equally many tokens.")
+@replace_option
+@json_option
+def split(prefix: str, output: str, parts: int, overwrite: bool, as_json: bool) -> None:
+    """Cut a dataset into runs of neighbouring documents.
+
+    \b
+    Example:
+      megatron-ipt split whole --output part --parts 4
+    """
+    from megatron_ipt.tokens.joining import split as split_dataset
+
+    descriptions = split_dataset(prefix, output, parts, overwrite)
+    if as_json:
+        print_json(descriptions)
+        return
+    for name, description in descriptions.items():
+        click.echo(f"{name}: {description['documents']:,} documents, {description['tokens']:,} tokens")

@@ -1,0 +1,76 @@
+"""Commands between Hugging Face folders and Megatron-Core checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from megatron_ipt.commands.common import json_option, print_json, replace_option
+
+_common_options = (
+    click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True),
+    click.option("--workers", default=2, show_default=True, help="Threads."),
+    click.option("--allow-not-finite", is_flag=True, help="Convert weights that are no numbers too."),
+    click.option("--verify", is_flag=True, help="Compare tensors and logits of both sides afterwards."),
+    click.option("--text", help="With --verify: file to compare logits on; random tokens if not given."),
+    replace_option,
+    json_option,
+)
+
+
+def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_common_options):
+        command = option(command)
+    return command
+
+
+@click.command("import")
+@click.argument("folder", metavar="HF_FOLDER")
+@click.argument("checkpoints")
+@click.option(
+    "--make-vocab-size-divisible-by", default=128, show_default=True, help="Pad the vocabulary to a multiple."
+)
+@_with_common_options
+def import_(as_json: bool, **options: Any) -> None:
+    """Write the Hugging Face model in HF_FOLDER as a Megatron-Core checkpoint CHECKPOINTS/release.
+
+    \b
+    Example:
+      megatron-ipt import models/llama-3-8b checkpoints/llama-3-8b --verify
+    """
+    from megatron_ipt.convert.commands import import_model
+
+    _show(import_model(**options), as_json)
+
+
+@click.command("export-checkpoint")
+@click.argument("checkpoint")
+@click.argument("folder", metavar="HF_FOLDER")
+@click.option("--iteration", type=int, help="Which checkpoint; the latest complete one if not given.")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Largest safetensors file.")
+@click.option("--tokenizer", help="Hugging Face folder to take tokenizer and control ids from.")
+@click.option("--family", help="Of a checkpoint that Megatron-LM wrote, where Llama is not meant.")
+@click.option("--vocab-size", type=int, help="Of a checkpoint that Megatron-LM wrote.")
+@_with_common_options
+def export_checkpoint(as_json: bool, **options: Any) -> None:
+    """Write CHECKPOINT (an iter_* folder, or the folder around it) as a Hugging Face model.
+
+    Works on any complete checkpoint, of a running training too. Within a recipe, the stage `export` does it.
+
+    \b
+    Example:
+      megatron-ipt export-checkpoint runs/mine/training/checkpoints model --tokenizer runs/mine/tokens/tokenizer
+    """
+    from megatron_ipt.convert.commands import export_model
+
+    _show(export_model(**options), as_json)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+        return
+    for name, value in result.items():
+        click.echo(f"{name:<14} {value}")

@@ -1,0 +1,214 @@
+"""A Megatron-Core checkpoint as a Hugging Face folder, block of rows by block of rows.
+
+What the folder must hold follows from the model's shape and the tables in :mod:`megatron_ipt.convert.names`; the
+checkpoint is held against that list, names and shapes, before anything is written, so that a missing or unexpected
+tensor is an error and not a silent hole. Any layout of ranks may have written the checkpoint. Memory holds one block of
+a tensor for each thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_ipt.convert.checkpoint_reader import METADATA, CheckpointReader
+from megatron_ipt.convert.hugging_face_config import generation_config, hugging_face_config
+from megatron_ipt.convert.layouts import Joined, Part, tensors
+from megatron_ipt.convert.names import MEGATRON_LAYERS
+from megatron_ipt.convert.numbers import DTYPES, WEIGHTS, not_finite, report_not_finite, type_name
+from megatron_ipt.convert.safetensors_writer import TensorPlan, file_names, header, pack, parse_size, write_index
+from megatron_ipt.convert.stored import as_bytes, rows_of_block
+from megatron_ipt.convert.tokenizer_files import TokenIds
+from megatron_ipt.convert.work import Output, Segment, Workers
+from megatron_ipt.errors import InputError
+from megatron_ipt.files import write_json
+from megatron_ipt.training.model_file import ModelFile
+
+_SEGMENT_BYTES = 64_000_000
+_NOT_WEIGHTS = ("optimizer", "chained_", "rng_state", "opt_param_scheduler", "iteration", "rerun_state")
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What will be written, known before anything is.
+
+    Attributes:
+        parts: Hugging Face tensors in the order of the files.
+        files: the same, as cut into files.
+        dtype: of the model, as the configuration says it.
+    """
+
+    reader: CheckpointReader
+    model: ModelFile
+    parts: dict[str, Part]
+    files: list[list[TensorPlan]]
+    dtype: torch.dtype
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights."""
+        return sum(plan.size for file in self.files for plan in file)
+
+    def identity(self) -> list[list[Any]]:
+        """The checkpoint's files with their sizes and times."""
+        folder = self.reader.folder
+        return [
+            [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+            for path in sorted(folder.iterdir())
+            if path.suffix == ".distcp" or path.name == METADATA
+        ]
+
+
+def plan_export(reader: CheckpointReader, model: ModelFile, dtype: str, max_shard_size: str) -> ExportPlan:
+    """Holds the checkpoint against the model it claims to hold, and plans the files.
+
+    Args:
+        dtype: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for that of each tensor in the checkpoint.
+        max_shard_size: largest safetensors file, e.g. ``5GB``.
+
+    Raises:
+        InputError: the checkpoint holds other tensors than its model needs.
+        RecipeError: ``max_shard_size`` is no size.
+    """
+    wanted = list(tensors(model.shape, model.vocab_size, model.padded_vocab_size))
+    stacked = _is_stacked(reader)
+    _check(reader, wanted, stacked, model)
+    parts, plans = {}, []
+    for joined in wanted:
+        name, index = _stored_name(joined, stacked)
+        kind = reader.dtype(name) if dtype == "auto" else DTYPES[dtype]
+        for part in joined.parts:
+            parts[part.name] = Part(part.name, part.shape, name, index, part.runs)
+            plans.append(TensorPlan(part.name, part.shape, kind))
+    return ExportPlan(reader, model, parts, pack(plans, parse_size(max_shard_size)), plans[0].dtype)
+
+
+def write_export(
+    plan: ExportPlan, folder: Path, tokens: TokenIds, workers: int = 2, allow_not_finite: bool = False
+) -> dict[str, Any]:
+    """Writes configuration and weights into the existing ``folder``, and continues what an ended attempt left there.
+
+    Returns:
+        ``{parameters, bytes, files, dtype, family, not_finite}``
+
+    Raises:
+        InputError: a file of the checkpoint is damaged, or weights are not finite and that is not allowed.
+        StorageError: a file could not be written.
+    """
+    pool = Workers("export", plan.size, workers)
+
+    names = file_names(len(plan.files))
+    records = pool.run(folder, {name: _segments(plan, file, pool) for name, file in zip(names, plan.files)})
+    found = {name: count for record in records.values() for name, count in record["not_finite"].items()}
+    report_not_finite(plan.reader.folder, found, allow_not_finite)
+    if len(plan.files) > 1:
+        write_index(folder, plan.files)
+    shape, vocab_size = plan.model.shape, plan.model.vocab_size
+    write_json(folder / "config.json", hugging_face_config(shape, vocab_size, tokens, plan.dtype))
+    write_json(folder / "generation_config.json", generation_config(tokens))
+    return {
+        "parameters": sum(prod(part.shape) for part in plan.parts.values()),
+        "bytes": plan.size,
+        "files": len(plan.files),
+        "dtype": type_name(plan.dtype),
+        "family": shape.family,
+        "not_finite": found,
+    }
+
+
+def blocks(reader: CheckpointReader, part: Part) -> Iterator[torch.Tensor]:
+    """The Hugging Face tensor ``part``, in blocks of whole rows and of the checkpoint's type.
+
+    Raises:
+        InputError: a file of the checkpoint is damaged.
+    """
+    dtype = reader.dtype(part.megatron)
+    most = rows_of_block(part.shape, dtype)
+    for first in range(0, part.shape[0], most):
+        count = min(most, part.shape[0] - first)
+        block = torch.empty((count, *part.shape[1:]), dtype=dtype)
+        for run in part.runs:
+            begin = max(first, run.hugging_face)
+            end = min(first + count, run.hugging_face + run.count)
+            if begin < end:
+                start = run.megatron + begin - run.hugging_face
+                reader.read_rows(part.megatron, part.index, start, block[begin - first : end - first])
+        yield block
+
+
+def _segments(plan: ExportPlan, file: list[TensorPlan], pool: Workers) -> list[Segment]:
+    """The file cut into pieces of whole tensors; the first also holds the header."""
+    beginning = header(file)
+    pieces: list[list[TensorPlan]] = [[]]
+    positions, position, used = [0], len(beginning), 0
+    for tensor in file:
+        if used >= _SEGMENT_BYTES:
+            pieces.append([])
+            positions.append(position)
+            used = 0
+        pieces[-1].append(tensor)
+        used += tensor.size
+        position += tensor.size
+
+    def segment(number: int) -> Segment:
+        first = beginning if number == 0 else b""
+        return Segment(positions[number], lambda output: _write(plan, pieces[number], first, output, pool))
+
+    return [segment(number) for number in range(len(pieces))]
+
+
+def _write(plan: ExportPlan, members: list[TensorPlan], first: bytes, output: Output, pool: Workers) -> dict[str, Any]:
+    found: dict[str, int] = {}
+    output.write(first)
+    for member in members:
+        bad = 0
+        for block in blocks(plan.reader, plan.parts[member.name]):
+            values = block.to(member.dtype)
+            # After the conversion: fp16 cannot hold what bf16 can.
+            bad += not_finite(values)
+            output.write(as_bytes(values))
+            pool.advance(values.nbytes)
+        if bad:
+            found[member.name] = bad
+    return {"not_finite": found}
+
+
+def _is_stacked(reader: CheckpointReader) -> bool:
+    """Whether layers share one tensor, as they do unless Megatron-LM was told that layers differ."""
+    prefix = f"{MEGATRON_LAYERS}."
+    names = [name.removeprefix(prefix) for name in reader.names() if name.startswith(prefix)]
+    return not any(name.split(".")[0].isdigit() for name in names)
+
+
+def _stored_name(joined: Joined, stacked: bool) -> tuple[str, tuple[int, ...]]:
+    if stacked or not joined.index:
+        return joined.megatron, joined.index
+    layer, *rest = joined.index
+    return joined.megatron.replace(MEGATRON_LAYERS, f"{MEGATRON_LAYERS}.{layer}", 1), tuple(rest)
+
+
+def _check(reader: CheckpointReader, wanted: list[Joined], stacked: bool, model: ModelFile) -> None:
+    folder = reader.folder
+    expected: dict[str, tuple[int, ...]] = {}
+    for joined in wanted:
+        name, index = _stored_name(joined, stacked)
+        expected[name] = (*joined.stack[len(joined.stack) - len(index) :], *joined.shape)
+    found = {name for name in reader.names() if not name.startswith(_NOT_WEIGHTS) and "_extra_state" not in name}
+    missing, unknown = sorted(expected.keys() - found), sorted(found - expected.keys())
+    if missing or unknown:
+        raise InputError(
+            f"{folder}: does not hold a {model.shape.family} model. Missing: {', '.join(missing) or 'none'}. "
+            f"Unexpected: {', '.join(unknown) or 'none'}"
+        )
+    for name, shape in expected.items():
+        if reader.shape(name) != shape:
+            raise InputError(
+                f"{folder}: {name} is {list(reader.shape(name))}, the description of the model says {list(shape)}"
+            )
+        if reader.dtype(name) not in WEIGHTS:
+            raise InputError(f"{folder}: {name} is of {type_name(reader.dtype(name))}, which cannot be exported")

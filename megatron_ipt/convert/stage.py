@@ -1,0 +1,49 @@
+"""Stage ``export``: the trained model as a folder that transformers loads.
+
+``export/model`` appears only when every file of it is complete.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from megatron_ipt.convert.checkpoint_folder import describe, find_checkpoint
+from megatron_ipt.convert.checkpoint_reader import CheckpointReader
+from megatron_ipt.convert.config import ExportConfig
+from megatron_ipt.convert.export import plan_export, write_export
+from megatron_ipt.convert.model_card import model_card
+from megatron_ipt.convert.tokenizer_files import TokenIds, check_tokenizer
+from megatron_ipt.convert.work import unfinished_folder
+from megatron_ipt.files import read_json
+from megatron_ipt.manifest import StageContext, read_manifest
+
+MODEL_FOLDER = "model"
+
+
+def run(config: ExportConfig, context: StageContext) -> dict[str, Any]:
+    """Writes ``model/``; returns counts.
+
+    Raises:
+        InputError: the checkpoint cannot be used.
+        StorageError: the folder could not be written.
+    """
+    checkpoint = find_checkpoint(context.inputs["training"] / "checkpoints", config.iteration)
+    tokens = context.inputs["tokens"]
+    dataset = read_json(tokens / "dataset.json")
+    reader = CheckpointReader(checkpoint)
+    model = describe(checkpoint, reader)
+    plan = plan_export(reader, model, config.dtype, config.max_shard_size)
+    tokenizer = tokens / dataset["tokenizer"]
+    check_tokenizer(tokenizer, model.vocab_size)
+    ids = TokenIds(dataset["bos_id"], dataset["eod_id"], dataset["pad_id"])
+    final = context.directory / MODEL_FOLDER
+    identity = {"source": plan.identity(), "dtype": config.dtype, "max_shard_size": config.max_shard_size}
+    # Whether what is there may be replaced was decided by the manifest.
+    with unfinished_folder(final, identity, plan.size, overwrite=True) as folder:
+        exported = write_export(plan, folder, ids, config.workers)
+        sources = (read_manifest(tokens) or {}).get("counts", {}).get("train_by_source", {})
+        (folder / "README.md").write_text(model_card(context.recipe_name, model, exported, sources))
+        for file in sorted(tokenizer.iterdir()):
+            shutil.copyfile(file, folder / file.name)
+    return {**exported, "checkpoint": checkpoint.name}

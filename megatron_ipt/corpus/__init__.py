@@ -1,0 +1,1 @@
+"""Raw documents in: readers, ids, splits, rejects, shards."""

@@ -1,0 +1,211 @@
+"""Readers: one per format, from a file to (id, text, title), streaming.
+
+A record that cannot be used goes to the rejects with its place; a file that cannot be read to its end is an error,
+because a truncated download must not pass for a smaller corpus. A reader of one's own is a function of the same
+signature, entered in ``READERS`` under its suffix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import orjson
+
+from megatron_ipt.corpus.config import CorpusConfig
+from megatron_ipt.corpus.inputs import InputFile, base_suffix
+from megatron_ipt.errors import InputError
+from megatron_ipt.files import iter_lines, open_bytes
+from megatron_ipt.rejects import Rejects
+
+_WHOLE_FILE_BYTES = 1 << 16
+_HEADING = re.compile(rb"\s*(?:=\s+(?P<wiki>[^=\s](?:.*[^=\s])?)\s+=|#\s+(?P<markdown>\S.*?))\s*")
+_PARQUET_BATCH = 1024
+
+
+class Record(NamedTuple):
+    id: str
+    text: str
+    title: str
+
+
+Reader = Callable[[InputFile, CorpusConfig, Rejects], Iterator[Record]]
+
+
+def read_file(file: InputFile, config: CorpusConfig, rejects: Rejects) -> Iterator[Record]:
+    """Records of ``file``; what cannot be used goes to ``rejects``.
+
+    Raises:
+        InputError: the file cannot be opened or is damaged.
+    """
+    return READERS[base_suffix(file.path)](file, config, rejects)
+
+
+def is_readable(path: str) -> bool:
+    """Whether a reader takes files of this suffix."""
+    return base_suffix(path) in READERS
+
+
+def read_jsonl(file: InputFile, config: CorpusConfig, rejects: Rejects) -> Iterator[Record]:
+    for number, line in enumerate(iter_lines(file.path), 1):
+        if not line.strip():
+            continue
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            rejects.add("invalid JSON", file.path, number, str(error), line.decode("utf-8", "replace"))
+            continue
+        record = _record(value, f"{file.name}:{number}", file.path, number, config, rejects)
+        if record is not None:
+            yield record
+
+
+def read_json(file: InputFile, config: CorpusConfig, rejects: Rejects) -> Iterator[Record]:
+    """One JSON value: a list of records, or the SQuAD format, whose contexts are the documents.
+
+    Many corpora call their JSON Lines ``.json``; a file whose first line is an object by itself is read as such.
+    """
+    first = next(iter_lines(file.path), b"")
+    if _is_object(first):
+        with open_bytes(file.path) as stream:
+            whole_is_one_line = stream.read().count(b"\n") <= 1
+        if not (whole_is_one_line and b'"data"' in first):
+            yield from read_jsonl(file, config, rejects)
+            return
+    with open_bytes(file.path) as stream:
+        content = stream.read()
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{file.path}: not valid JSON: {error}") from error
+    if isinstance(value, list):
+        for number, item in enumerate(value, 1):
+            record = _record(item, f"{file.name}:{number}", file.path, number, config, rejects)
+            if record is not None:
+                yield record
+    elif isinstance(value, dict) and isinstance(value.get("data"), list):
+        yield from _squad_contexts(value["data"], file, rejects)
+    else:
+        raise InputError(
+            f"{file.path}: expected a list of records, the SQuAD format ({{'data': [...]}}) or JSON Lines, found "
+            f"{type(value).__name__}"
+        )
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _squad_contexts(articles: list[Any], file: InputFile, rejects: Rejects) -> Iterator[Record]:
+    number = 0
+    for article in articles:
+        title = str(article.get("title", "")).replace("_", " ")
+        for paragraph in article.get("paragraphs", ()):
+            number += 1
+            context = paragraph.get("context")
+            if isinstance(context, str) and context.strip():
+                yield Record(f"{file.name}:{number}", context, title)
+            else:
+                rejects.add("missing text", file.path, number, "paragraph without a context")
+
+
+def read_parquet(file: InputFile, config: CorpusConfig, rejects: Rejects) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    with open_bytes(file.path) as stream:
+        try:
+            table = pyarrow.parquet.ParquetFile(stream)
+            names = table.schema_arrow.names
+            if config.text_key not in names:
+                raise InputError(f"{file.path}: no column {config.text_key!r} (corpus.text_key); it has {names}")
+            columns = [name for name in (config.id_key, config.text_key, config.title_key) if name in names]
+            number = 0
+            for batch in table.iter_batches(_PARQUET_BATCH, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    record = _record(row, f"{file.name}:{number}", file.path, number, config, rejects)
+                    if record is not None:
+                        yield record
+        except pyarrow.ArrowException as error:
+            raise InputError(f"{file.path}: not readable as Parquet: {error}") from error
+
+
+def read_text(file: InputFile, config: CorpusConfig, rejects: Rejects) -> Iterator[Record]:
+    """Plain text, divided as ``corpus.text_documents`` says. A part that is not UTF-8 is rejected, the others stay."""
+    division = config.text_documents
+    if division == "auto":
+        division = _detect_division(file.path)
+    divided = _divide(iter_lines(file.path), division, config.passage_characters)
+    for first_line, lines, title in divided:
+        try:
+            text = b"\n".join(lines).decode("utf-8").strip("\r\n")
+        except UnicodeDecodeError as error:
+            sample = b"\n".join(lines)[:200].decode("utf-8", "replace")
+            rejects.add("not UTF-8", file.path, first_line, str(error), sample)
+            continue
+        if text.strip():
+            yield Record(f"{file.name}:{first_line}", text, title.decode("utf-8", "replace"))
+
+
+def _detect_division(path: str) -> str:
+    size = 0
+    for line in iter_lines(path):
+        if _HEADING.fullmatch(line):
+            return "heading"
+        size += len(line) + 1
+        if size > _WHOLE_FILE_BYTES:
+            return "passage"
+    return "file"
+
+
+def _divide(lines: Iterator[bytes], division: str, passage_bytes: int) -> Iterator[tuple[int, list[bytes], bytes]]:
+    """Groups lines into documents: (number of the first line, lines, title)."""
+    start, size, title = 1, 0, b""
+    group: list[bytes] = []
+    for number, line in enumerate(lines, 1):
+        heading = _HEADING.fullmatch(line) if division == "heading" else None
+        paragraph_end = division == "passage" and size >= passage_bytes and not line.strip()
+        if group and (heading or paragraph_end):
+            yield start, group, title
+            start, group, size = number, [], 0
+        if heading:
+            title = heading["wiki"] or heading["markdown"]
+        group.append(line)
+        size += len(line) + 1
+    if group:
+        yield start, group, title
+
+
+def _record(value: Any, place: str, source: str, number: int, config: CorpusConfig, rejects: Rejects) -> Record | None:
+    """A record from one JSON object or table row, or None after rejecting it."""
+    if not isinstance(value, dict):
+        rejects.add("not an object", source, number, f"found {type(value).__name__}")
+        return None
+    text = value.get(config.text_key)
+    if not isinstance(text, str):
+        found = f"{config.text_key!r} is {type(text).__name__}" if config.text_key in value else f"has {list(value)}"
+        rejects.add("missing text", source, number, f"expected a string under {config.text_key!r}; {found}")
+        return None
+    identifier = value.get(config.id_key)
+    title = value.get(config.title_key)
+    return Record(
+        str(identifier) if isinstance(identifier, (str, int)) and identifier != "" else place,
+        text,
+        title.strip() if isinstance(title, str) else "",
+    )
+
+
+READERS: dict[str, Reader] = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
+    ".parquet": read_parquet,
+    ".txt": read_text,
+    ".text": read_text,
+    ".md": read_text,
+}

@@ -1,0 +1,45 @@
+"""Errors a user can act on.
+
+Every one of them is shown as its message alone, without a traceback, and decides the exit status of the command. The
+message names the file, line or recipe key, what was found, what was expected, and what to do. Anything else that
+escapes is a bug in this package and shows its traceback with status 1.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Base of all errors that are explained rather than traced."""
+
+    exit_status = 1
+
+
+class RecipeError(UserError):
+    """The recipe or the command line asks for something that does not exist or cannot be."""
+
+    exit_status = 2
+
+
+class InputError(UserError):
+    """A corpus, tokenizer, dataset or checkpoint that was given cannot be used."""
+
+    exit_status = 3
+
+
+class StageError(UserError):
+    """A stage could not finish, or its earlier output does not match what is asked now."""
+
+    exit_status = 4
+
+
+class StorageError(UserError):
+    """Writing failed: full disk, missing permission, vanished folder."""
+
+    exit_status = 5
+
+
+INTERRUPTED_STATUS = 130
+"""Exit status after Ctrl-C, as shells report SIGINT."""
+
+CHECKPOINTED_STATUS = 75
+"""Exit status of a training that was asked to stop, saved a checkpoint and can be resumed (EX_TEMPFAIL)."""

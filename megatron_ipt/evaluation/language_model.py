@@ -1,0 +1,85 @@
+"""Loss and generations of a Hugging Face model, as transformers computes them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from megatron_ipt.progress import Progress
+
+_BATCH_TOKENS = 4096
+
+
+class LanguageModel:
+    """An exported model and its tokenizer, in fp32 on a GPU if there is one."""
+
+    def __init__(self, folder: Path):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+        self.model.to(self.device).eval()
+
+    @torch.no_grad()
+    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """``[batch, seq]`` ids to ``[batch, seq, vocabulary]`` logits in fp32, on the CPU."""
+        return self.model(ids.to(self.device)).logits.float().cpu()
+
+    @torch.no_grad()
+    def loss(self, ids: npt.NDArray[np.int64], seq_length: int, label: str) -> dict[str, Any]:
+        """Mean loss over a stream of ids, cut into sequences as in training.
+
+        Returns:
+            ``{tokens, loss, perplexity, bits_per_byte}``: loss in nats per predicted token; bytes are those of the
+            decoded text.
+        """
+        total, predicted = 0.0, 0
+        starts = range(0, len(ids) - 1, seq_length)
+        batch = max(1, _BATCH_TOKENS // seq_length)
+        with Progress(label, len(ids) - 1, "tokens") as bar:
+            for first in range(0, len(starts), batch):
+                for group in _equal_lengths([ids[s : s + seq_length + 1] for s in starts[first : first + batch]]):
+                    logits = self.model(group[:, :-1].to(self.device)).logits.float()
+                    targets = group[:, 1:].to(self.device)
+                    total += torch.nn.functional.cross_entropy(
+                        logits.flatten(0, 1), targets.flatten(), reduction="sum"
+                    ).item()
+                    predicted += targets.numel()
+                    bar.advance(targets.numel(), loss=total / predicted)
+        loss = total / max(predicted, 1)
+        text = self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+        return {
+            "tokens": predicted,
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "bits_per_byte": total / math.log(2) / max(len(text.encode("utf-8", "replace")), 1),
+        }
+
+    @torch.no_grad()
+    def generate(self, ids: list[int], max_new_tokens: int) -> str:
+        """Greedy continuation of ``ids`` as text."""
+        prompt = torch.tensor([ids], device=self.device)
+        output = self.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.model.config.eos_token_id,
+        )
+        return str(self.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True))
+
+
+def _equal_lengths(pieces: list[npt.NDArray[np.int64]]) -> list[torch.Tensor]:
+    """Pieces stacked by length: full sequences together, a shorter last one by itself."""
+    by_length: dict[int, list[npt.NDArray[np.int64]]] = {}
+    for piece in pieces:
+        by_length.setdefault(len(piece), []).append(piece)
+    return [torch.from_numpy(np.stack(group)) for group in by_length.values()]

@@ -1,0 +1,287 @@
+"""Reading and writing: compression by suffix, remote inputs through fsspec, and files that appear only when complete.
+
+Inputs may be any fsspec address (``s3://``, ``hdfs://``, ...). Outputs are POSIX paths, because atomic renames and
+memory maps need them. A file is written beside its final name, flushed to disk, and renamed; a crash leaves at most a
+hidden ``.NAME.PID.tmp``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import io
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import orjson
+import zstandard
+
+from megatron_ipt.errors import InputError, StageError, StorageError
+
+COMPRESSIONS = {"none": "", "gz": ".gz", "zst": ".zst"}
+"""Recipe value to file suffix."""
+
+_CHUNK = 1 << 20
+
+
+class _ZstdStream(io.RawIOBase):
+    """Decompresses every frame of a stream and, unlike the library's own reader, refuses a truncated one."""
+
+    def __init__(self, source: BinaryIO):
+        self._source = source
+        self._decoder: Any = None
+        self._pending = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._pending:
+            data = self._source.read(_CHUNK)
+            if not data:
+                if self._decoder is not None:
+                    raise EOFError("compressed file ended before the end-of-frame marker was reached")
+                return 0
+            self._pending = self._decode(data)
+        count = min(len(buffer), len(self._pending))
+        buffer[:count] = self._pending[:count]
+        self._pending = self._pending[count:]
+        return count
+
+    def _decode(self, data: bytes) -> bytes:
+        pieces = []
+        while data:
+            if self._decoder is None:
+                self._decoder = zstandard.ZstdDecompressor().decompressobj()
+            pieces.append(self._decoder.decompress(data))
+            if not self._decoder.eof:
+                break
+            data = self._decoder.unused_data
+            self._decoder = None
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._source.close()
+        super().close()
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether ``path`` is an address such as ``s3://bucket/key`` rather than a local path."""
+    return "://" in str(path)
+
+
+def open_bytes(path: str | Path) -> BinaryIO:
+    """Opens ``path`` for reading, decompressed according to its suffix (.gz, .zst).
+
+    Raises:
+        InputError: the file is missing or may not be read.
+    """
+    try:
+        if is_remote(path):
+            import fsspec
+
+            raw = cast(BinaryIO, fsspec.open(str(path), "rb").open())
+        else:
+            raw = open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened: {error.strerror or error}") from error
+    suffix = Path(str(path)).suffix
+    if suffix == ".gz":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb"))
+    if suffix == ".zst":
+        return io.BufferedReader(_ZstdStream(raw), _CHUNK)
+    return raw
+
+
+def iter_lines(path: str | Path) -> Iterator[bytes]:
+    """Lines of a possibly compressed file, without their line ends.
+
+    Raises:
+        InputError: the file cannot be opened, or is truncated or damaged; names the line reached.
+    """
+    number = 0
+    with open_bytes(path) as stream:
+        try:
+            for line in stream:
+                number += 1
+                yield line.rstrip(b"\r\n")
+        except (EOFError, zlib.error, zstandard.ZstdError, OSError) as error:
+            raise InputError(
+                f"{path}: damaged or truncated after line {number}: {error}. Restore the file or leave it out."
+            ) from error
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` that is renamed to it when the block succeeds, and removed when not.
+
+    Raises:
+        StorageError: anything the system refuses, a full disk first of all.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _storage_error(path, error) from error
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        _remove(temporary)
+        raise _storage_error(path, error) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside ``path`` that takes its place when the block succeeds, and is removed when not.
+
+    Raises:
+        StorageError: anything the system refuses.
+    """
+    with atomic_path(path) as temporary:
+        _remove(temporary)
+        temporary.mkdir()
+        yield temporary
+        # A folder is not replaced by renaming another over it.
+        _remove(path)
+
+
+@contextmanager
+def atomic_open(path: str | Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
+    """``open(path, mode)`` for writing, under its final name only when the block succeeds. See :func:`atomic_path`."""
+    with atomic_path(path) as temporary, open(temporary, mode, **options) as stream:
+        yield stream
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path}: could not be written: {error.strerror or error}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_jsonl(path: str | Path) -> Iterator[JsonlWriter]:
+    """A :class:`JsonlWriter` whose file appears under ``path`` only when the block succeeds."""
+    with atomic_open(path) as raw, JsonlWriter(raw, Path(path).suffix) as writer:
+        yield writer
+
+
+class JsonlWriter:
+    """One JSON object a line, compressed by ``suffix`` (``.gz``, ``.zst``, else plain)."""
+
+    def __init__(self, raw: IO[bytes], suffix: str = ""):
+        self.records = 0
+        self._stream: IO[bytes]
+        if suffix == ".gz":
+            # A fixed time stamp keeps equal content equal in bytes.
+            self._stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0))
+        elif suffix == ".zst":
+            compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+            self._stream = cast(IO[bytes], compressor.stream_writer(raw, closefd=False))
+        else:
+            self._stream = raw
+        self._owned = self._stream is not raw
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        self.records += 1
+
+    def __enter__(self) -> JsonlWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._owned:
+            self._stream.close()
+
+
+def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Records of a JSON Lines file that this package wrote.
+
+    Raises:
+        InputError: a line is not JSON: the file was changed or damaged since it was written.
+    """
+    for number, line in enumerate(iter_lines(path), 1):
+        try:
+            yield orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"{path}:{number}: not valid JSON: {error}") from error
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes ``value`` as indented JSON, atomically."""
+    with atomic_open(path) as stream:
+        stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads one JSON value.
+
+    Raises:
+        InputError: the file is missing or not JSON.
+    """
+    with open_bytes(path) as stream:
+        try:
+            return orjson.loads(stream.read())
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"{path}: not valid JSON: {error}") from error
+
+
+def shard_name(index: int, compression: str = "none") -> str:
+    """File name of shard ``index``, e.g. ``shard-00012.jsonl.zst``."""
+    return f"shard-{index:05d}.jsonl{COMPRESSIONS[compression]}"
+
+
+def list_shards(directory: str | Path) -> list[Path]:
+    """The JSON Lines shards of ``directory``, in order; empty when it does not exist."""
+    return sorted(Path(directory).glob("shard-*.jsonl*"))
+
+
+def remove_leftovers(directory: Path, name: str = "") -> None:
+    """Removes temporary files and folders that a crashed writer left in ``directory``, or there of file ``name``."""
+    for leftover in directory.glob(f".{name}*.tmp"):
+        _remove(leftover)
+
+
+@contextmanager
+def locked(path: Path, holder: str, shared: bool = False) -> Iterator[None]:
+    """Holds the lock file ``path``; a lock of a dead process does not count.
+
+    Args:
+        holder: what is protected, for the message.
+        shared: let others hold it too that share it.
+
+    Raises:
+        StageError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as stream:
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StageError(f"{holder}: another process is working on it (lock {path})") from error
+        yield

@@ -1,0 +1,64 @@
+"""The same work on many shards: in this process, or spread over several."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from megatron_ipt.errors import RecipeError, StageError
+
+Shard = TypeVar("Shard")
+Result = TypeVar("Result")
+
+
+def share_of(shards: Sequence[Shard], share: tuple[int, int] | None) -> list[Shard]:
+    """What process ``i`` of ``N`` works on: every N-th shard from the i-th on, counted from 0. None is everything.
+
+    Raises:
+        RecipeError: i is not in [0, N).
+    """
+    if share is None:
+        return list(shards)
+    index, count = share
+    if not 0 <= index < count:
+        raise RecipeError(f"--shard {index}/{count}: expected i/N with 0 <= i < N, e.g. 0/8 to 7/8")
+    return list(shards[index::count])
+
+
+def map_shards(
+    work: Callable[..., Result], shards: Sequence[Shard], arguments: tuple[Any, ...], workers: int
+) -> Iterator[tuple[Shard, Result]]:
+    """Yields (shard, ``work(shard, *arguments)``) as shards finish.
+
+    Args:
+        work: a module-level function; processes are spawned, not forked, because libraries with threads do not
+            survive a fork.
+        shards: what to work on, in order.
+        arguments: further arguments, the same for all.
+        workers: processes; 1 works here, in order.
+
+    Raises:
+        StageError: a process died.
+        Whatever else ``work`` raises; what has not begun by then is cancelled.
+    """
+    if min(workers, len(shards)) <= 1:
+        for shard in shards:
+            yield shard, work(shard, *arguments)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=spawn) as pool:
+        futures = {pool.submit(work, shard, *arguments): shard for shard in shards}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise StageError(
+                "a worker process died (killed, or out of memory); what the others finished is kept, and the same "
+                "command continues with the rest. If it dies again, use fewer workers."
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

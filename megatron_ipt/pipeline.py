@@ -1,0 +1,192 @@
+"""Runs the stages of a recipe on this machine, in the order of the flow.
+
+The table below is all that is known here about a stage: its name (which is also that of its recipe section and its
+folder), what it reads, and where its code is. Code is imported when the stage runs, so that data stages start without
+torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from megatron_ipt.config import as_dict
+from megatron_ipt.errors import RecipeError, StageError
+from megatron_ipt.manifest import StageContext, fingerprint_stage, read_manifest, run_stage
+from megatron_ipt.progress import duration
+from megatron_ipt.recipe import Recipe, save_recipe
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: of section and folder.
+        command: on the command line.
+        help: one line.
+        reads: earlier stages whose folders it is given.
+        code: ``module:function``, called with (section, context), returns counts.
+        files: ``module:function`` that fingerprints inputs from outside the run, called with (section).
+        shardable: several processes may each do a share of it; ``code`` then takes ``shard=(i, N)``.
+    """
+
+    name: str
+    command: str
+    help: str
+    reads: tuple[str, ...]
+    code: str
+    files: str = ""
+    shardable: bool = False
+
+
+STAGES = (
+    Stage(
+        "corpus", "corpus", "Read raw text into sharded documents with id and split.", (),
+        "megatron_ipt.corpus.stage:run", "megatron_ipt.corpus.stage:fingerprints",
+    ),
+    Stage(
+        "synthesis", "synthesize", "Make instruction–response pairs from the documents.", ("corpus",),
+        "megatron_ipt.synthesis.stage:run", "megatron_ipt.synthesis.stage:fingerprints", shardable=True,
+    ),
+    Stage(
+        "augment", "augment", "Lay texts and their pairs out as pre-training documents.", ("synthesis",),
+        "megatron_ipt.augment.stage:run", "megatron_ipt.augment.stage:fingerprints", shardable=True,
+    ),
+    Stage(
+        "tokens", "tokenize", "Tokenize and interleave into Megatron indexed datasets.", ("corpus", "augment"),
+        "megatron_ipt.tokens.stage:run", "megatron_ipt.tokens.stage:fingerprints", shardable=True,
+    ),
+    Stage(
+        "training", "train", "Pre-train with Megatron-Core.", ("tokens",),
+        "megatron_ipt.training.stage:run",
+    ),
+    Stage(
+        "export", "export", "Write the trained model as a Hugging Face folder.", ("training", "tokens"),
+        "megatron_ipt.convert.stage:run",
+    ),
+    Stage(
+        "evaluation", "evaluate", "Check the exported model against the trained one and measure it.",
+        ("training", "tokens", "export"), "megatron_ipt.evaluation.stage:run",
+    ),
+    Stage(
+        "report", "report", "Write one HTML page about the run.",
+        ("corpus", "synthesis", "augment", "tokens", "training", "export", "evaluation"),
+        "megatron_ipt.report.stage:run",
+    ),
+)  # fmt: skip
+
+
+def stage_named(name: str) -> Stage:
+    """The stage with this name or command.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    for stage in STAGES:
+        if name in (stage.name, stage.command):
+            return stage
+    raise RecipeError(f"{name}: no such stage; the stages are {', '.join(stage.name for stage in STAGES)}")
+
+
+def context_of(stage: Stage, recipe: Recipe) -> StageContext:
+    """What ``stage`` is told besides its section."""
+    root = Path(recipe.output_dir)
+    return StageContext(
+        name=stage.name,
+        directory=root / stage.name,
+        seed=recipe.seed,
+        inputs={name: root / name for name in stage.reads},
+        compression=recipe.compression,
+        recipe_name=recipe.name,
+    )
+
+
+def run_one(stage: Stage, recipe: Recipe, overwrite: bool = False, shard: tuple[int, int] | None = None) -> bool:
+    """Runs ``stage`` if it is not finished; returns whether it ran.
+
+    Args:
+        shard: (i, N) does only this share of it, beside other processes; a last run without it completes the stage.
+
+    Raises:
+        RecipeError: the stage cannot be shared out.
+        StageError: a stage it reads is unfinished, or output of other settings is there.
+    """
+    section = getattr(recipe, stage.name)
+    context = context_of(stage, recipe)
+    inputs = []
+    for name, directory in context.inputs.items():
+        manifest = read_manifest(directory)
+        if manifest is None or manifest["status"] != "complete":
+            raise StageError(
+                f"{stage.name}: needs the finished output of stage {name} in {directory}; "
+                f"run `megatron-ipt {stage_named(name).command}` first"
+            )
+        inputs.append(fingerprint_stage(directory))
+    if stage.files:
+        inputs += _resolve(stage.files)(section)
+    settings = {"seed": recipe.seed, **as_dict(section, only_output=True)}
+    if shard is not None:
+        if not stage.shardable:
+            raise RecipeError(f"{stage.command}: cannot be shared out with --shard")
+        if overwrite:
+            raise RecipeError("--overwrite with --shard: processes would discard each other's work; overwrite first")
+        return run_stage(
+            context, settings, inputs, lambda: _resolve(stage.code)(section, context, shard=shard), partial=True
+        )
+    ran = run_stage(context, settings, inputs, lambda: _resolve(stage.code)(section, context), overwrite)
+    manifest = cast("dict[str, Any]", read_manifest(context.directory))
+    verb = f"done in {duration(manifest['seconds'])}" if ran else "already done"
+    logger.info("%-10s %s  %s", stage.name, verb, summarize(manifest["counts"]))
+    return ran
+
+
+def run_recipe(recipe: Recipe, overwrite: bool = False, until: str | None = None) -> None:
+    """Runs all stages in order, skipping finished ones, up to and including ``until``."""
+    last = stage_named(until) if until else STAGES[-1]
+    root = Path(recipe.output_dir)
+    for stage in STAGES:
+        run_one(stage, recipe, overwrite)
+        if stage is STAGES[0] or overwrite:
+            save_recipe(recipe, root / "recipe.yaml")
+        if stage is last:
+            return
+
+
+def status_of(recipe: Recipe) -> list[dict[str, Any]]:
+    """State of every stage: ``{stage, status, seconds, counts}``; ``status`` is ``missing`` where none has begun."""
+    rows = []
+    for stage in STAGES:
+        manifest = read_manifest(Path(recipe.output_dir) / stage.name) or {}
+        rows.append(
+            {
+                "stage": stage.name,
+                "status": manifest.get("status", "missing"),
+                "seconds": manifest.get("seconds"),
+                "counts": manifest.get("counts", {}),
+            }
+        )
+    return rows
+
+
+def summarize(counts: dict[str, Any]) -> str:
+    """The plain figures among ``counts`` in one line."""
+    figures = []
+    for name, value in counts.items():
+        label = name.replace("_", " ")
+        if isinstance(value, int) and not isinstance(value, bool):
+            figures.append(f"{value:,} {label}")
+        elif isinstance(value, float):
+            figures.append(f"{label} {value:.4g}")
+    return ", ".join(figures[:6])
+
+
+def _resolve(target: str) -> Callable[..., Any]:
+    module, _, function = target.partition(":")
+    return cast(Callable[..., Any], getattr(importlib.import_module(module), function))

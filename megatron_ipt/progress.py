@@ -1,0 +1,105 @@
+"""Progress for people and for log files.
+
+On a terminal: a bar with rate and time left. Elsewhere (Slurm logs, pipes): a plain line at most every
+``LOG_SECONDS`` seconds, so that a log of days stays readable.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+LOG_SECONDS = 15.0
+
+
+def configure_logging(verbose: bool = False) -> None:
+    """Sends this package's log to standard error, one line a message.
+
+    Warnings that libraries address to programmers are shown only when ``verbose``.
+    """
+    if not verbose:
+        warnings.simplefilter("ignore")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger("megatron_ipt")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    root.propagate = False
+
+
+def duration(seconds: float) -> str:
+    """``3725`` -> ``1:02:05``; ``65`` -> ``1:05``."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """Counts ``unit`` up to ``total`` (unknown when None) under ``label``.
+
+    Use as a context manager; ``advance`` takes further figures to show, e.g. ``advance(1, loss=2.31)``.
+    """
+
+    def __init__(self, label: str, total: int | None = None, unit: str = "documents", initial: int = 0):
+        self.label = label
+        self.total = total
+        self.unit = unit
+        self.done = initial
+        self._initial = initial
+        self._fields: dict[str, Any] = {}
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        self._start = self._logged = time.monotonic()
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, figures="")
+            self._bar.start()
+        return self
+
+    def advance(self, count: int = 1, **fields: Any) -> None:
+        self.done += count
+        self._fields.update(fields)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, figures=self._figures())
+        elif time.monotonic() - self._logged >= LOG_SECONDS:
+            self._logged = time.monotonic()
+            logger.info("%s: %s%s", self.label, self._figures(), self._time_left())
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    @property
+    def rate(self) -> float:
+        """``unit`` per second since the start of this run."""
+        return (self.done - self._initial) / max(time.monotonic() - self._start, 1e-9)
+
+    def _figures(self) -> str:
+        of_total = f"/{self.total:,}" if self.total else ""
+        figures = [f"{self.done:,}{of_total} {self.unit}", f"{self.rate:,.1f}/s"]
+        figures += [
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self._fields.items()
+        ]
+        return ", ".join(figures)
+
+    def _time_left(self) -> str:
+        if not self.total or self.done <= self._initial:
+            return ""
+        return f", {duration((self.total - self.done) / self.rate)} left"

@@ -1,0 +1,52 @@
+"""The recipe: one YAML file, a section per stage, the same on a laptop and on a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_ipt.augment.config import AugmentConfig
+from megatron_ipt.config import as_dict, key, load
+from megatron_ipt.convert.config import ExportConfig
+from megatron_ipt.corpus.config import CorpusConfig
+from megatron_ipt.evaluation.config import EvaluationConfig
+from megatron_ipt.files import COMPRESSIONS, atomic_open
+from megatron_ipt.report.config import ReportConfig
+from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.tokens.config import TokensConfig
+from megatron_ipt.training.config import TrainingConfig
+
+
+@dataclass
+class Recipe:
+    name: str = key("run", "Name of the run, for titles and the model card.")
+    output_dir: str = key(
+        "runs/${name}", "Folder of everything the run writes, one folder a stage.", affects_output=False
+    )
+    seed: int = key(1234, "Every random choice derives from it.", minimum=0)
+    compression: str = key("zst", "Of the JSON Lines that pass between stages.", choices=tuple(COMPRESSIONS))
+    corpus: CorpusConfig = key(CorpusConfig, "Raw documents.")
+    synthesis: SynthesisConfig = key(SynthesisConfig, "Instruction–response pairs.")
+    augment: AugmentConfig = key(AugmentConfig, "Texts and pairs as documents.")
+    tokens: TokensConfig = key(TokensConfig, "Tokenizer and indexed datasets.")
+    training: TrainingConfig = key(TrainingConfig, "Pre-training.")
+    export: ExportConfig = key(ExportConfig, "Hugging Face folder.")
+    evaluation: EvaluationConfig = key(EvaluationConfig, "What the model can do.")
+    report: ReportConfig = key(ReportConfig, "The page about the run.")
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """Reads a recipe and ``section.key=value`` overrides.
+
+    Raises:
+        RecipeError: lists everything wrong with it.
+    """
+    return load(Recipe, path, overrides)
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes the recipe as it was resolved, every key included."""
+    import yaml
+
+    with atomic_open(path) as stream:
+        stream.write(yaml.safe_dump(as_dict(recipe), sort_keys=False, allow_unicode=True).encode())

@@ -1,0 +1,73 @@
+"""What could not be used: counted by reason, kept beside the output with its place of origin.
+
+A stage that drops anything drops it here. ``maximum_share`` turns a silent flood into an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import orjson
+
+from megatron_ipt.errors import InputError
+from megatron_ipt.files import atomic_open
+
+_SAMPLE_CHARACTERS = 500
+_GRACE = 100
+"""Records read before a share is meaningful."""
+
+
+class Rejects:
+    """Writes ``{reason, source, line, detail, sample}`` lines to ``path``; no drop, no file.
+
+    Args:
+        path: rejects file, complete under this name when the ``with`` block ends normally.
+        maximum_share: of all records seen; above it, once 100 were seen or at the end, :meth:`check` raises.
+    """
+
+    def __init__(self, path: Path, maximum_share: float = 1.0):
+        self.path = path
+        self.maximum_share = maximum_share
+        self.reasons: Counter[str] = Counter()
+        self._context = atomic_open(path)
+        self._stream: IO[bytes] | None = None
+
+    def __enter__(self) -> Rejects:
+        return self
+
+    @property
+    def count(self) -> int:
+        return sum(self.reasons.values())
+
+    def add(self, reason: str, source: str, line: int | None = None, detail: str = "", sample: str = "") -> None:
+        if self._stream is None:
+            self._stream = self._context.__enter__()
+        self.reasons[reason] += 1
+        record = {"reason": reason, "source": source, "line": line, "detail": detail}
+        if sample:
+            record["sample"] = sample[:_SAMPLE_CHARACTERS]
+        self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+    def check(self, accepted: int, final: bool = False) -> None:
+        """Raises InputError when the rejected share exceeds ``maximum_share``."""
+        seen = accepted + self.count
+        if (final or seen >= _GRACE) and self.count > self.maximum_share * seen:
+            common = ", ".join(f"{reason}: {n}" for reason, n in self.reasons.most_common(3))
+            raise InputError(
+                f"{self.count} of {seen} records were rejected ({common}), more than the limit of "
+                f"{self.maximum_share:.1%}. Look at {self.path}, mend the input or raise the limit."
+            )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._stream is None:
+            self.path.unlink(missing_ok=True)
+        elif isinstance(error, InputError):
+            # The message of the error points at this file.
+            self._context.__exit__(None, None, None)
+        else:
+            self._context.__exit__(kind, error, traceback)

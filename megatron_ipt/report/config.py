@@ -1,0 +1,12 @@
+"""Recipe section ``report``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_ipt.config import key
+
+
+@dataclass
+class ReportConfig:
+    samples: int = key(6, "Augmented documents shown in full.", minimum=0)

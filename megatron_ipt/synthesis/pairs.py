@@ -1,0 +1,90 @@
+"""Pairs, examples and chains: what passes from synthesis to augmentation.
+
+A *pair* is one instruction and its response, in typed fields, so that augmentation can lay it out in many ways. An
+*example* is a text with its pairs. A *chain* is M examples that become one pre-training document: an M-shot example.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+TEXT_COMPLETION = "text completion"
+"""Category of a pair whose answer is how its text goes on; it stands first and directly follows the text."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One instruction and its response.
+
+    Attributes:
+        question: the instruction, without options and without a request for reasoning.
+        answer: the response; for a multiple-choice pair the full text of the right option.
+        category: kind of task, e.g. ``cause and effect``.
+        options: the choices, the answer among them; empty for a free-form pair.
+        reasoning: steps that lead to the answer; empty where there are none.
+    """
+
+    question: str
+    answer: str
+    category: str = ""
+    options: tuple[str, ...] = ()
+    reasoning: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"question": self.question, "answer": self.answer}
+        if self.category:
+            record["category"] = self.category
+        if self.options:
+            record["options"] = list(self.options)
+        if self.reasoning:
+            record["reasoning"] = self.reasoning
+        return record
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Pair:
+        return cls(
+            record["question"],
+            record["answer"],
+            record.get("category", ""),
+            tuple(record.get("options", ())),
+            record.get("reasoning", ""),
+        )
+
+
+@dataclass
+class Example:
+    """A text (``id`` of its document, with ``#part`` where a long document was divided) and its pairs."""
+
+    id: str
+    text: str
+    title: str = ""
+    pairs: list[Pair] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"id": self.id, "text": self.text}
+        if self.title:
+            record["title"] = self.title
+        record["pairs"] = [pair.to_json() for pair in self.pairs]
+        return record
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Example:
+        pairs = [Pair.from_json(pair) for pair in record["pairs"]]
+        return cls(record["id"], record["text"], record.get("title", ""), pairs)
+
+
+@dataclass
+class Chain:
+    """Examples that become one document; ``split`` is ``train``, ``valid`` or ``test``."""
+
+    id: str
+    split: str
+    examples: list[Example]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "split": self.split, "examples": [example.to_json() for example in self.examples]}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Chain:
+        return cls(record["id"], record["split"], [Example.from_json(example) for example in record["examples"]])

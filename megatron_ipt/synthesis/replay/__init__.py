@@ -1,0 +1,1 @@
+"""Pairs that exist already, read as if they had been synthesized."""

@@ -1,0 +1,198 @@
+"""Stage ``synthesis``: documents to chains of texts with pairs, shard by shard.
+
+A shard that is finished leaves a marker with its counts; a rerun goes on with the next. Shards depend on nothing but
+their own documents and the seed, so they may run anywhere, in any order, ``i`` of ``N`` in every process. A lock a
+shard keeps two processes from making the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from megatron_ipt.config import as_dict
+from megatron_ipt.corpus.documents import Document
+from megatron_ipt.errors import RecipeError
+from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
+from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_file, read_manifest
+from megatron_ipt.parallel import map_shards
+from megatron_ipt.progress import Progress
+from megatron_ipt.rejects import Rejects
+from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.locks import shard_lock
+from megatron_ipt.synthesis.pairs import Chain
+from megatron_ipt.synthesis.shard import ShardTask
+from megatron_ipt.synthesis.sources import load_class, source_named
+from megatron_ipt.synthesis.statistics import Statistics, total_of
+
+
+def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Makes pairs for every document in lane ``synthesis`` of the corpus.
+
+    Args:
+        config: section ``synthesis``.
+        context: of the stage.
+        shard: (i, N) makes only every N-th shard from the i-th on, counting from 0; other processes make the rest.
+
+    Returns:
+        The counts of all shards that are finished; with ``unfinished_shards`` while other processes still work.
+
+    Raises:
+        RecipeError: i is not in [0, N).
+        StageError: the engine failed, refused too many texts, or another process works on one of the shards.
+    """
+    everything = tasks_of(config, context)
+    own = _share(everything, shard)
+    context.directory.mkdir(parents=True, exist_ok=True)
+    if source_named(config.engine).kind == "model":
+        _generate(config, context, own, len(everything), shard)
+    else:
+        _convert(config, context, own)
+    for task in own:
+        task.tidy(context.directory)
+    return summary_of(config, context)
+
+
+def tasks_of(config: SynthesisConfig, context: StageContext) -> list[ShardTask]:
+    """Every shard of the stage, in order."""
+    if source_named(config.engine).kind == "files":
+        files = load_class(config.engine)(config, context.seed).files()
+        return [ShardTask(shard_name(index, context.compression), path) for index, path in enumerate(files)]
+    return [ShardTask(path.name, path) for path in list_shards(context.inputs["corpus"] / "synthesis")]
+
+
+def unfinished(config: SynthesisConfig, context: StageContext) -> list[str]:
+    """Names of the shards that are not made yet; empty when the stage is complete."""
+    markers = ShardMarkers(context.directory)
+    return [task.name for task in tasks_of(config, context) if markers.counts(task.name) is None]
+
+
+def summary_of(config: SynthesisConfig, context: StageContext) -> dict[str, Any]:
+    """Counts over all finished shards, with ``unfinished_shards`` where there are such."""
+    markers = ShardMarkers(context.directory)
+    counts = [markers.counts(task.name) for task in tasks_of(config, context)]
+    summary = total_of(count for count in counts if count is not None).summary()
+    missing = sum(count is None for count in counts)
+    return summary | ({"unfinished_shards": missing} if missing else {})
+
+
+def fingerprints(config: SynthesisConfig) -> list[dict[str, Any]]:
+    """Fingerprints of what is read beside the corpus: the tokenizer of the prompts, or the files to replay."""
+    kind = source_named(config.engine).kind
+    if kind == "files":
+        return [fingerprint_file(path) for path in load_class(config.engine)(config, 0).files()]
+    if kind == "model":
+        from megatron_ipt.synthesis.tokenizer import find_tokenizer
+
+        return [fingerprint_file(find_tokenizer(config.generation.tokenizer or config.generation.model))]
+    return []
+
+
+def _share(tasks: list[ShardTask], shard: tuple[int, int] | None) -> list[ShardTask]:
+    if shard is None:
+        return tasks
+    index, count = shard
+    if not 0 <= index < count:
+        raise RecipeError(f"--shard {index}/{count}: expected i/N with 0 <= i < N, e.g. 0/8 to 7/8")
+    return tasks[index::count]
+
+
+def _convert(config: SynthesisConfig, context: StageContext, tasks: list[ShardTask]) -> None:
+    texts = pairs = 0
+    arguments = (config, context.seed, context.directory)
+    with Progress("synthesis", len(tasks), "shards") as bar:
+        for _, record in map_shards(convert_shard, tasks, arguments, config.workers):
+            texts += record["counts"].get("texts", 0)
+            pairs += record["counts"].get("pairs", 0)
+            bar.advance(1, texts=f"{texts:,}", pairs=f"{pairs:,}")
+
+
+def convert_shard(task: ShardTask, config: SynthesisConfig, seed: int, directory: Path) -> dict[str, Any]:
+    """Makes one shard without a model, unless it is made; returns its counts."""
+    markers = ShardMarkers(directory)
+    done = markers.counts(task.name)
+    if done is not None:
+        return done
+    with shard_lock(task.lock_path(directory)):
+        done = markers.counts(task.name)
+        if done is not None:
+            return done
+        task.remove_leftovers(directory)
+        statistics = Statistics()
+        source = load_class(config.engine)(config, seed)
+        with Rejects(task.rejects_path(directory)) as rejects, atomic_jsonl(directory / task.name) as writer:
+            if source_named(config.engine).kind == "files":
+                chains = source.read(task.source, rejects)
+            else:
+                chains = source.chains(Document.from_json(record) for record in read_jsonl(task.source))
+            for chain in chains:
+                writer.write(chain.to_json())
+                statistics.add_chain(chain)
+        statistics.dropped.update(rejects.reasons)
+        markers.finish(task.name, statistics.to_json())
+    return statistics.to_json()
+
+
+def _generate(
+    config: SynthesisConfig,
+    context: StageContext,
+    tasks: list[ShardTask],
+    all_tasks: int,
+    shard: tuple[int, int] | None,
+) -> None:
+    """Makes shards with a language model."""
+    from megatron_ipt.synthesis.monitor import Monitor
+    from megatron_ipt.synthesis.prompt import PromptFormat
+    from megatron_ipt.synthesis.runner import Runner, check_refused
+    from megatron_ipt.synthesis.tokenizer import open_prompt_tokenizer
+
+    markers = ShardMarkers(context.directory)
+    finished = [record for task in tasks if (record := markers.counts(task.name)) is not None]
+    if len(finished) < len(tasks):
+        generation = config.generation
+        tokenizer = open_prompt_tokenizer(generation.tokenizer or generation.model)
+        prompts = PromptFormat(tokenizer, generation.context_length, generation.max_new_tokens)
+        engine = load_class(config.engine)(config, tokenizer)
+        settings = as_dict(config, only_output=True) | {
+            "seed": context.seed,
+            "tokenizer": fingerprint_file(tokenizer.path),
+        }
+        settings_bytes = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
+
+        def identity(task: ShardTask) -> int:
+            source = orjson.dumps(fingerprint_file(task.source).get("xxh128"))
+            return int.from_bytes(hashlib.blake2b(settings_bytes + source, digest_size=8).digest(), "big")
+
+        name = "metrics.jsonl" if shard is None else f"metrics-{shard[0]}-of-{shard[1]}.jsonl"
+        documents = _documents(context)
+        monitor = Monitor(
+            engine,
+            context.directory / name,
+            generation.metrics_seconds,
+            documents * len(tasks) // all_tasks if documents is not None else None,
+            sum(record["counts"].get("documents", 0) for record in finished),
+        )
+        with monitor:
+            runner = Runner(config, context.seed, context.directory, prompts, engine, identity)
+            asyncio.run(runner.run(tasks, monitor))
+    own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
+    check_refused(own.counts, config.generation.max_refused_share)
+
+
+def _documents(context: StageContext) -> int | None:
+    """Documents in lane ``synthesis``, as the corpus stage counted them."""
+    manifest = read_manifest(context.inputs["corpus"]) or {}
+    count = manifest.get("counts", {}).get("synthesis_documents")
+    return count if isinstance(count, int) else None
+
+
+def chains_in(directory: Path) -> Iterator[Chain]:
+    """All chains of a finished stage, in order."""
+    for shard in list_shards(directory):
+        for record in read_jsonl(shard):
+            yield Chain.from_json(record)

@@ -1,0 +1,106 @@
+"""Counts of a shard and their sum: what was made, how long it is, what was dropped and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from megatron_ipt.synthesis.categories import OTHER
+from megatron_ipt.synthesis.pairs import Chain
+
+_LENGTHS = ("question_words", "answer_words", "reasoning_words", "pairs_per_text", "texts_per_chain")
+_PERCENTILES = (50, 95)
+
+
+@dataclass
+class Statistics:
+    """Sums that can be added up over shards.
+
+    Attributes:
+        counts: chains, texts, pairs, tokens and whatever else is counted.
+        categories: pairs by kind of task.
+        dropped: what was dropped, by reason.
+        lengths: histograms: by name, value to frequency.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    categories: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    lengths: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in _LENGTHS})
+
+    def add_chain(self, chain: Chain) -> None:
+        self.counts["chains"] += 1
+        self.lengths["texts_per_chain"][len(chain.examples)] += 1
+        for example in chain.examples:
+            self.counts["texts"] += 1
+            self.counts["documents"] += "#" not in example.id
+            self.counts["texts_with_pairs"] += bool(example.pairs)
+            self.counts["pairs"] += len(example.pairs)
+            self.lengths["pairs_per_text"][len(example.pairs)] += 1
+            for pair in example.pairs:
+                self.categories[pair.category or OTHER] += 1
+                self.lengths["question_words"][len(pair.question.split())] += 1
+                self.lengths["answer_words"][len(pair.answer.split())] += 1
+                if pair.reasoning:
+                    self.lengths["reasoning_words"][len(pair.reasoning.split())] += 1
+
+    def merge(self, other: Statistics) -> None:
+        self.counts.update(other.counts)
+        self.categories.update(other.categories)
+        self.dropped.update(other.dropped)
+        for name, histogram in other.lengths.items():
+            self.lengths[name].update(histogram)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "counts": dict(self.counts),
+            "categories": dict(self.categories),
+            "dropped": dict(self.dropped),
+            "lengths": {
+                name: {str(value): n for value, n in histogram.items()} for name, histogram in self.lengths.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Statistics:
+        lengths = {
+            name: Counter({int(value): n for value, n in items.items()}) for name, items in record["lengths"].items()
+        }
+        return cls(Counter(record["counts"]), Counter(record["categories"]), Counter(record["dropped"]), lengths)
+
+    def summary(self) -> dict[str, Any]:
+        """For the manifest."""
+        texts = self.counts["texts"]
+        plain = ("chains", "texts", "texts_with_pairs", "pairs")
+        rest = sorted(name for name in self.counts if name not in plain and name != "documents")
+        return {
+            **{name: self.counts[name] for name in plain},
+            "pairs_per_text": round(self.counts["pairs"] / texts, 3) if texts else 0.0,
+            **{name: self.counts[name] for name in rest},
+            "categories": dict(self.categories.most_common()),
+            "lengths": {name: _describe(histogram) for name, histogram in self.lengths.items() if histogram},
+            "dropped": dict(self.dropped.most_common()),
+        }
+
+
+def total_of(records: Iterable[dict[str, Any]]) -> Statistics:
+    """The sum over shards, from what their markers hold."""
+    total = Statistics()
+    for record in records:
+        total.merge(Statistics.from_json(record))
+    return total
+
+
+def _describe(histogram: Counter[int]) -> dict[str, float]:
+    count = histogram.total()
+    result: dict[str, float] = {"mean": round(sum(value * n for value, n in histogram.items()) / count, 2)}
+    for percentile in _PERCENTILES:
+        seen = 0
+        for value in sorted(histogram):
+            seen += histogram[value]
+            if seen * 100 >= percentile * count:
+                result[f"p{percentile}"] = value
+                break
+    return result | {"most": max(histogram)}

@@ -1,0 +1,90 @@
+"""Recipe section ``tokens``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from megatron_ipt.config import key
+
+ENGINES = ("auto", "gigatoken", "sentencepiece", "tokenizers")
+
+BUILT_IN_SOURCES = ("augmented", "raw")
+"""Sources that the stages before this one provide."""
+
+
+@dataclass
+class TokenizerConfig:
+    kind: str = key(
+        "train",
+        "train: a SentencePiece BPE model is trained on the training documents; sentencepiece: path is a .model file; "
+        "huggingface: path is a folder with tokenizer.json.",
+        choices=("train", "sentencepiece", "huggingface"),
+    )
+    path: str = key("", "Tokenizer to use, for the kinds sentencepiece and huggingface.")
+    vocab_size: int = key(4096, "Pieces of a trained tokenizer, special tokens included.", minimum=300, maximum=1 << 20)
+    engine: str = key(
+        "auto",
+        "What encodes: the library the tokenizer was made for (sentencepiece for .model files, tokenizers for "
+        "tokenizer.json), or gigatoken, which is several times as fast. auto: gigatoken where it is installed and "
+        "gives the same ids on adversarial texts.",
+        choices=ENGINES,
+        affects_output=False,
+    )
+    training_characters: int = key(
+        50_000_000, "A tokenizer is trained on a hash-chosen sample of about this many characters.", minimum=1000
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.kind != "train" and not self.path:
+            yield "path", f"required when kind is {self.kind}"
+        if self.kind == "train" and self.path:
+            yield "path", "given, but kind is train; set kind to sentencepiece or huggingface to use it"
+
+
+@dataclass
+class SourceConfig:
+    inputs: list[str] = key(
+        [], "Files or folders of documents, read like corpus.inputs; empty for the built-in sources augmented and raw."
+    )
+    share: float | None = key(
+        None, "Share of the training tokens. Null for every source: each keeps all it has.", minimum=0, maximum=1
+    )
+    repeat: int = key(1, "Times every training document of this source occurs.", minimum=1)
+
+
+@dataclass
+class TokensConfig:
+    tokenizer: TokenizerConfig = key(TokenizerConfig, "Tokenizer of the model.")
+    sources: dict[str, SourceConfig] = key(
+        {"augmented": SourceConfig(), "raw": SourceConfig()},
+        "What to train on, by name. With shares, the mix ends where the first source runs out and the documents left "
+        "over are counted.",
+    )
+    mix: str = key(
+        "interleave",
+        "interleave: one training dataset in which the shares hold everywhere; separate: one dataset a source, with "
+        "weights for a blend.",
+        choices=("interleave", "separate"),
+    )
+    append_eod: bool = key(True, "End every document with the end-of-document token.")
+    prepend_bos: bool = key(True, "Begin every document with the beginning-of-sequence token.")
+    dtype: str = key(
+        "auto",
+        "Of the ids in .bin: auto takes uint16 where the vocabulary fits, else int32, as Megatron does.",
+        choices=("auto", "uint16", "int32"),
+    )
+    workers: int = key(1, "Processes that tokenize shards.", minimum=1, affects_output=False)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.sources:
+            yield "sources", "is empty; name at least one source"
+        for name, source in self.sources.items():
+            if not source.inputs and name not in BUILT_IN_SOURCES:
+                yield f"sources.{name}.inputs", "required; only augmented and raw come from the stages before"
+        shares = [source.share for source in self.sources.values()]
+        if any(share is not None for share in shares):
+            if any(share is None for share in shares):
+                yield "sources", "give a share to every source or to none"
+            elif abs(sum(share for share in shares if share is not None) - 1) > 1e-6:
+                yield "sources", f"shares add up to {sum(filter(None, shares)):g}, not 1"

@@ -1,0 +1,306 @@
+"""Stage ``tokens``: documents of all sources to Megatron indexed datasets and the tokenizer they were made with.
+
+Shards are encoded in parallel into parts, and the parts of a split are then interleaved by token share. Training data
+is mixed; validation and test data stay apart by source, so that losses can be told apart. ``dataset.json`` says what
+there is; training reads nothing else.
+
+``run(config, context, shard=(i, N))`` encodes every N-th part from the i-th on, beside other processes on any machines
+that see the folder; a last ``run(config, context)`` encodes what is left, if anything, and mixes.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.corpus.config import CorpusConfig
+from megatron_ipt.corpus.documents import SPLITS, Document
+from megatron_ipt.corpus.readers import read_file
+from megatron_ipt.corpus.stage import input_files, split_of
+from megatron_ipt.errors import InputError
+from megatron_ipt.files import (
+    atomic_folder,
+    atomic_jsonl,
+    list_shards,
+    read_jsonl,
+    remove_leftovers,
+    shard_name,
+    write_json,
+)
+from megatron_ipt.manifest import StageContext, fingerprint_file
+from megatron_ipt.parallel import map_shards, share_of
+from megatron_ipt.progress import Progress
+from megatron_ipt.rejects import Rejects
+from megatron_ipt.seeding import derive
+from megatron_ipt.tokens.config import SourceConfig, TokensConfig
+from megatron_ipt.tokens.encode import Encoding, Frame, Part, encode_part
+from megatron_ipt.tokens.indexed import dtype_for
+from megatron_ipt.tokens.mix import Source, write_interleaved, write_single
+from megatron_ipt.tokens.taking_turns import one_at_a_time
+from megatron_ipt.tokens.tokenizer import (
+    TOKENIZER_FILES,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    choose_engine,
+    open_tokenizer,
+    train_sentencepiece,
+)
+from megatron_ipt.tokens.verify import checksums
+
+logger = logging.getLogger(__name__)
+
+DATASET = "dataset.json"
+_LINE_CHARACTERS = 10_000
+
+
+def built_in_folders(inputs: Mapping[str, Path]) -> dict[str, list[Path]]:
+    """Folders of shards behind the sources ``augmented`` and ``raw``, given the folders of earlier stages."""
+    return {
+        "augmented": [inputs["augment"] / "augmented"],
+        "raw": [inputs["corpus"] / "raw", inputs["augment"] / "plain"],
+    }
+
+
+def fingerprints(config: TokensConfig) -> list[dict[str, Any]]:
+    """Fingerprints of what the recipe names itself: a given tokenizer and the files of further sources."""
+    path = Path(config.tokenizer.path)
+    files = []
+    if config.tokenizer.kind == "sentencepiece":
+        files.append(path)
+    elif config.tokenizer.kind == "huggingface":
+        files += [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+    prints = [fingerprint_file(file) for file in files]
+    for source in config.sources.values():
+        if source.inputs:
+            prints += [fingerprint_file(file.path) for file in input_files(CorpusConfig(inputs=source.inputs))]
+    return prints
+
+
+def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Encodes, mixes and describes; returns the counts.
+
+    Args:
+        shard: (i, N) encodes this share of the parts only, and mixes nothing.
+
+    Raises:
+        InputError: no documents, an unusable tokenizer, or shares that cannot be met.
+    """
+    work = context.directory / "parts"
+    work.mkdir(parents=True, exist_ok=True)
+    if shard is None:
+        remove_leftovers(work)
+    with one_at_a_time(work / "prepare.lock"):
+        parts = _collect_parts(config, context, work)
+        if not parts:
+            raise InputError("tokens: the sources hold no documents")
+        tokenizer_folder = context.directory / "tokenizer"
+        if not tokenizer_folder.exists():
+            _prepare_tokenizer(config, context, parts, tokenizer_folder)
+    tokenizer = open_tokenizer(tokenizer_folder)
+    encoding = Encoding(
+        tokenizer_folder,
+        choose_engine(config.tokenizer.engine, tokenizer_folder),
+        _frame(config, tokenizer),
+        dtype_for(config.dtype, tokenizer.vocab_size, "tokens.dtype").name,
+        keep_empty=False,
+    )
+    encoded = _encode_all(config, share_of(parts, shard), encoding)
+    if shard is not None:
+        return {"parts": len(encoded)}
+    dataset: dict[str, Any] = {
+        "tokenizer": tokenizer_folder.name,
+        "vocab_size": tokenizer.vocab_size,
+        "bos_id": tokenizer.bos_id,
+        "eod_id": tokenizer.eod_id,
+        "pad_id": tokenizer.pad_id,
+        "dtype": encoding.dtype,
+        "engine": encoding.engine,
+        "train": _write_train(config, context, parts, encoded, encoding.dtype),
+        **{split: _write_held_out(split, config, context, parts, encoded, encoding.dtype) for split in SPLITS[1:]},
+    }
+    for split in SPLITS:
+        for entry in dataset[split]:
+            entry["files"] = checksums(context.directory / entry["prefix"])
+    write_json(context.directory / DATASET, dataset)
+    shutil.rmtree(work)
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        **{
+            split: {
+                "documents": sum(entry["documents"] for entry in dataset[split]),
+                "tokens": sum(entry["tokens"] for entry in dataset[split]),
+            }
+            for split in SPLITS
+        },
+        "train_by_source": _by_source(dataset["train"]),
+        "empty_documents": sum(split["empty"] for counts in encoded.values() for split in counts.values()),
+        "rejected": _rejected(context.directory),
+    }
+
+
+def _frame(config: TokensConfig, tokenizer: Tokenizer) -> Frame:
+    if config.prepend_bos and tokenizer.bos_id is None:
+        raise InputError("tokens.prepend_bos: the tokenizer has no BOS token; set it to false")
+    return Frame(
+        document_head=(tokenizer.bos_id,) if config.prepend_bos and tokenizer.bos_id is not None else (),
+        document_tail=(tokenizer.eod_id,) if config.append_eod else (),
+    )
+
+
+def _collect_parts(config: TokensConfig, context: StageContext, work: Path) -> list[Part]:
+    parts = []
+    for name, source in config.sources.items():
+        folders = built_in_folders(context.inputs).get(name, [])
+        shards = [shard for folder in folders for shard in list_shards(folder)]
+        if source.inputs:
+            shards += _import_source(name, source, context)
+        parts += [Part(name, index, shard, work) for index, shard in enumerate(shards)]
+        if not shards:
+            logger.warning("tokens: source %s holds no documents", name)
+    return parts
+
+
+def _import_source(name: str, source: SourceConfig, context: StageContext) -> list[Path]:
+    """Reads the user's own files of a source into shards of documents with ids and splits."""
+    folder = context.directory / "parts" / f"{name}-import"
+    if not folder.exists():
+        settings = CorpusConfig(inputs=source.inputs)
+        rejects_path = context.directory / f"rejects-{name}.jsonl"
+        with Rejects(rejects_path, settings.maximum_reject_share) as rejects, atomic_folder(folder) as temporary:
+            documents = _read_documents(settings, context.seed, rejects)
+            accepted = 0
+            for index in count():
+                shard = list(islice(documents, settings.shard_documents))
+                if not shard:
+                    break
+                accepted += len(shard)
+                with atomic_jsonl(temporary / shard_name(index, context.compression)) as writer:
+                    for document in shard:
+                        writer.write(document.to_json())
+                rejects.check(accepted)
+            rejects.check(accepted, final=True)
+    return list_shards(folder)
+
+
+def _read_documents(settings: CorpusConfig, seed: int, rejects: Rejects) -> Iterator[Document]:
+    for file in input_files(settings):
+        for record in read_file(file, settings, rejects):
+            split = split_of(record.id, seed, settings.valid_share, settings.test_share)
+            yield Document(record.id, record.text, record.title, split)
+
+
+def _prepare_tokenizer(config: TokensConfig, context: StageContext, parts: list[Part], folder: Path) -> None:
+    settings = config.tokenizer
+    tokenizer: Tokenizer
+    if settings.kind == "huggingface":
+        tokenizer = HuggingFaceTokenizer(settings.path)
+    elif settings.kind == "sentencepiece":
+        tokenizer = SentencePieceTokenizer.read(settings.path)
+    else:
+        lines = _training_lines(parts, context.seed, settings.training_characters)
+        tokenizer = train_sentencepiece(lines, settings.vocab_size)
+        if tokenizer.vocab_size < settings.vocab_size:
+            logger.warning(
+                "tokens.tokenizer.vocab_size: %d pieces wanted, the corpus gives %d",
+                settings.vocab_size,
+                tokenizer.vocab_size,
+            )
+    with atomic_folder(folder) as temporary:
+        tokenizer.save(temporary)
+
+
+def _training_lines(parts: list[Part], seed: int, characters: int) -> Iterator[str]:
+    """Lines of training documents, shards in hash order, up to about ``characters``."""
+    for part in sorted(parts, key=lambda part: derive(seed, "tokenizer", part.name)):
+        for record in read_jsonl(part.path):
+            document = Document.from_json(record)
+            if document.split != "train":
+                continue
+            for line in filter(None, document.text.split("\n")):
+                # SentencePiece passes over lines beyond its limit.
+                yield from (line[i : i + _LINE_CHARACTERS] for i in range(0, len(line), _LINE_CHARACTERS))
+            characters -= len(document.text)
+            if characters <= 0:
+                return
+
+
+def _encode_all(config: TokensConfig, parts: list[Part], encoding: Encoding) -> dict[str, dict[str, Any]]:
+    """Counts of every part by name, encoding what is not yet done."""
+    encoded = {}
+    with Progress("tokens", len(parts), "shards") as bar:
+        total = 0
+        for part, counts in map_shards(encode_part, parts, (encoding,), config.workers):
+            encoded[part.name] = counts
+            total += sum(count["tokens"] for count in counts.values())
+            bar.advance(1, tokens=f"{total:,}")
+    return encoded
+
+
+def _sources(split: str, config: TokensConfig, parts: list[Part], encoded: dict[str, dict[str, Any]]) -> list[Source]:
+    return [
+        Source(
+            name,
+            [part.prefix(split) for part in parts if part.source == name and split in encoded[part.name]],
+            settings.repeat if split == "train" else 1,
+        )
+        for name, settings in config.sources.items()
+    ]
+
+
+def _write_train(
+    config: TokensConfig, context: StageContext, parts: list[Part], encoded: dict[str, dict[str, Any]], dtype: str
+) -> list[dict[str, Any]]:
+    sources = _sources("train", config, parts, encoded)
+    settings = [config.sources[source.name] for source in sources]
+    shares = [setting.share for setting in settings if setting.share is not None]
+    for source, setting in zip(sources, settings):
+        if setting.share and not source.tokens:
+            raise InputError(f"tokens.sources.{source.name}.share: {setting.share}, but the source holds no tokens")
+    if config.mix == "interleave":
+        counts = write_interleaved(context.directory / "train", sources, dtype, shares or None)
+        return [{"name": "mixed", "prefix": "train", "weight": 1.0, **counts}]
+    entries = []
+    total = sum(source.tokens for source in sources)
+    for source, setting in zip(sources, settings):
+        if source.tokens:
+            prefix = f"train-{source.name}"
+            counts = write_single(context.directory / prefix, source, dtype)
+            weight = setting.share if setting.share is not None else counts["tokens"] / total
+            entries.append({"name": source.name, "prefix": prefix, "weight": weight, **counts})
+    return entries
+
+
+def _write_held_out(
+    split: str,
+    config: TokensConfig,
+    context: StageContext,
+    parts: list[Part],
+    encoded: dict[str, dict[str, Any]],
+    dtype: str,
+) -> list[dict[str, Any]]:
+    entries = []
+    for source in _sources(split, config, parts, encoded):
+        if source.tokens:
+            prefix = f"{split}-{source.name}"
+            entries.append(
+                {"name": source.name, "prefix": prefix} | write_single(context.directory / prefix, source, dtype)
+            )
+    return entries
+
+
+def _by_source(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(entries) == 1 and "by_source" in entries[0]:
+        return dict(entries[0]["by_source"])
+    return {entry["name"]: {"documents": entry["documents"], "tokens": entry["tokens"]} for entry in entries}
+
+
+def _rejected(directory: Path) -> dict[str, int]:
+    return {
+        path.stem.removeprefix("rejects-"): sum(1 for _ in read_jsonl(path))
+        for path in sorted(directory.glob("rejects-*.jsonl"))
+    }

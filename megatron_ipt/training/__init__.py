@@ -1,0 +1,1 @@
+"""Pre-training with Megatron-Core, on GPUs or on one CPU core."""

@@ -1,0 +1,165 @@
+"""Lets Megatron-Core run where there is no GPU, by standing in for the CUDA calls it makes.
+
+Megatron-Core names the CUDA device about 250 times: as ``device=`` of tensor factories, as streams and events, as
+random state. :func:`install` replaces those entry points of torch, process-wide, by their CPU equivalents, so that one
+code path serves both. It does nothing where a GPU is present. Because it changes torch itself, it belongs in a process
+of its own, and must run before Megatron-Core is imported (its decorators call ``torch.compile`` at import).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+_FACTORIES = (
+    "arange", "empty", "empty_like", "full", "full_like", "linspace", "ones", "ones_like", "rand", "randn", "tensor",
+    "zeros", "zeros_like",
+)  # fmt: skip
+_installed = False
+
+
+class _Stream(torch.cpu.Stream):
+    """A stream on which everything has already happened, in order."""
+
+    def __init__(self, *_: Any, **__: Any):
+        super().__init__()
+
+    def wait_event(self, event: Any) -> None: ...
+
+    def wait_stream(self, stream: Any) -> None: ...
+
+    def record_event(self, event: Any = None) -> Any:
+        return event or _Event()
+
+    def synchronize(self) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+
+class _Event:
+    """A moment on such a stream."""
+
+    def __init__(self, *_: Any, **__: Any): ...
+
+    def record(self, stream: Any = None) -> None: ...
+
+    def wait(self, stream: Any = None) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, other: Any) -> float:
+        return 0.0
+
+
+def install() -> None:
+    """Replaces torch's CUDA entry points in this process; nothing where a GPU is present or when already done."""
+    global _installed
+    if _installed or torch.cuda.is_available():
+        return
+    _installed = True
+    torch.compile = _identity_decorator
+    _stand_in_for_device()
+    _stand_in_for_random_state()
+    _stand_in_for_factories()
+    _stand_in_for_tensor_methods()
+
+    # Imported last: it decorates functions with torch.compile and binds what was replaced above.
+    import megatron.core.tensor_parallel.random as megatron_random
+
+    megatron_random._set_cuda_rng_state = lambda new_state, device=-1, graph_safe=False: torch.set_rng_state(new_state)
+    _stand_in_for_expert_dispatch()
+
+
+def _stand_in_for_expert_dispatch() -> None:
+    """The router calls a kernel of Transformer Engine, and the dispatcher counts tokens in numpy once off the GPU."""
+    from megatron.core.transformer.moe import moe_utils, token_dispatcher
+
+    def on_host(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+    moe_utils.te_general_gemm = None
+    token_dispatcher.maybe_move_tensor_to_cpu = on_host
+
+
+def _identity_decorator(model: Any = None, **_: Any) -> Any:
+    return (lambda function: function) if model is None else model
+
+
+def _does_nothing() -> Callable[..., None]:
+    """A new function each time: torch._dynamo refuses one function under two names."""
+    return lambda *_, **__: None
+
+
+def _answers_zero() -> Callable[..., int]:
+    return lambda *_, **__: 0
+
+
+@contextlib.contextmanager
+def _stream_context(_: Any) -> Iterator[None]:
+    yield
+
+
+def _stand_in_for_device() -> None:
+    stream = _Stream()
+    torch.cuda.current_device = lambda: "cpu"
+    torch.cuda.Stream = _Stream
+    torch.cuda.Event = _Event
+    torch.cuda.stream = _stream_context
+    torch.cuda.current_stream = lambda device=None: stream
+    torch.cuda.default_stream = lambda device=None: stream
+    torch.cuda.is_current_stream_capturing = lambda: False
+    for name in ("set_device", "synchronize", "empty_cache", "reset_peak_memory_stats"):
+        setattr(torch.cuda, name, _does_nothing())
+    for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"):
+        setattr(torch.cuda, name, _answers_zero())
+    for name in ("range_push", "range_pop", "mark"):
+        setattr(torch.cuda.nvtx, name, _does_nothing())
+
+
+def _stand_in_for_random_state() -> None:
+    for module in (torch.cuda, torch.cuda.random):
+        module.get_rng_state = lambda device=None: torch.get_rng_state()
+        module.set_rng_state = lambda new_state, device=None: torch.set_rng_state(new_state)
+        module.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)
+
+
+def _is_cuda(device: Any) -> bool:
+    return str(device).startswith("cuda")
+
+
+def _stand_in_for_factories() -> None:
+    def on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(factory)
+        def make(*arguments: Any, **options: Any) -> Any:
+            if options:
+                options.pop("pin_memory", None)
+                if _is_cuda(options.get("device")):
+                    options["device"] = "cpu"
+            return factory(*arguments, **options)
+
+        return make
+
+    for name in _FACTORIES:
+        setattr(torch, name, on_cpu(getattr(torch, name)))
+
+
+def _stand_in_for_tensor_methods() -> None:
+    own_type = torch.Tensor.type
+
+    def type_name(tensor: torch.Tensor, dtype: Any = None, **options: Any) -> Any:
+        # Gradient clipping and the optimizers tell precisions apart by these names.
+        if dtype is None:
+            return own_type(tensor).replace("torch.", "torch.cuda.", 1)
+        return own_type(tensor, dtype, **options)
+
+    torch.Tensor.type = type_name
+    torch.Tensor.cuda = lambda tensor, *_, **__: tensor
+    torch.Tensor.pin_memory = lambda tensor, *_, **__: tensor

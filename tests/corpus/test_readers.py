@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import gzip
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from megatron_ipt.corpus.config import CorpusConfig
+from megatron_ipt.corpus.inputs import InputFile
+from megatron_ipt.corpus.readers import read_file
+from megatron_ipt.errors import InputError
+from megatron_ipt.rejects import Rejects
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Writes a file, reads it, and gives the records as tuples and the reasons of rejects."""
+
+    def read_it(name, content, **settings):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        config = CorpusConfig(inputs=[str(path)], **settings)
+        with Rejects(tmp_path / "rejects.jsonl") as rejects:
+            records = [tuple(record) for record in read_file(InputFile(str(path), name), config, rejects)]
+        return records, dict(rejects.reasons)
+
+    return read_it
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".gz", gzip.compress), (".zst", zstandard.compress)])
+def test_json_lines(read, suffix, pack):
+    content = b'{"text":"one"}\n\n{"id":"x","text":"two","title":" T "}\n{"id":7,"text":"three"}'
+    records, reasons = read(f"a.jsonl{suffix}", pack(content))
+    name = f"a.jsonl{suffix}"
+    assert records == [(f"{name}:1", "one", ""), ("x", "two", "T"), ("7", "three", "")]
+    assert reasons == {}
+
+
+def test_unusable_lines_are_rejected_with_a_reason(read):
+    lines = [
+        b'{"text":"good"}', b'{"text":', b"[1]", b'{"body":"x"}', b'{"text":null}', b'{"text":5}',
+        b'{"text":"caf\xe9"}', b'{"text":"\\ud800"}',
+    ]  # fmt: skip
+    records, reasons = read("a.jsonl", b"\n".join(lines))
+    assert [record[1] for record in records] == ["good"]
+    assert reasons == {"invalid JSON": 3, "not an object": 1, "missing text": 3}
+
+
+def test_the_keys_can_be_named(read):
+    records, _ = read("a.jsonl", '{"key":"k","body":"b","head":"h"}', text_key="body", id_key="key", title_key="head")
+    assert records == [("k", "b", "h")]
+
+
+def test_a_json_file_may_hold_a_list_or_lines(read):
+    objects = [{"text": "one"}, {"text": "two"}]
+    assert [r[1] for r in read("a.json", json.dumps(objects, indent=1))[0]] == ["one", "two"]
+    assert [r[1] for r in read("a.json", "\n".join(map(json.dumps, objects)))[0]] == ["one", "two"]
+    assert [r[1] for r in read("a.json", json.dumps(objects[0]))[0]] == ["one"]
+
+
+def test_squad_contexts(read):
+    squad = {"data": [{"title": "Super_Bowl_50", "paragraphs": [{"context": "c1", "qas": []}, {"context": ""}]}]}
+    assert read("s.json", json.dumps(squad)) == ([("s.json:1", "c1", "Super Bowl 50")], {"missing text": 1})
+
+
+def test_a_json_file_that_is_neither_is_refused(read):
+    with pytest.raises(InputError, match=r"a\.json: not valid JSON"):
+        read("a.json", '[{"text": "x"')
+    with pytest.raises(InputError, match="expected a list of records"):
+        read("a.json", "3")
+
+
+def test_parquet(read, tmp_path):
+    table = pyarrow.table({"id": ["a", None], "text": ["one", None], "other": [1, 2]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    records, reasons = read("t.parquet", (tmp_path / "t.parquet").read_bytes())
+    assert (records, reasons) == ([("a", "one", "")], {"missing text": 1})
+
+
+def test_parquet_without_the_column_or_damaged(read, tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["x"]}), tmp_path / "t.parquet")
+    content = (tmp_path / "t.parquet").read_bytes()
+    with pytest.raises(InputError, match=r"no column 'text' .*\['body'\]"):
+        read("t.parquet", content)
+    with pytest.raises(InputError, match="not readable as Parquet"):
+        read("t.parquet", content[:-20])
+
+
+def test_a_short_text_file_is_one_document(read):
+    assert read("a.txt", "One.\r\n\r\nTwo.\n")[0] == [("a.txt:1", "One.\n\nTwo.", "")]
+
+
+def test_headings_divide_a_text_file(read):
+    wiki = "preface\n = Lobster = \n \n It swims . \n = = Diet = = \n It eats . \n = Crab = \n It walks . \n"
+    assert read("a.txt", wiki)[0] == [
+        ("a.txt:1", "preface", ""),
+        ("a.txt:2", " = Lobster = \n \n It swims . \n = = Diet = = \n It eats . ", "Lobster"),
+        ("a.txt:7", " = Crab = \n It walks . ", "Crab"),
+    ]
+    assert [r[2] for r in read("a.md", "# One\ntext\n## Sub\nmore\n# Two\ntext\n")[0]] == ["One", "Two"]
+
+
+def test_passages_are_whole_paragraphs(read):
+    text = "a" * 30 + "\n\n" + "b" * 5 + "\n\n" + "c" * 30
+    records, _ = read("a.txt", text, text_documents="passage", passage_characters=20)
+    assert [record[1] for record in records] == ["a" * 30, "b" * 5 + "\n\n" + "c" * 30]
+
+
+def test_a_large_text_file_without_headings_becomes_passages(read):
+    paragraph = "word " * 100
+    records, _ = read("a.txt", "\n\n".join([paragraph] * 200))
+    assert 40 < len(records) < 60
+    assert sum(record[1].count("word") for record in records) == 100 * 200
+
+
+def test_only_the_part_that_is_not_utf8_is_rejected(read):
+    records, reasons = read("a.txt", b"# A\ngood\n# B\ncaf\xe9\n# C\ngood\n")
+    assert [record[2] for record in records] == ["A", "C"]
+    assert reasons == {"not UTF-8": 1}

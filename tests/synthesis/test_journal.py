@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from megatron_ipt.errors import StageError, StorageError
+from megatron_ipt.synthesis.journal import Journal
+from megatron_ipt.synthesis.locks import ShardLock
+
+
+def test_keeps_what_was_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", 1)
+    journal.append(5, b"five")
+    journal.append(0, b"")
+    journal.close()
+    again = Journal(tmp_path / "j", 1)
+    assert (len(again), 5 in again, 0 in again, 1 in again) == (2, True, True, False)
+    assert (again.payload(5), again.payload(0)) == (b"five", b"")
+    with pytest.raises(StageError, match="chain 3 is missing"):
+        again.payload(3)
+    again.close()
+
+
+def test_refuses_other_settings(tmp_path: Path) -> None:
+    Journal(tmp_path / "j", 1).close()
+    with pytest.raises(StageError, match="other documents or settings"):
+        Journal(tmp_path / "j", 2)
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=8), st.data())
+def test_any_torn_tail_is_cut_off(
+    tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes], data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("torn") / "j"
+    journal = Journal(path, 7)
+    ends = [path.stat().st_size]
+    for index, payload in enumerate(payloads):
+        journal.append(index, payload)
+        ends.append(path.stat().st_size)
+    journal.close()
+    cut = data.draw(st.integers(0, ends[-1]))
+    os.truncate(path, cut)
+    if cut >= ends[0] and data.draw(st.booleans()):
+        with open(path, "ab") as stream:
+            stream.write(bytes(data.draw(st.integers(1, 40))))
+    journal = Journal(path, 7)
+    whole = sum(end <= cut for end in ends[1:])
+    assert [journal.payload(index) for index in range(whole)] == payloads[:whole]
+    assert len(journal) == whole
+    for index in range(whole, len(payloads)):
+        journal.append(index, payloads[index])
+    journal.close()
+    journal = Journal(path, 7)
+    assert [journal.payload(index) for index in range(len(payloads))] == payloads
+    journal.close()
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal(path, 7)
+    for index in range(3):
+        journal.append(index, b"payload %d" % index)
+    journal.close()
+    data = bytearray(path.read_bytes())
+    data[-len(b"payload 2") - 16 - 1] ^= 1
+    path.write_bytes(data)
+    journal = Journal(path, 7)
+    assert (0 in journal, 1 in journal, 2 in journal) == (True, False, False)
+    journal.close()
+
+
+def test_large_journals_are_read_in_pieces(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", 7)
+    payloads = [random.Random(index).randbytes(400_000 + index) for index in range(9)]
+    for index, payload in enumerate(payloads):
+        journal.append(index, payload)
+    journal.close()
+    journal = Journal(tmp_path / "j", 7)
+    assert [journal.payload(index) for index in range(9)] == payloads
+    journal.close()
+
+
+def test_a_full_disk_leaves_whole_records(tmp_path: Path) -> None:
+    """A limit on the file's size stands in for the full disk."""
+    journal = Journal(tmp_path / "j", 7)
+    journal.append(0, b"a" * 100)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+        with pytest.raises(StorageError, match=r"could not be written: .*Finished texts are kept"):
+            journal.append(1, b"b" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    journal.append(2, b"c")
+    journal.close()
+    journal = Journal(tmp_path / "j", 7)
+    assert [index in journal for index in range(3)] == [True, False, True]
+    journal.close()
+
+
+def test_a_lock_admits_one_holder(tmp_path: Path) -> None:
+    path = tmp_path / ".shard-00003.lock"
+    lock = ShardLock(path)
+    with pytest.raises(StageError, match=rf"shard-00003: process {os.getpid()} on .* is working on this shard"):
+        ShardLock(path)
+    lock.release()
+    assert not path.exists()
+    ShardLock(path).release()
+
+
+def test_a_dead_holder_keeps_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / ".shard-00003.lock"
+    code = (
+        "import sys, pathlib; from megatron_ipt.synthesis.locks import ShardLock\n"
+        "lock = ShardLock(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with pytest.raises(StageError, match=f"process {holder.pid}"):
+        ShardLock(path)
+    holder.kill()
+    holder.wait()
+    assert path.exists()
+    ShardLock(path).release()

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_ipt.errors import InputError
+from megatron_ipt.manifest import StageContext
+from megatron_ipt.synthesis import stage
+from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.pairs import Chain, Pair
+from megatron_ipt.synthesis.replay.formats import aqua_pair, gsm8k_pair, squad_pair, without_letters
+
+Configure = Callable[..., SynthesisConfig]
+
+
+def replay(
+    configure: Configure, context: StageContext, *paths: Path, **overrides: Any
+) -> tuple[dict[str, Any], list[Chain]]:
+    config = configure(engine="replay", **{"replay.inputs": json.dumps([str(path) for path in paths])} | overrides)
+    counts = stage.run(config, context)
+    return counts, list(stage.chains_in(context.directory))
+
+
+def test_gsm8k_problem() -> None:
+    record = {"question": "Half of 48?", "answer": "It is 48/2 = <<48/2=24>>24.\n#### 24"}
+    assert gsm8k_pair(record) == (Pair("Half of 48?", "24", reasoning="It is 48/2 = 24."), "")
+
+
+def test_aqua_problem() -> None:
+    record = {
+        "question": "Speed?", "options": ["A)1", "B) 2", "C)1"], "rationale": "Two steps.\nAnswer: B", "correct": "B",
+    }  # fmt: skip
+    assert aqua_pair(record) == (Pair("Speed?", "2", options=("1", "2"), reasoning="Two steps."), "")
+    assert aqua_pair(record | {"correct": "E"})[0] is None
+
+
+@pytest.mark.parametrize(
+    ("rationale", "expected"),
+    [
+        ("x = 5\nAnswer: C", "x = 5"),
+        ("x = 5.\nThe answer is D.", "x = 5."),
+        ("x = 5\nB", "x = 5"),
+        ("x = 5 ANSWER:D", "x = 5"),
+        ("x = 5\nSo, the correct answer is (A)", "x = 5"),
+        ("x = 5\nAnswer: B) 20%", "x = 5"),
+        ("x = 5. Hence option E", "x = 5."),
+        ("Take C as the capital.", "Take C as the capital."),
+        ("By option A we get 5, so we are done.", ""),
+        ("", ""),
+    ],
+)
+def test_letters_of_options_leave_the_reasoning(rationale: str, expected: str) -> None:
+    assert without_letters(rationale) == expected
+
+
+def test_unanswerable_questions_are_not_pairs() -> None:
+    assert squad_pair({"question": "Who?", "answers": [{"text": "Ann"}]}) == (Pair("Who?", "Ann"), "")
+    assert squad_pair({"question": "Who?", "answers": [], "is_impossible": True})[0] is None
+
+
+def test_squad_chains_stay_within_an_article(configure: Configure, context: StageContext, tmp_path: Path) -> None:
+    def article(title: str, count: int) -> dict[str, Any]:
+        question = {"question": "Who?", "answers": [{"text": "Ann"}]}
+        return {"title": title, "paragraphs": [{"context": f"{title} {n}", "qas": [question]} for n in range(count)]}
+
+    path = tmp_path / "gold.json"
+    path.write_text(json.dumps({"data": [article("One_two", 3), article("Three", 1)]}, indent=1))
+    counts, chains = replay(configure, context, path)
+    assert [[example.text for example in chain.examples] for chain in chains] == [
+        ["One_two 0", "One_two 1"], ["One_two 2"], ["Three 0"],
+    ]  # fmt: skip
+    assert chains[0].examples[0].title == "One two"
+    assert chains[0].examples[0].pairs == [Pair("Who?", "Ann", "person")]
+    assert counts["pairs"] == 4
+
+
+def test_problems_share_a_document(configure: Configure, context: StageContext, tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    lines = [json.dumps({"question": f"What is {n}?", "answer": f"{n} it is.\n#### {n}"}) for n in range(7)]
+    path.write_text("\n".join([*lines[:3], "{broken", *lines[3:], '{"question": 1, "answer": "x"}', ""]))
+    counts, chains = replay(configure, context, path, **{"replay.problems_per_document": 3})
+    assert [len(chain.examples[0].pairs) for chain in chains] == [3, 3, 1]
+    assert {example.text for chain in chains for example in chain.examples} == {""}
+    assert [chain.id for chain in chains] == ["problems:1", "problems:5", "problems:8"]
+    assert sum(counts["dropped"].values()) == 2
+    assert counts["dropped"]["not valid JSON"] == 1
+
+
+def test_own_chains_come_back_unchanged(configure: Configure, context: StageContext, tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({"question": "What is 1?", "answer": "#### 1"}) + "\n")
+    _, chains = replay(configure, context, path)
+    again = StageContext("synthesis", tmp_path / "again", 7, context.inputs)
+    assert replay(configure, again, context.directory / "shard-00000.jsonl")[1] == chains
+
+
+def test_splits_by_id(configure: Configure, context: StageContext, tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{n}?", "answer": "#### 1"}) + "\n" for n in range(300)))
+    _, chains = replay(configure, context, path, **{"replay.problems_per_document": 1, "replay.valid_share": 0.3})
+    valid = sum(chain.split == "valid" for chain in chains)
+    assert 60 < valid < 120
+    assert {chain.split for chain in chains} == {"train", "valid"}
+
+
+def test_unknown_files(configure: Configure, context: StageContext, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"synthesis\.replay\.inputs: .*missing: no such file"):
+        replay(configure, context, tmp_path / "missing")
+    for content, message in (("", "is empty"), ("{", "neither JSON nor"), ('{"a": 1}', "in none of the formats")):
+        path = tmp_path / "odd.json"
+        path.write_text(content)
+        with pytest.raises(InputError, match=message):
+            replay(configure, context, path)
+
+
+def test_gold_files(configure: Configure, context: StageContext, test_data: Path) -> None:
+    names = ("xquad.en.json", "gsm8k.train.jsonl", "aqua.dev.jsonl")
+    counts, chains = replay(configure, context, *(test_data / name for name in names))
+    assert counts["pairs"] == 1190 + 7473 + 254
+    assert counts["dropped"] == {}
+    assert len(stage.unfinished(configure(engine="mined"), context)) == 0
+    options = [pair for chain in chains for example in chain.examples for pair in example.pairs if pair.options]
+    assert len(options) == 254
+    assert all(pair.answer in pair.options for pair in options)
+    assert not any("<<" in pair.reasoning for chain in chains for example in chain.examples for pair in example.pairs)

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from megatron_ipt.errors import RecipeError, StageError
+from megatron_ipt.manifest import StageContext
+from megatron_ipt.synthesis import stage
+from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.engines.base import Completion, EngineError, Request
+from megatron_ipt.synthesis.locks import ShardLock
+from megatron_ipt.synthesis.pairs import Chain
+from tests.synthesis.conftest import texts_of, write_corpus
+from tests.synthesis.instant import InstantEngine, text_of
+
+Configure = Callable[..., SynthesisConfig]
+
+
+def run(config: SynthesisConfig, context: StageContext, shards: list[list[str]]) -> tuple[dict[str, Any], list[Chain]]:
+    write_corpus(context.inputs["corpus"], shards)
+    counts = stage.run(config, context)
+    return counts, list(stage.chains_in(context.directory))
+
+
+def layout(chains: list[Chain]) -> list[list[str]]:
+    return [[example.id for example in chain.examples] for chain in chains]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 50])
+@pytest.mark.parametrize("shards", [[], [[]], [texts_of(1)], [texts_of(7), [], texts_of(4, 7)]])
+def test_every_text_in_one_chain_in_order(
+    configure: Configure, context: StageContext, length: int, shards: list[list[str]]
+) -> None:
+    counts, chains = run(configure(chain_length=length), context, shards)
+    texts = [text for shard in shards for text in shard]
+    assert [example.text for chain in chains for example in chain.examples] == texts
+    expected = [min(length, len(shard) - start) for shard in shards for start in range(0, len(shard), length)]
+    assert [len(chain.examples) for chain in chains] == expected
+    assert (counts["texts"], counts["pairs"], counts["chains"]) == (len(texts), 2 * len(texts), len(expected))
+    assert (
+        sorted(path.name for path in context.directory.iterdir() if "journal" in path.name or "lock" in path.name) == []
+    )
+
+
+def test_a_text_without_pairs_cuts_the_chain(configure: Configure, context: StageContext) -> None:
+    texts = texts_of(6)
+    texts[1] += " NOPAIRS"
+    texts[3] = "NOPAIRS " + texts[3]
+    counts, chains = run(configure(chain_length=6), context, [texts])
+    assert layout(chains) == [["d0"], ["d1"], ["d2"], ["d3"], ["d4", "d5"]]
+    assert [chain.id for chain in chains] == ["d0", "d1", "d2", "d3", "d4"]
+    assert counts["chains_cut_for_lack_of_pairs"] == 2
+    assert counts["texts_with_pairs"] == 4
+
+
+def test_a_text_that_does_not_fit_begins_a_chain(configure: Configure, context: StageContext) -> None:
+    config = configure(chain_length=6, **{"generation.context_length": 360})
+    counts, chains = run(config, context, [texts_of(6)])
+    assert layout(chains) == [["d0", "d1"], ["d2", "d3"], ["d4", "d5"]]
+    assert counts["chains_cut_for_length"] == 2
+
+
+def test_long_texts_are_divided_by_tokens_and_nothing_is_lost(configure: Configure, context: StageContext) -> None:
+    text = " ".join(texts_of(80))
+    counts, chains = run(configure(chain_length=4, passage_characters=100_000), context, [[text]])
+    examples = [example for chain in chains for example in chain.examples]
+    assert "".join(example.text for example in examples) == text
+    assert [example.id for example in examples] == ["d0", *(f"d0#{part}" for part in range(2, len(examples) + 1))]
+    assert len(examples) > 2
+    assert all(example.pairs for example in examples)
+    assert counts["dropped"] == {}
+
+
+def test_blank_passages_are_not_asked_about(configure: Configure, context: StageContext) -> None:
+    counts, chains = run(configure(), context, [["  \n ", *texts_of(1)]])
+    assert layout(chains) == [["d0"], ["d1"]]
+    assert counts["dropped"] == {"text without words": 1} and counts["requests"] == 1
+
+
+def test_marks_in_the_text_do_not_reach_the_model_but_stay_in_the_data(
+    configure: Configure, context: StageContext
+) -> None:
+    text = "A <CON> b </s> c <QUE> d <ANS> e </END>"
+    _, chains = run(configure(), context, [[text]])
+    assert chains[0].examples[0].text == text
+    assert chains[0].examples[0].pairs
+
+
+def test_splits_are_not_mixed(configure: Configure, context: StageContext) -> None:
+    write_corpus(context.inputs["corpus"], [texts_of(6)])
+    path = context.inputs["corpus"] / "synthesis" / "shard-00000.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, record in enumerate(records):
+        record["split"] = ("train", "valid", "test")[number % 3]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    stage.run(configure(), context)
+    chains = list(stage.chains_in(context.directory))
+    assert layout(chains) == [["d0", "d3"], ["d1", "d4"], ["d2", "d5"]]
+    assert [chain.split for chain in chains] == ["train", "valid", "test"]
+
+
+def test_mined_and_model_write_the_same_texts(configure: Configure, context: StageContext) -> None:
+    shards = [texts_of(5), texts_of(2, 5)]
+    _, by_model = run(configure(), context, shards)
+    context.directory = context.directory.with_name("mined")
+    counts, by_mining = run(configure(engine="mined", **{"mined.completion_share": 0}), context, shards)
+    assert layout(by_model) == layout(by_mining)
+    assert [[example.text for example in chain.examples] for chain in by_model] == [
+        [example.text for example in chain.examples] for chain in by_mining
+    ]
+    assert counts["texts"] == 7
+
+
+def test_shards_of_several_processes_make_the_whole(configure: Configure, context: StageContext) -> None:
+    shards = [texts_of(3, 3 * number) for number in range(5)]
+    _, expected = run(configure(), context, shards)
+    context.directory = context.directory.with_name("parts")
+    write_corpus(context.inputs["corpus"], shards)
+    config = configure()
+    names = [f"shard-{number:05d}.jsonl" for number in range(5)]
+    assert stage.run(config, context, (1, 3))["unfinished_shards"] == 3
+    assert stage.unfinished(config, context) == [names[0], names[2], names[3]]
+    assert stage.run(config, context, (0, 3))["unfinished_shards"] == 1
+    counts = stage.run(config, context, (2, 3))
+    assert "unfinished_shards" not in counts and counts["texts"] == 15
+    assert stage.unfinished(config, context) == []
+    assert list(stage.chains_in(context.directory)) == expected
+    assert stage.run(config, context, (6, 9)) == counts
+    with pytest.raises(RecipeError, match="--shard 3/3: expected i/N"):
+        stage.run(config, context, (3, 3))
+
+
+def test_a_shard_in_other_hands_is_refused(configure: Configure, context: StageContext) -> None:
+    write_corpus(context.inputs["corpus"], [texts_of(3), texts_of(3, 3)])
+    context.directory.mkdir()
+    for engine in ("tests.synthesis.instant:InstantEngine", "mined"):
+        lock = ShardLock(context.directory / ".shard-00001.lock")
+        with pytest.raises(StageError, match=r"shard-00001: process .* is working on this shard.*--shard"):
+            stage.run(configure(engine=engine), context)
+        lock.release()
+    assert stage.run(configure(), context)["texts"] == 6
+
+
+def test_other_settings_do_not_continue_a_journal(configure: Configure, context: StageContext) -> None:
+    FailingEngine.fail_at = 3
+    with pytest.raises(EngineError):
+        run(configure(engine="tests.synthesis.test_stage:FailingEngine"), context, [texts_of(9)])
+    with pytest.raises(StageError, match="begun with other documents or settings"):
+        stage.run(configure(chain_length=3), context)
+
+
+class FailingEngine(InstantEngine):
+    """Fails at request ``fail_at`` of the process."""
+
+    fail_at = 0
+    asked: ClassVar[list[str]] = []
+
+    async def generate(self, request: Request) -> Completion:
+        FailingEngine.fail_at -= 1
+        if FailingEngine.fail_at == 0:
+            raise EngineError("the engine has burnt down")
+        await asyncio.sleep(0)
+        FailingEngine.asked.append(text_of(request).split()[0])
+        return await super().generate(request)
+
+
+def test_an_engine_that_keeps_failing_still_gets_through(configure: Configure, context: StageContext) -> None:
+    shards = [texts_of(20), texts_of(11, 20)]
+    _, expected = run(configure(), context, shards)
+    context.directory = context.directory.with_name("failing")
+    config = configure(engine="tests.synthesis.test_stage:FailingEngine", **{"generation.window": 2})
+    FailingEngine.asked = []
+    failures = 0
+    while True:
+        FailingEngine.fail_at = 6
+        try:
+            stage.run(config, context)
+            break
+        except EngineError:
+            failures += 1
+    assert failures >= 3
+    assert list(stage.chains_in(context.directory)) == expected
+    # What was in flight when the engine failed was asked for again, nothing else.
+    assert len(FailingEngine.asked) <= 31 + 4 * failures
+
+
+class GaugedEngine(InstantEngine):
+    """Measures how many requests are in flight."""
+
+    most = 0
+    now = 0
+
+    async def generate(self, request: Request) -> Completion:
+        GaugedEngine.now += 1
+        GaugedEngine.most = max(GaugedEngine.most, GaugedEngine.now)
+        await asyncio.sleep(0.02 * (1 + request.seed % 3))
+        GaugedEngine.now -= 1
+        return await super().generate(request)
+
+
+def test_the_window_spans_shards_and_bounds_what_is_in_flight(configure: Configure, context: StageContext) -> None:
+    config = configure(engine="tests.synthesis.test_stage:GaugedEngine", **{"generation.window": 5})
+    run(config, context, [texts_of(4, 4 * number) for number in range(6)])
+    assert GaugedEngine.most == 5
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), length=st.integers(1, 4), window=st.integers(1, 9))
+def test_interrupted_anywhere_the_result_is_the_same(
+    configure: Configure, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, length: int, window: int
+) -> None:
+    root = tmp_path_factory.mktemp("any")
+    sizes = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=4))
+    shards, start = [], 0
+    for size in sizes:
+        shards.append([text + " NOPAIRS" * (number % 5 == 4) for number, text in enumerate(texts_of(size, start))])
+        start += size
+    write_corpus(root / "corpus", shards)
+    whole = StageContext("synthesis", root / "whole", 7, {"corpus": root / "corpus"})
+    parts = StageContext("synthesis", root / "parts", 7, {"corpus": root / "corpus"})
+    stage.run(configure(chain_length=length), whole)
+    FailingEngine.fail_at = data.draw(st.integers(1, start + 1))
+    config = configure(
+        engine="tests.synthesis.test_stage:FailingEngine", chain_length=length, **{"generation.window": window}
+    )
+    for _ in range(2):
+        try:
+            stage.run(config, parts)
+        except EngineError:
+            continue
+    for path in stage.list_shards(whole.directory):
+        assert (parts.directory / path.name).read_bytes() == path.read_bytes()
+
+
+def test_rejects_and_metrics_are_written(configure: Configure, context: StageContext) -> None:
+    config = configure(**{"filters.max_question_characters": 20})
+    counts, _ = run(config, context, [texts_of(3)])
+    assert counts["dropped"] == {"question length": 3} and counts["pairs"] == 3
+    lines = (context.directory / "rejects" / "shard-00000.jsonl").read_text().splitlines()
+    assert [json.loads(line)["source"] for line in lines] == ["d0", "d1", "d2"]
+    metrics = json.loads((context.directory / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (metrics["texts"], metrics["pairs"], metrics["in_flight"]) == (3, 3, 0)
+    assert metrics["prompt_tokens"] == counts["prompt_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"engine": "openay"}, "engine: 'openay' is not one of .* Did you mean openai"),
+        ({"engine": "openai", "generation.model": "''"}, r"generation\.model: required by the engine openai"),
+        ({"engine": "replay"}, r"replay\.inputs: required"),
+        ({"generation.max_new_tokens": 2000}, r"generation\.max_new_tokens: 2000 leaves nothing"),
+        ({"filters.min_answer_characters": 5000}, r"filters\.min_answer_characters: is above"),
+    ],
+)
+def test_impossible_settings(configure: Configure, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        configure(**overrides)
+
+
+def test_an_engine_that_does_not_exist(configure: Configure, context: StageContext) -> None:
+    with pytest.raises(RecipeError, match=r"synthesis\.engine: no\.such:Engine cannot be imported"):
+        run(configure(engine="no.such:Engine"), context, [texts_of(1)])
+
+
+def test_importing_the_section_imports_no_engine() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, megatron_ipt.synthesis.stage\n"
+        "heavy = ('torch', 'transformers', 'openai', 'tensorrt_llm', 'tokenizers')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_fingerprints_cover_the_tokenizer(configure: Configure, tokenizer_folder: Path) -> None:
+    (entry,) = stage.fingerprints(configure())
+    assert entry["path"] == str(tokenizer_folder / "tokenizer.json")
+    assert stage.fingerprints(configure(engine="mined")) == []
+
+
+def test_progress_is_logged_elsewhere_than_on_a_terminal(
+    configure: Configure, context: StageContext, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megatron_ipt.progress.LOG_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, "megatron_ipt"):
+        run(configure(), context, [texts_of(4)])
+    line = next(message for message in caplog.messages if message.startswith("synthesis: 4/4 documents"))
+    for figure in ("texts/s", "tokens/s", "pairs/text 2", "in flight 0"):
+        assert figure in line

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from megatron_ipt.config import REQUIRED, as_dict, describe, key, load
+from megatron_ipt.errors import RecipeError
+
+
+@dataclass
+class Inner:
+    width: int = key(8, "Width.", minimum=2, maximum=64)
+    kind: str = key("small", "Kind.", choices=("small", "large"))
+    workers: int = key(1, "Workers.", affects_output=False)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.kind == "large" and self.width < 16:
+            yield "width", "too narrow for kind=large"
+
+
+@dataclass
+class Outer:
+    paths: list[str] = key(REQUIRED, "Paths.")
+    inner: Inner = key(Inner, "Inner.")
+    named: dict[str, Inner] = key({}, "By name.")
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(Outer, None, overrides)
+    return str(caught.value)
+
+
+def test_defaults_and_overrides_merge_into_typed_sections():
+    value = load(Outer, None, ["paths=[a,b]", "inner.width=16", "named.x.kind=small"])
+    assert value == Outer(["a", "b"], Inner(16), {"x": Inner()})
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("paths: [one]\ninner: {width: 4}\n")
+    assert load(Outer, recipe, ["inner.width=5"]).inner.width == 5
+
+
+def test_recipe_dir_and_interpolation(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text('paths: ["${recipe_dir:}/corpus", "${inner.kind}"]\n')
+    assert load(Outer, recipe).paths == [f"{tmp_path}/corpus", "small"]
+
+
+def test_every_unknown_key_is_named_with_the_nearest_valid_one():
+    message = refusal("paths=[a]", "inner.widht=3", "named.x.knd=small", "pahts=[b]")
+    assert "inner.widht: unknown key. Did you mean inner.width?" in message
+    assert "named.x.knd: unknown key. Did you mean named.x.kind?" in message
+    assert "pahts: unknown key. Did you mean paths?" in message
+
+
+def test_a_wrong_type_names_the_key():
+    assert refusal("paths=[a]", "inner.width=wide").startswith("inner.width: Value 'wide'")
+    assert refusal("paths=[a]", "inner=3") == "inner: expected keys below it, found 3"
+    assert refusal("paths=[a]", "inner=null") == "inner: expected keys below it, found None"
+
+
+def test_all_problems_are_reported_at_once():
+    message = refusal("paths=[a]", "inner.width=1", "inner.kind=lage")
+    assert "inner.width: 1 is below the least allowed value 2" in message
+    assert "inner.kind: 'lage' is not one of small, large. Did you mean large?" in message
+
+
+def test_sections_refuse_combinations_with_their_path():
+    assert refusal("paths=[a]", "named.x.kind=large") == "named.x.width: too narrow for kind=large"
+
+
+def test_a_missing_required_key_is_named():
+    assert refusal() == "paths: required, but not set"
+
+
+def test_an_override_without_a_value_is_refused():
+    assert "expected key=value" in refusal("paths")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a: [1", "not valid YAML"), ("- a\n", "a recipe is a mapping"), ("a: 1\na: 2\n", "not valid YAML")],
+)
+def test_files_that_are_no_recipe(tmp_path, content, message):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(content)
+    with pytest.raises(RecipeError, match=message):
+        load(Outer, recipe)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"none\.yaml: recipe cannot be read"):
+        load(Outer, tmp_path / "none.yaml")
+
+
+def test_settings_that_do_not_affect_output_can_be_left_out():
+    value = load(Outer, None, ["paths=[a]", "named.x.workers=4"])
+    assert as_dict(value)["named"]["x"]["workers"] == 4
+    assert "workers" not in as_dict(value, only_output=True)["named"]["x"]
+    assert "workers" not in as_dict(value, only_output=True)["inner"]
+
+
+def test_every_key_is_described():
+    rows = {row[0]: row[1:] for row in describe(Outer)}
+    assert rows["paths"] == ("list[str]", "required", "Paths.")
+    assert rows["inner.kind"] == ("small | large", "small", "Kind.")
+    assert "named.NAME.width" in rows

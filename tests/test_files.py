@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import gzip
+
+import pytest
+import zstandard
+
+from megatron_ipt.errors import InputError, StorageError
+from megatron_ipt.files import (
+    atomic_folder,
+    atomic_jsonl,
+    atomic_open,
+    iter_lines,
+    open_bytes,
+    read_json,
+    read_jsonl,
+    remove_leftovers,
+)
+
+LINES = [b'{"a":1}', b"", '{"b":"é"}'.encode()] * 1000
+CONTENT = b"\n".join(LINES)
+
+
+def compressed(suffix: str, content: bytes) -> bytes:
+    if suffix == ".gz":
+        return gzip.compress(content)
+    if suffix == ".zst":
+        return zstandard.compress(content)
+    return content
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_lines_of_plain_and_compressed_files(tmp_path, suffix):
+    path = tmp_path / f"x.jsonl{suffix}"
+    path.write_bytes(compressed(suffix, CONTENT))
+    assert list(iter_lines(path)) == LINES
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_concatenated_members_are_read_to_the_end(tmp_path, suffix):
+    path = tmp_path / f"x.jsonl{suffix}"
+    path.write_bytes(compressed(suffix, b"one\n") + compressed(suffix, b"two\n"))
+    assert list(iter_lines(path)) == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("left", [0.5, 0.99])
+def test_a_truncated_file_is_an_error_and_not_a_shorter_file(tmp_path, suffix, left):
+    path = tmp_path / f"x.jsonl{suffix}"
+    whole = compressed(suffix, CONTENT)
+    path.write_bytes(whole[: int(len(whole) * left)])
+    with pytest.raises(InputError, match=r"x\.jsonl.*damaged or truncated after line \d+"):
+        list(iter_lines(path))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_file_that_is_not_compressed_at_all_is_named(tmp_path, suffix):
+    path = tmp_path / f"x.txt{suffix}"
+    path.write_bytes(b"plain text\n" * 10)
+    with pytest.raises(InputError, match=r"x\.txt"):
+        list(iter_lines(path))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none.*cannot be opened: No such file"):
+        open_bytes(tmp_path / "none")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_records_survive_a_round_trip(tmp_path, suffix):
+    path = tmp_path / "deep" / f"x.jsonl{suffix}"
+    records = [{"text": "é\u2028\n"}, {"n": [1, 2.5, None]}]
+    with atomic_jsonl(path) as writer:
+        for record in records:
+            writer.write(record)
+        assert not path.exists()
+    assert writer.records == 2
+    assert list(read_jsonl(path)) == records
+
+
+def test_a_failed_write_leaves_neither_file_nor_leftover(tmp_path):
+    path = tmp_path / "x.jsonl.zst"
+    path.write_bytes(b"before")
+    with pytest.raises(RuntimeError), atomic_jsonl(path) as writer:
+        writer.write({})
+        raise RuntimeError
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_refused_write_names_the_file():
+    with pytest.raises(StorageError, match="/dev/null/x: could not be written"), atomic_open("/dev/null/x") as stream:
+        stream.write(b"")
+
+
+def test_a_folder_takes_its_place_when_complete(tmp_path):
+    for content in ("one", "two"):
+        with atomic_folder(tmp_path / "model") as folder:
+            (folder / "weights").write_text(content)
+        assert (tmp_path / "model/weights").read_text() == content
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_text("three")
+        raise RuntimeError
+    assert (tmp_path / "model/weights").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_leftovers_of_a_crash_are_removed(tmp_path):
+    (tmp_path / ".x.jsonl.123.tmp").touch()
+    (tmp_path / ".model.123.tmp/deep").mkdir(parents=True)
+    (tmp_path / "x.jsonl").touch()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+def test_damaged_json_names_file_and_line(tmp_path):
+    (tmp_path / "x.jsonl").write_text("{}\n{\n")
+    with pytest.raises(InputError, match=r"x\.jsonl:2: not valid JSON"):
+        list(read_jsonl(tmp_path / "x.jsonl"))
+    with pytest.raises(InputError, match=r"x\.jsonl: not valid JSON"):
+        read_json(tmp_path / "x.jsonl")

@@ -1,0 +1,166 @@
+#!/usr/bin/env python
+"""Speed and memory of the conversions, against ``cp`` of the same bytes on the same disk.
+
+python tools/bench_convert.py --preset instructlm_500m --vocab-size 32000
+python tools/bench_convert.py --preset llama3_8b --vocab-size 128256 --repeats 1
+
+Makes a Hugging Face folder of random bf16 weights, then alternates: cp of it, cp and fsync, import, export. A
+conversion flushes its files to disk before it calls them done, so the second is what it can be compared with; the bound
+is held against the first. Models that fit into memory are copied and converted twice and the second time counts: in a
+virtual machine, memory that the host must first hand out costs several times the copying. Memory is the peak of the
+process above what it has after its imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+_BOUND = 2.5
+_MEMORY_BOUND = 3.0
+_FITS = 4_000_000_000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="instructlm_500m")
+    parser.add_argument("--vocab-size", type=int, default=32000)
+    parser.add_argument("--max-shard-size", default="5GB")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", help="where to work; needs three times the model's bytes")
+    parser.add_argument("--twice", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        _child(*arguments.child, arguments.workers, arguments.max_shard_size, arguments.twice)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="bench-convert-", dir=arguments.folder) as folder:
+        _report(arguments, Path(folder))
+    return 0
+
+
+def _report(arguments: argparse.Namespace, folder: Path) -> None:
+    source = folder / "model"
+    largest = make_model(source, arguments.preset, arguments.vocab_size, arguments.max_shard_size)
+    size = sum(path.stat().st_size for path in source.iterdir())
+    print(f"{arguments.preset}, vocabulary {arguments.vocab_size:,}: {size / 1e9:.2f} GB in bf16, largest tensor "
+          f"{largest / 1e6:,.0f} MB, {arguments.workers} workers")  # fmt: skip
+    twice = size < _FITS
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in ("cp", "cp and fsync", "import", "export")}
+    for _ in range(arguments.repeats):
+        rows["cp"].append(_copy(source, folder / "copy", twice, flush=False))
+        rows["cp and fsync"].append(_copy(source, folder / "copy", twice, flush=True))
+        rows["import"].append(_convert(arguments, "import", source, folder / "checkpoints", twice))
+        rows["export"].append(_convert(arguments, "export", folder / "checkpoints", folder / "exported", twice))
+        shutil.rmtree(folder / "checkpoints")
+        shutil.rmtree(folder / "exported")
+    median = {name: {key: statistics.median(row[key] for row in found) for key in found[0]}
+              for name, found in rows.items()}  # fmt: skip
+    print(f"{'':<14}{'start-up, CPU s':>16}{'work, s':>10}{'/ cp':>8}{'/ cp+fsync':>12}{'CPU s':>8}"
+          f"{'peak, MB':>10}{'/ largest':>11}")  # fmt: skip
+    for name, row in median.items():
+        ratios = [row["seconds"] / median[other]["seconds"] for other in ("cp", "cp and fsync")]
+        line = f"{name:<14}{row.get('start', 0):>16.2f}{row['seconds']:>10.2f}{ratios[0]:>8.2f}{ratios[1]:>12.2f}"
+        if "peak" in row:
+            line += f"{row['cpu']:>8.2f}{row['peak'] / 1e6:>10,.0f}{row['peak'] / largest:>11.2f}"
+        print(line)
+    for name in ("import", "export"):
+        speed, memory = median[name]["seconds"] / median["cp"]["seconds"], median[name]["peak"] / largest
+        verdict = "within" if speed <= _BOUND and memory <= _MEMORY_BOUND else "ABOVE"
+        print(f"{name}: {verdict} {_BOUND} x cp and {_MEMORY_BOUND:g} x the largest tensor")
+
+
+def make_model(folder: Path, preset: str, vocab_size: int, max_shard_size: str) -> int:
+    """Writes a Hugging Face folder of random weights; returns the bytes of its largest tensor."""
+    import torch
+
+    from megatron_ipt.convert.hugging_face_config import hugging_face_config
+    from megatron_ipt.convert.layouts import tensors
+    from megatron_ipt.convert.safetensors_writer import TensorPlan, file_names, header, pack, parse_size, write_index
+    from megatron_ipt.convert.stored import as_bytes
+    from megatron_ipt.convert.tokenizer_files import TokenIds
+    from megatron_ipt.files import write_json
+    from megatron_ipt.training.families import resolve_shape
+
+    folder.mkdir()
+    shape = resolve_shape({"preset": preset})
+    plans = [
+        TensorPlan(part.name, part.shape, torch.bfloat16)
+        for joined in tensors(shape, vocab_size, vocab_size)
+        for part in joined.parts
+    ]
+    noise = memoryview(as_bytes(torch.randn(1 << 22).mul(0.02).bfloat16()))
+    files = pack(plans, parse_size(max_shard_size))
+    for name, members in zip(file_names(len(files)), files):
+        with open(folder / name, "wb") as stream:
+            stream.write(header(members))
+            left = sum(plan.size for plan in members)
+            while left:
+                left -= stream.write(noise[: min(left, len(noise))])
+            os.fsync(stream.fileno())
+    if len(files) > 1:
+        write_index(folder, files)
+    write_json(folder / "config.json", hugging_face_config(shape, vocab_size, TokenIds(1, 2, None), torch.bfloat16))
+    return max(plan.size for plan in plans)
+
+
+def _copy(source: Path, target: Path, twice: bool, flush: bool) -> dict[str, float]:
+    for _ in range(1 + twice):
+        shutil.rmtree(target, ignore_errors=True)
+        start = time.perf_counter()
+        subprocess.run(["cp", "-r", str(source), str(target)], check=True)
+        if flush:
+            subprocess.run(["sync", *map(str, target.iterdir())], check=True)
+        seconds = time.perf_counter() - start
+    shutil.rmtree(target)
+    return {"seconds": seconds}
+
+
+def _convert(arguments: argparse.Namespace, kind: str, source: Path, target: Path, twice: bool) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", kind, str(source), str(target)]
+    options = ["--workers", str(arguments.workers), "--max-shard-size", arguments.max_shard_size]
+    options += ["--twice"] if twice else []
+    done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _child(kind: str, source: str, target: str, workers: int, max_shard_size: str, twice: bool) -> None:
+    from megatron_ipt.convert.commands import export_model, import_model
+
+    logging.disable(logging.WARNING)
+    if kind == "import":
+        # Needed by the import alone, at its end: part of the libraries.
+        import torch.distributed.checkpoint.filesystem  # noqa: F401
+    started = time.process_time()
+    Path("/proc/self/clear_refs").write_text("5")
+    base = _peak()
+    for _ in range(1 + twice):
+        shutil.rmtree(target, ignore_errors=True)
+        before, start = time.process_time(), time.perf_counter()
+        if kind == "import":
+            import_model(source, target, workers=workers)
+        else:
+            export_model(source, target, workers=workers, max_shard_size=max_shard_size)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - before
+    print(json.dumps({"start": started, "seconds": seconds, "cpu": cpu, "peak": _peak() - base}))
+
+
+def _peak() -> int:
+    """Most memory that was resident since the mark was reset, in bytes (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

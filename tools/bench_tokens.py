@@ -1,0 +1,321 @@
+#!/usr/bin/env python3
+"""Speed and memory of tokenization, against the bare library and the peers installed here.
+
+Every row is a process of its own, measured as the system accounts for it: CPU-seconds of it and its workers, peak
+memory of the largest of them. A run on a few lines gives the start-up; what a large run takes beyond it is the
+marginal cost, the least of several runs, because a busy machine only ever adds. All rows read the same corpus, so
+compare within one table only. The limit is what the fast tokenizer library does when nothing else is done: lines
+parsed by orjson, encoded in batches of 8 MB, and thrown away. With several workers it is that many such processes at
+once, because processes slow each other down.
+
+    python tools/bench_tokens.py                    # 50 MB of the text and code that is installed with Python
+    python tools/bench_tokens.py --megabytes 200 --workers 1 2
+    python tools/bench_tokens.py --input corpus.jsonl --tokenizer-model tokenizer.model
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+DOCUMENT_CHARACTERS = 3000
+SMALL_LINES = 20
+RUNS = 2
+INDEX_DOCUMENTS = 10_000_000
+
+
+class Run(NamedTuple):
+    """What one process and its children took."""
+
+    cpu: float
+    wall: float
+    megabytes: float
+    tokens: int
+
+
+class Row(NamedTuple):
+    """One line of the table: marginal tokens per CPU-second, start-up CPU-seconds, peak memory of a process."""
+
+    name: str
+    speed: float
+    start: float
+    megabytes: float
+
+
+def main() -> None:
+    arguments = _parse()
+    if arguments.row:
+        ROWS[arguments.row](arguments.input, arguments.tokenizer_model)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(arguments.input or _make_corpus(Path(folder) / "corpus.jsonl", arguments.megabytes))
+        model = arguments.tokenizer_model or _tokenizer_at_hand(Path(folder), corpus)
+        print(f"{corpus.stat().st_size / 1e6:,.0f} MB of JSON Lines, tokenizer {Path(model).name}\n")
+        small, tenth = (_head(corpus, Path(folder) / f"{n}.jsonl", n) for n in (SMALL_LINES, arguments.slow_lines))
+        rows: list[Row] = []
+        for workers in arguments.workers:
+            of = f"{workers} process{'es' if workers > 1 else ''}"
+            rows.append(_measure_row(f"gigatoken alone, {of} (limit)", "limit", small, corpus, model, workers))
+            for engine, text in (("gigatoken", corpus), ("sentencepiece", tenth)):
+                name = f"megatron-ipt, {engine}, {of}"
+                rows.append(_measure_tool(name, engine, workers, small, text, model, Path(folder)))
+        rows.append(_measure_row("sentencepiece alone", "sentencepiece", small, tenth, model))
+        for module, name in (("megatron.core", "Megatron-LM's loop"), ("datatrove", "datatrove")):
+            if _is_installed(module):
+                rows.append(_measure_row(name, module, small, tenth, model))
+            else:
+                print(f"{name}: {module} is not installed, left out")
+        _print(rows)
+        _measure_index(Path(folder) / "many", arguments.documents)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", help="JSON Lines with a text field; default: made from installed files")
+    parser.add_argument("--megabytes", type=int, default=50, help="size of the corpus that is made")
+    parser.add_argument("--tokenizer-model", help="a .model file; default: Mistral's, from mistral_common, or trained")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="numbers of processes to try")
+    parser.add_argument("--slow-lines", type=int, default=8000, help="lines that the slow rows read")
+    parser.add_argument("--documents", type=int, default=INDEX_DOCUMENTS, help="of the index that is written and read")
+    parser.add_argument("--row", choices=sorted(ROWS), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _make_corpus(path: Path, megabytes: int) -> Path:
+    """Text and code of the files installed with Python, in documents of 3,000 characters; shuffled when reused."""
+    roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
+    files = sorted(
+        {file for root in roots for file in root.rglob("*") if file.suffix in (".py", ".rst", ".txt", ".md")}
+    )
+    rng = random.Random(0)
+    rng.shuffle(files)
+    size = 0
+    with open(path, "w") as stream:
+        for turn in itertools.count():
+            for file in files:
+                text = file.read_text(errors="ignore")
+                if turn:
+                    lines = text.splitlines(keepends=True)
+                    rng.shuffle(lines)
+                    text = "".join(lines)
+                for start in range(0, len(text), DOCUMENT_CHARACTERS):
+                    line = json.dumps({"text": text[start : start + DOCUMENT_CHARACTERS]}) + "\n"
+                    size += stream.write(line)
+                if size >= megabytes * 1_000_000:
+                    return path
+    raise AssertionError("the corpus ends by its size")
+
+
+def _tokenizer_at_hand(folder: Path, corpus: Path) -> str:
+    found = importlib.util.find_spec("mistral_common")
+    if found and found.origin:
+        return str(Path(found.origin).parent / "data" / "tokenizer.model.v1")
+    from megatron_ipt.tokens.tokenizer import train_sentencepiece
+
+    texts = (text for text in itertools.islice(_texts(str(corpus)), 3000))
+    train_sentencepiece((line for text in texts for line in text.splitlines()), 8000).save_model(folder / "trained")
+    return str(folder / "trained" / "tokenizer.model")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _head(corpus: Path, path: Path, lines: int) -> Path:
+    with open(corpus, "rb") as stream:
+        path.write_bytes(b"".join(itertools.islice(stream, lines)))
+    return path
+
+
+def _run(command: list[str], at_once: int = 1) -> Run:
+    """Runs ``command``, whose last line of output is the number of tokens; ``at_once`` gives the sum of that many."""
+    start = time.monotonic()
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(at_once)]
+    cpu, megabytes, tokens = 0.0, 0.0, 0
+    for process in processes:
+        assert process.stdout is not None
+        output = process.stdout.read().decode()
+        process.stdout.close()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"exit status {process.returncode}: {' '.join(command)}")
+        tokens += int(output.strip().splitlines()[-1])
+        cpu += usage.ru_utime + usage.ru_stime
+        megabytes = max(megabytes, usage.ru_maxrss / 1024)
+    return Run(cpu, time.monotonic() - start, megabytes, tokens)
+
+
+def _least(command: list[str], at_once: int = 1) -> Run:
+    return min((_run(command, at_once) for _ in range(RUNS)), key=lambda run: run.cpu)
+
+
+def _row(name: str, small: Run, large: Run) -> Row:
+    speed = (large.tokens - small.tokens) / max(large.cpu - small.cpu, 1e-9)
+    return Row(name, speed, small.cpu, max(small.megabytes, large.megabytes))
+
+
+def _measure_row(name: str, row: str, small: Path, large: Path, model: str, at_once: int = 1) -> Row:
+    command = [sys.executable, __file__, "--row", row, "--tokenizer-model", model, "--input"]
+    return _row(name, _least([*command, str(small)], at_once), _least([*command, str(large)], at_once))
+
+
+def _measure_tool(name: str, engine: str, workers: int, small: Path, large: Path, model: str, folder: Path) -> Row:
+    # The small run is cut into a piece for each worker, so that the start of all of them counts as start-up.
+    program = (
+        "import json, sys, io, contextlib; from megatron_ipt.tokens import pieces\n"
+        "pieces.LEAST_PIECE_BYTES = int(sys.argv[1])\n"
+        "from megatron_ipt.tokens.preprocess_arguments import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as out: status = main(sys.argv[2:])\n"
+        "print(json.loads(out.getvalue())['tokens']); sys.exit(status)"
+    )
+    small_piece = str(small.stat().st_size // workers + 1)
+    command = [
+        "--json", "--overwrite", "--append-eod", "--output-prefix", str(folder / "ours"),
+        "--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-model", model, "--engine", engine,
+        "--workers", str(workers), "--log-interval", str(10**9), "--input",
+    ]  # fmt: skip
+    start = [sys.executable, "-c", program]
+    large_piece = str(32 << 20)
+    return _row(
+        name,
+        _least([*start, small_piece, *command, str(small)]),
+        _least([*start, large_piece, *command, str(large)]),
+    )
+
+
+def _print(rows: list[Row]) -> None:
+    print(f"\n{'':<42}{'tokens per CPU-s':>18}{'of limit':>10}{'start-up CPU-s':>16}{'peak MB':>10}")
+    limit = rows[0].speed
+    for row in rows:
+        if row.name.endswith("(limit)"):
+            limit = row.speed
+        share = row.speed / limit
+        print(f"{row.name:<42}{row.speed:>18,.0f}{share:>10.1%}{row.start:>16.2f}{row.megabytes:>10,.0f}")
+
+
+def _measure_index(prefix: Path, documents: int) -> None:
+    command = [sys.executable, __file__, "--row", "index", "--input", str(prefix), "--tokenizer-model", str(documents)]
+    run = _run(command)
+    print(
+        f"\nindex of {documents:,} documents ({run.tokens:,} tokens) written and verified: {run.cpu:.1f} CPU-s, "
+        f"{run.megabytes:,.0f} MB"
+    )
+
+
+def _texts(path: str) -> Iterator[str]:
+    import orjson
+
+    with open(path, "rb") as stream:
+        for line in stream:
+            yield orjson.loads(line)["text"]
+
+
+def _limit(path: str, model: str) -> None:
+    """orjson and gigatoken in batches of 8 MB."""
+    import gigatoken
+    import numpy as np
+
+    tokenizer = gigatoken.Tokenizer.from_sentencepiece(model)
+    tokens = size = 0
+    batch: list[str] = []
+    for text in itertools.chain(_texts(path), [None]):
+        if text is not None:
+            batch.append(text)
+            size += len(text)
+        if batch and (text is None or size >= 8_000_000):
+            layout: Any = tokenizer.encode_batch(batch, parallel=False).layout
+            tokens += len(np.asarray(layout.content.data))
+            batch, size = [], 0
+    print(tokens)
+
+
+def _sentencepiece(path: str, model: str) -> None:
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=model)
+    print(sum(len(ids) for ids in map(processor.encode, _texts(path))))
+
+
+def _megatron(path: str, model: str) -> None:
+    """What preprocess_data.py does with every line, in one process."""
+    import sentencepiece
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=model)
+    tokens = 0
+    with tempfile.TemporaryDirectory() as folder, open(path) as stream:
+        builder = IndexedDatasetBuilder(f"{folder}/x.bin", dtype=DType.optimal_dtype(len(processor)))
+        for line in stream:
+            ids = processor.encode_as_ids(json.loads(line)["text"])
+            ids.append(processor.eos_id())
+            builder.add_document(ids, [len(ids)])
+            tokens += len(ids)
+        builder.finalize(f"{folder}/x.idx")
+    print(tokens)
+
+
+def _datatrove(path: str, model: str) -> None:
+    """Its tokenizer for Megatron; reads the tokenizer.json that this package writes for the model."""
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.tokens.megatron_tokenizer import MegatronDocumentTokenizer
+
+    from megatron_ipt.tokens.tokenizer import SentencePieceTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        SentencePieceTokenizer.read(model).save(Path(folder) / "tokenizer")
+        pipeline = [
+            JsonlReader(str(Path(path).parent), glob_pattern=Path(path).name),
+            MegatronDocumentTokenizer(f"{folder}/out", tokenizer_name_or_path=f"{folder}/tokenizer/tokenizer.json"),
+        ]
+        LocalPipelineExecutor(pipeline=pipeline, logging_dir=f"{folder}/log").run()
+        print(sum(file.stat().st_size // 2 for file in Path(folder, "out").rglob("*.bin")))
+
+
+def _index(prefix: str, documents: str) -> None:
+    """Documents of four tokens, so that next to nothing but the index is measured."""
+    import numpy as np
+
+    from megatron_ipt.tokens.indexed import IndexedWriter
+    from megatron_ipt.tokens.verify import verify
+
+    batch = 100_000
+    tokens, lengths = np.ones(4 * batch, np.uint16), np.full(batch, 4, np.int32)
+    with IndexedWriter(prefix, np.uint16) as writer:
+        for start in range(0, int(documents), batch):
+            count = min(batch, int(documents) - start)
+            writer.add(tokens[: 4 * count], lengths[:count])
+    found = verify(prefix, vocab_size=2)
+    if found["problems"] or found["documents"] != int(documents):
+        raise SystemExit(f"problems: {found}")
+    print(found["tokens"])
+
+
+ROWS = {
+    "limit": _limit,
+    "sentencepiece": _sentencepiece,
+    "megatron.core": _megatron,
+    "datatrove": _datatrove,
+    "index": _index,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""How fast training is on this machine, each figure beside the one it is to be compared with, taken in turns.
+
+Usage: python tools/bench_training.py [speed|loop|save|start|data] [--sizes 10 50] [--seconds 20]
+
+speed  tokens per CPU-second of the training loop against transformers' MistralForCausalLM with torch's AdamW
+loop   time of a step of the loop against Megatron-Core's bare forward, backward and optimizer step
+save   how long a checkpoint stops the training, written beside it and in line
+start  seconds from the start of the process to the first step of a tiny model
+data   batches per second, and the index of a large data set: time, memory, time to open it again
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+SHAPES = {
+    10: {"num_layers": 6, "hidden_size": 320, "ffn_hidden_size": 864, "num_attention_heads": 5, "num_query_groups": 5},
+    50: {"num_layers": 8, "hidden_size": 640, "ffn_hidden_size": 1728, "num_attention_heads": 10,
+         "num_query_groups": 5},
+}  # fmt: skip
+"""Millions of parameters with a vocabulary of 8192."""
+
+VOCABULARY = 8192
+TOKENS_PER_STEP = 2048
+
+
+def write_dataset(folder: Path, tokens: int, vocabulary: int = VOCABULARY, document: int = 512) -> Path:
+    """A tokens stage of random ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = np.random.default_rng(0).integers(3, vocabulary, tokens, dtype=np.uint16)
+    ids.tofile(folder / "train.bin")
+    write_index(folder / "train.idx", np.full(tokens // document, document, np.int32))
+    entry = {"name": "mixed", "prefix": "train", "weight": 1.0, "documents": tokens // document, "tokens": tokens}
+    description = {"tokenizer": "none", "vocab_size": vocabulary, "bos_id": 1, "eod_id": 2, "pad_id": 0,
+                   "dtype": "uint16", "train": [entry], "valid": [], "test": []}  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+def write_index(path: Path, lengths: np.ndarray[Any, np.dtype[np.int32]]) -> None:
+    with open(path, "wb") as stream:
+        stream.write(b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, len(lengths), len(lengths) + 1))
+        lengths.tofile(stream)
+        np.concatenate([[0], np.cumsum(lengths.astype(np.int64) * 2)[:-1]]).astype(np.int64).tofile(stream)
+        np.arange(len(lengths) + 1, dtype=np.int64).tofile(stream)
+
+
+def make_trainer(folder: Path, size: int, seq_length: int, precision: str, *more: str) -> Any:
+    """A trainer that is ready for its first step."""
+    from megatron_ipt.config import load
+    from megatron_ipt.manifest import StageContext
+    from megatron_ipt.training import layout
+    from megatron_ipt.training.config import TrainingConfig
+    from megatron_ipt.training.stop import StopRequest
+
+    batch = TOKENS_PER_STEP // seq_length
+    overrides = [f"model.{name}={value}" for name, value in SHAPES[size].items()]
+    overrides += [f"model.max_position_embeddings={seq_length}", f"precision={precision}", f"micro_batch_size={batch}"]
+    overrides += [f"global_batch_size={batch}", "steps=100000", "logging.tensorboard=false", *more]
+    config = load(TrainingConfig, None, overrides)
+    layout.start_model_parallel(config)
+    tokens = folder / "tokens"
+    if not tokens.exists():
+        write_dataset(tokens, 1 << 21)
+    directory = folder / f"{size}-{seq_length}-{precision}"
+    directory.mkdir(exist_ok=True)
+
+    from megatron_ipt.training.trainer import Trainer
+
+    trainer = Trainer(config, StageContext("training", directory, 1, {"tokens": tokens}), StopRequest())
+    # The order of samples of a hundred thousand steps is not what is measured here.
+    trainer.steps = 1000
+    trainer._build_data()
+    trainer.metrics = None
+    return trainer
+
+
+def hugging_face_step(trainer: Any, seq_length: int) -> Callable[[], None]:
+    """One step of transformers' model of the same shape on the same number of tokens."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    shape = trainer.shape
+    config = MistralConfig(
+        vocab_size=trainer.padded_vocab_size, hidden_size=shape.hidden_size, intermediate_size=shape.ffn_hidden_size,
+        num_hidden_layers=shape.num_layers, num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_query_groups, head_dim=shape.kv_channels, sliding_window=None,
+        max_position_embeddings=shape.max_position_embeddings, tie_word_embeddings=False,
+    )  # fmt: skip
+    dtype = torch.float32 if trainer.precision == "fp32" else torch.bfloat16
+    model = MistralForCausalLM(config).to(dtype).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    ids = torch.randint(0, VOCABULARY, (TOKENS_PER_STEP // seq_length, seq_length))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def bare_step(trainer: Any) -> Callable[[], None]:
+    """Megatron-Core's own forward, backward and optimizer step on one batch, nothing around it."""
+    from megatron_ipt.training.trainer import _forward_step
+
+    batches = list(trainer.train_batches.at(0, 1))
+
+    def step() -> None:
+        for chunk in trainer.chunks:
+            chunk.zero_grad_buffer()
+        trainer.optimizer.zero_grad()
+        trainer.forward_backward(
+            forward_step_func=_forward_step, data_iterator=iter(batches), model=trainer.chunks[0], num_microbatches=1,
+            seq_length=trainer.seq_length, micro_batch_size=trainer.config.micro_batch_size, forward_only=False,
+        )  # fmt: skip
+        trainer.optimizer.step()
+
+    return step
+
+
+def in_turns(steps: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Median seconds of CPU of each, taken one after the other until ``seconds`` are over. With one thread, time that
+    other users of the machine take does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or len(next(iter(taken.values()))) < 3:
+        for name, step in steps.items():
+            began = time.process_time()
+            step()
+            taken[name].append(time.process_time() - began)
+    return {name: float(np.median(values)) for name, values in taken.items()}
+
+
+def start_ranks() -> None:
+    warnings.simplefilter("ignore")
+    from megatron_ipt.training import cpu, layout
+
+    cpu.install()
+    layout.start_process_group()
+
+
+def stop_model_parallel() -> None:
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+
+
+def bench_speed(folder: Path, sizes: list[int], seconds: float) -> None:
+    start_ranks()
+    print(f"{'size':>5} {'seq':>5} {'type':>5} {'loop tokens/s':>14} {'transformers':>13} {'ratio':>6}", flush=True)
+    for size in sizes:
+        for seq_length in (256, 1024):
+            for precision in ("fp32", "bf16"):
+                trainer = make_trainer(folder, size, seq_length, precision)
+                figures = in_turns(
+                    {"loop": _loop_step(trainer), "theirs": hugging_face_step(trainer, seq_length)}, seconds
+                )
+                ours, theirs = (TOKENS_PER_STEP / figures[name] for name in ("loop", "theirs"))
+                print(
+                    f"{size:>4}M {seq_length:>5} {precision:>5} {ours:>14,.0f} {theirs:>13,.0f} {ours / theirs:>6.2f}",
+                    flush=True,
+                )
+                stop_model_parallel()
+
+
+def _loop_step(trainer: Any) -> Callable[[], None]:
+    def step() -> None:
+        trainer._train_step()
+        trainer._log_step(0.0)
+
+    return step
+
+
+def bench_loop(folder: Path, sizes: list[int], seconds: float) -> None:
+    start_ranks()
+    for size in sizes:
+        trainer = make_trainer(folder, size, 256, "fp32")
+        figures = in_turns({"bare": bare_step(trainer), "loop": _loop_step(trainer)}, seconds)
+        share = figures["loop"] / figures["bare"] - 1
+        print(f"{size}M: bare step {figures['bare']:.3f} s, loop {figures['loop']:.3f} s, {share:+.1%}", flush=True)
+        stop_model_parallel()
+
+
+def bench_save(folder: Path, sizes: list[int], seconds: float) -> None:
+    start_ranks()
+    for size in sizes:
+        trainer = make_trainer(folder, size, 256, "fp32", "checkpoint.keep_last=1")
+        trainer._train_step()
+        stalls: dict[str, list[float]] = {"in line": [], "beside": []}
+        for _ in range(4):
+            for name, values in stalls.items():
+                trainer._train_step()
+                began = time.perf_counter()
+                trainer.checkpoints.save(trainer.state, wait=name == "in line")
+                stall = time.perf_counter() - began
+                while trainer.checkpoints.is_writing():
+                    time.sleep(0.01)
+                began = time.perf_counter()
+                trainer.checkpoints.finish()
+                values.append(stall + time.perf_counter() - began)
+        line, beside = (float(np.median(values)) for values in stalls.values())
+        print(f"{size}M: in line {line:.2f} s, beside {beside:.3f} s ({beside / line:.0%} of it)", flush=True)
+        stop_model_parallel()
+
+
+def bench_start(folder: Path) -> None:
+    tokens = write_dataset(folder / "tokens", 1 << 16)
+    overrides = ["model.preset=tiny", "steps=1", "micro_batch_size=2", "global_batch_size=2"]
+    program = (
+        "import sys; from pathlib import Path; from megatron_ipt.config import load;"
+        "from megatron_ipt.manifest import StageContext; from megatron_ipt.training.config import TrainingConfig;"
+        "from megatron_ipt.training.stage import run;"
+        "run(load(TrainingConfig, None, sys.argv[3:]), StageContext('training', Path(sys.argv[1]), 1,"
+        "{'tokens': Path(sys.argv[2])}))"
+    )
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", program, str(folder / "run"), str(tokens), *overrides], check=True)
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = usage.ru_utime + usage.ru_stime
+    print(f"one step of a tiny model, through the stage: {seconds:.1f} s of CPU, {time.perf_counter() - began:.1f} s")
+
+
+def bench_data(folder: Path) -> None:
+    start_ranks()
+    trainer = make_trainer(folder, 10, 1024, "fp32")
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < 3:
+        count += sum(1 for _ in trainer.train_batches.at(count, 1))
+    rate = count * TOKENS_PER_STEP / (time.perf_counter() - began)
+    print(f"batches: {rate:,.0f} tokens/s from one process")
+
+    from megatron_ipt.training.config import DataConfig
+    from megatron_ipt.training.data import TokenData
+    from megatron_ipt.training.indices import DatasetBuilder
+
+    documents = 10_000_000
+    lengths = np.random.default_rng(1).integers(100, 1100, documents, dtype=np.int32)
+    large = folder / "large"
+    large.mkdir()
+    write_index(large / "train.idx", lengths)
+    with open(large / "train.bin", "wb") as stream:
+        stream.truncate(int(lengths.sum(dtype=np.int64)) * 2)
+    entry = {"name": "mixed", "prefix": "train", "documents": documents, "tokens": int(lengths.sum(dtype=np.int64))}
+    (large / "dataset.json").write_text(json.dumps({"vocab_size": 32000, "eod_id": 2, "train": [entry]}))
+    data = TokenData.read(large)
+    for label in ("built", "reopened"):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began = time.perf_counter()
+        DatasetBuilder(data, 2048, DataConfig(), 1, folder / "indices").train(1000)
+        memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
+        print(f"index of {documents:,} documents {label} in {time.perf_counter() - began:.2f} s, {memory:+.2f} GB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "loop", "save", "start", "data"))
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50], choices=tuple(SHAPES))
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each figure")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-training-") as name:
+        folder = Path(name)
+        if arguments.what == "start":
+            bench_start(folder)
+        elif arguments.what == "data":
+            bench_data(folder)
+        else:
+            bench = {"speed": bench_speed, "loop": bench_loop, "save": bench_save}[arguments.what]
+            bench(folder, arguments.sizes, arguments.seconds)
+
+
+if __name__ == "__main__":
+    main()
