@@ -158,12 +158,17 @@ def main() -> None:
     sys.exit(status_code or 0)
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C. A class of its own, because Python ends by signal, whatever status was asked for, when a plain
+    KeyboardInterrupt has ever left code that was compiled from a string (a library's `exec` while it is imported)."""
+
+
 _interrupts: list[int] = []
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:
     _interrupts.append(signal_number)
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
 def _say_interrupted() -> int:

@@ -218,3 +218,19 @@ def test_the_example_recipes_are_valid():
         # The model that a continual recipe starts from is for its user to bring.
         missing_model = "training.model.from_hf: " in result.stderr and "cannot be opened" in result.stderr
         assert result.returncode == 0 or missing_model, result.stderr
+
+
+def test_ctrl_c_while_a_library_compiles_code_still_gives_the_status_of_an_interrupt(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from megatron_ipt import cli\n"
+        "@cli.cli.command('compile')\n"
+        "def compile_code():\n"
+        "    exec('import os, signal\\nos.kill(os.getpid(), signal.SIGINT)\\nwhile True: pass')\n"
+        "cli.main()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, program, "compile"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 130
+    assert "interrupted; the same command continues" in result.stderr
