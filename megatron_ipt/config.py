@@ -9,9 +9,8 @@ nearest valid name, values are held against choices and bounds, and a section ma
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from megatron_ipt.errors import RecipeError
+from megatron_ipt.errors import RecipeError, did_you_mean
 
 T = TypeVar("T")
 
@@ -31,7 +30,7 @@ def key(
     default: Any,
     help: str,
     *,
-    choices: tuple[Any, ...] = (),
+    choices: Collection[Any] = (),
     minimum: float | None = None,
     maximum: float | None = None,
     affects_output: bool = True,
@@ -42,7 +41,7 @@ def key(
         default: value when the recipe is silent; ``REQUIRED`` if it must speak. Lists, dicts and section classes are
             copied or called for every recipe.
         help: one or two sentences, with the unit.
-        choices: the only values allowed.
+        choices: the only values allowed; a table that extensions add to is given itself.
         minimum, maximum: inclusive bounds of a number.
         affects_output: False for keys (workers, log interval) that may change without making finished output stale.
     """
@@ -182,8 +181,7 @@ def _unknown_keys(section: type, part: DictConfig, prefix: str) -> Iterator[str]
     for name in map(str, part):
         path = f"{prefix}{name}"
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+            hint = did_you_mean(str(name), known, prefix)
             where = prefix.rstrip(".") or "the recipe"
             yield f"{path}: unknown key.{hint} Valid in {where}: {', '.join(known)}"
             continue
@@ -223,9 +221,7 @@ def _out_of_range(path: str, item: Any, metadata: Any) -> Iterator[tuple[str, st
     choices, minimum, maximum = (metadata.get(name) for name in ("choices", "minimum", "maximum"))
     for entry in item if isinstance(item, list) else [item]:
         if choices and entry not in choices and entry is not None:
-            near = difflib.get_close_matches(str(entry), map(str, choices), n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            yield path, f"{entry!r} is not one of {', '.join(map(str, choices))}.{hint}"
+            yield path, f"{entry!r} is not one of {', '.join(map(str, choices))}.{did_you_mean(str(entry), choices)}"
         if isinstance(entry, (int, float)) and not isinstance(entry, bool):
             if minimum is not None and not entry >= minimum:
                 yield path, f"{entry} is below the least allowed value {minimum:g}"

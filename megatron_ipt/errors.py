@@ -7,6 +7,9 @@ escapes is a bug in this package and shows its traceback with status 1.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Base of all errors that are explained rather than traced."""
@@ -36,6 +39,17 @@ class StorageError(UserError):
     """Writing failed: full disk, missing permission, vanished folder."""
 
     exit_status = 5
+
+
+def did_you_mean(found: str, known: Iterable[object], prefix: str = "", cutoff: float = 0.6) -> str:
+    """``" Did you mean NAME?"`` for the name in ``known`` nearest to ``found``; empty where none is near.
+
+    Args:
+        prefix: what stands before the names where they are used, e.g. ``training.``.
+        cutoff: least similarity, from 0 to 1.
+    """
+    near = difflib.get_close_matches(found, list(map(str, known)), n=1, cutoff=cutoff)
+    return f" Did you mean {prefix}{near[0]}?" if near else ""
 
 
 INTERRUPTED_STATUS = 130

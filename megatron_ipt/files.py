@@ -7,7 +7,6 @@ hidden ``.NAME.PID.tmp``.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import io
 import os
@@ -21,7 +20,7 @@ from typing import IO, Any, BinaryIO, cast
 import orjson
 import zstandard
 
-from megatron_ipt.errors import InputError, StageError, StorageError
+from megatron_ipt.errors import InputError, StorageError
 
 COMPRESSIONS = {"none": "", "gz": ".gz", "zst": ".zst"}
 """Recipe value to file suffix."""
@@ -118,8 +117,11 @@ def iter_lines(path: str | Path) -> Iterator[bytes]:
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that is renamed to it when the block succeeds, and removed when not.
+
+    Args:
+        flush: bring it to the disk, so that it is there whole after the machine failed, too.
 
     Raises:
         StorageError: anything the system refuses, a full disk first of all.
@@ -132,9 +134,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise _storage_error(path, error) from error
     try:
         yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
+        put_in_place(temporary, path, flush)
     except OSError as error:
         _remove(temporary)
         raise _storage_error(path, error) from error
@@ -154,8 +154,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         _remove(temporary)
         temporary.mkdir()
         yield temporary
+
+
+def put_in_place(finished: Path, path: Path, flush: bool = True) -> None:
+    """Makes the file or folder ``finished`` the one called ``path``. What is there is replaced.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    if flush:
+        _sync(finished)
+    if path.is_dir() and finished.is_dir():
         # A folder is not replaced by renaming another over it.
-        _remove(path)
+        old = path.with_name(f".{path.name}.old.tmp")
+        _remove(old)
+        path.rename(old)
+        finished.rename(path)
+        _remove(old)
+    else:
+        finished.replace(path)
+    if flush:
+        _sync(path.parent)
 
 
 @contextmanager
@@ -265,23 +284,3 @@ def remove_leftovers(directory: Path, name: str = "") -> None:
     """Removes temporary files and folders that a crashed writer left in ``directory``, or there of file ``name``."""
     for leftover in directory.glob(f".{name}*.tmp"):
         _remove(leftover)
-
-
-@contextmanager
-def locked(path: Path, holder: str, shared: bool = False) -> Iterator[None]:
-    """Holds the lock file ``path``; a lock of a dead process does not count.
-
-    Args:
-        holder: what is protected, for the message.
-        shared: let others hold it too that share it.
-
-    Raises:
-        StageError: another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as stream:
-        try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StageError(f"{holder}: another process is working on it (lock {path})") from error
-        yield

@@ -8,14 +8,12 @@ output of two recipes must never mix. Finished shards leave a marker each, so th
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.metadata
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,8 @@ import xxhash
 
 from megatron_ipt import __version__
 from megatron_ipt.errors import InputError, StageError, StorageError
-from megatron_ipt.files import atomic_path, is_remote, locked, read_json, remove_leftovers, write_json
+from megatron_ipt.files import atomic_path, is_remote, read_json, remove_leftovers, write_json
+from megatron_ipt.locks import locked
 
 MANIFEST = "manifest.json"
 _SAMPLED_BYTES = 1 << 20
@@ -131,11 +130,11 @@ def run_stage(
         # Through JSON, so that the comparison with an earlier manifest sees the same types.
         "settings": orjson.loads(orjson.dumps(settings)),
         "inputs": list(inputs),
-        "versions": _versions(),
+        "versions": installed_versions(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     lock = context.directory.with_name(f".{context.name}.lock")
-    with locked(lock, str(context.directory), shared=partial):
+    with locked(lock, context.directory, shared=partial):
         if partial:
             return _work_beside_others(context, manifest, work)
         seconds_before = _prepare(context.directory, manifest, overwrite)
@@ -147,7 +146,8 @@ def run_stage(
 
 
 def _work_beside_others(context: StageContext, manifest: dict[str, Any], work: Callable[[], dict[str, Any]]) -> bool:
-    with _waiting_for(context.directory.with_name(f".{context.name}.begin.lock")):
+    beginning = context.directory.with_name(f".{context.name}.begin.lock")
+    with locked(beginning, context.directory, wait=True):
         seconds_before = _prepare(context.directory, manifest, overwrite=False)
         if seconds_before is None:
             return False
@@ -155,14 +155,6 @@ def _work_beside_others(context: StageContext, manifest: dict[str, Any], work: C
             write_json(context.directory / MANIFEST, manifest)
     work()
     return True
-
-
-@contextmanager
-def _waiting_for(path: Path) -> Iterator[None]:
-    """Holds a lock that others hold for an instant only."""
-    with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _prepare(directory: Path, manifest: dict[str, Any], overwrite: bool) -> float | None:
@@ -256,7 +248,8 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Versions of this package, of Python, and of the libraries that decide what comes out."""
     versions = {"megatron-ipt": __version__, "python": platform.python_version()}
     for package in _VERSIONED:
         try:

@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from megatron_ipt.errors import RecipeError, StageError
+from megatron_ipt.extensions import load_registered_extensions
 
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
@@ -49,7 +50,8 @@ def map_shards(
             yield shard, work(shard, *arguments)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=spawn) as pool:
+    processes = min(workers, len(shards))
+    with ProcessPoolExecutor(processes, spawn, load_registered_extensions) as pool:
         futures = {pool.submit(work, shard, *arguments): shard for shard in shards}
         try:
             for future in as_completed(futures):

@@ -8,6 +8,7 @@ torch.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Stage:
         code: ``module:function``, called with (section, context), returns counts.
         files: ``module:function`` that fingerprints inputs from outside the run, called with (section).
         shardable: several processes may each do a share of it; ``code`` then takes ``shard=(i, N)``.
+        libraries: packages of the extra ``train`` that it needs.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Stage:
     code: str
     files: str = ""
     shardable: bool = False
+    libraries: tuple[str, ...] = ()
 
 
 STAGES = (
@@ -64,16 +67,21 @@ STAGES = (
         "megatron_ipt.tokens.stage:run", "megatron_ipt.tokens.stage:fingerprints", shardable=True,
     ),
     Stage(
-        "training", "train", "Pre-train with Megatron-Core.", ("tokens",),
-        "megatron_ipt.training.stage:run",
+        "tuning", "tuning-data", "Pack tasks or conversations into masked sequences.", (),
+        "megatron_ipt.tuning.stage:run", "megatron_ipt.tuning.stage:fingerprints",
+    ),
+    Stage(
+        "training", "train", "Train with Megatron-Core.", ("tokens",),
+        "megatron_ipt.training.stage:run", libraries=("torch", "megatron"),
     ),
     Stage(
         "export", "export", "Write the trained model as a Hugging Face folder.", ("training", "tokens"),
-        "megatron_ipt.convert.stage:run",
+        "megatron_ipt.convert.stage:run", libraries=("torch", "megatron"),
     ),
     Stage(
-        "evaluation", "evaluate", "Check the exported model against the trained one and measure it.",
+        "evaluation", "evaluate", "Compare the exported model with the trained one; measure.",
         ("training", "tokens", "export"), "megatron_ipt.evaluation.stage:run",
+        "megatron_ipt.evaluation.stage:fingerprints", libraries=("torch", "megatron", "transformers"),
     ),
     Stage(
         "report", "report", "Write one HTML page about the run.",
@@ -81,6 +89,31 @@ STAGES = (
         "megatron_ipt.report.stage:run",
     ),
 )  # fmt: skip
+
+_FROM_CORPUS = ("corpus", "synthesis", "augment", "tokens")
+_FROM_TASKS = ("tuning",)
+"""A recipe makes its token data in one of these two ways; what follows reads either as ``tokens``."""
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages of this recipe, in order: pre-training on a corpus, or tuning where ``tuning.datasets`` names data."""
+    left_out = _FROM_CORPUS if recipe.tuning.datasets else _FROM_TASKS
+    return tuple(stage for stage in STAGES if stage.name not in left_out)
+
+
+def stage_of(recipe: Recipe, name: str) -> Stage:
+    """The stage of this recipe with this name or command.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    stage = stage_named(name)
+    stages = stages_of(recipe)
+    if stage not in stages:
+        there = ", ".join(stage.name for stage in stages)
+        reason = "tuning.datasets names data to tune on" if recipe.tuning.datasets else "tuning.datasets names none"
+        raise RecipeError(f"{stage.command}: not a stage of this recipe, because {reason}; its stages are {there}")
+    return stage
 
 
 def stage_named(name: str) -> Stage:
@@ -98,11 +131,14 @@ def stage_named(name: str) -> Stage:
 def context_of(stage: Stage, recipe: Recipe) -> StageContext:
     """What ``stage`` is told besides its section."""
     root = Path(recipe.output_dir)
+    folders = {other.name: root / other.name for other in stages_of(recipe)}
+    if recipe.tuning.datasets:
+        folders["tokens"] = folders["tuning"]
     return StageContext(
         name=stage.name,
         directory=root / stage.name,
         seed=recipe.seed,
-        inputs={name: root / name for name in stage.reads},
+        inputs={name: folders[name] for name in stage.reads if name in folders},
         compression=recipe.compression,
         recipe_name=recipe.name,
     )
@@ -115,22 +151,23 @@ def run_one(stage: Stage, recipe: Recipe, overwrite: bool = False, shard: tuple[
         shard: (i, N) does only this share of it, beside other processes; a last run without it completes the stage.
 
     Raises:
-        RecipeError: the stage cannot be shared out.
+        RecipeError: the stage is not one of this recipe's, or cannot be shared out.
         StageError: a stage it reads is unfinished, or output of other settings is there.
     """
+    stage_of(recipe, stage.name)
     section = getattr(recipe, stage.name)
     context = context_of(stage, recipe)
     inputs = []
-    for name, directory in context.inputs.items():
+    for directory in context.inputs.values():
         manifest = read_manifest(directory)
         if manifest is None or manifest["status"] != "complete":
             raise StageError(
-                f"{stage.name}: needs the finished output of stage {name} in {directory}; "
-                f"run `megatron-ipt {stage_named(name).command}` first"
+                f"{stage.name}: needs the finished output of stage {directory.name} in {directory}; "
+                f"run `megatron-ipt {stage_named(directory.name).command}` first"
             )
         inputs.append(fingerprint_stage(directory))
     if stage.files:
-        inputs += _resolve(stage.files)(section)
+        inputs += _code(stage, stage.files)(section)
     settings = {"seed": recipe.seed, **as_dict(section, only_output=True)}
     if shard is not None:
         if not stage.shardable:
@@ -138,9 +175,9 @@ def run_one(stage: Stage, recipe: Recipe, overwrite: bool = False, shard: tuple[
         if overwrite:
             raise RecipeError("--overwrite with --shard: processes would discard each other's work; overwrite first")
         return run_stage(
-            context, settings, inputs, lambda: _resolve(stage.code)(section, context, shard=shard), partial=True
+            context, settings, inputs, lambda: _code(stage, stage.code)(section, context, shard=shard), partial=True
         )
-    ran = run_stage(context, settings, inputs, lambda: _resolve(stage.code)(section, context), overwrite)
+    ran = run_stage(context, settings, inputs, lambda: _code(stage, stage.code)(section, context), overwrite)
     manifest = cast("dict[str, Any]", read_manifest(context.directory))
     verb = f"done in {duration(manifest['seconds'])}" if ran else "already done"
     logger.info("%-10s %s  %s", stage.name, verb, summarize(manifest["counts"]))
@@ -149,11 +186,12 @@ def run_one(stage: Stage, recipe: Recipe, overwrite: bool = False, shard: tuple[
 
 def run_recipe(recipe: Recipe, overwrite: bool = False, until: str | None = None) -> None:
     """Runs all stages in order, skipping finished ones, up to and including ``until``."""
-    last = stage_named(until) if until else STAGES[-1]
+    stages = stages_of(recipe)
+    last = stage_of(recipe, until) if until else stages[-1]
     root = Path(recipe.output_dir)
-    for stage in STAGES:
+    for stage in stages:
         run_one(stage, recipe, overwrite)
-        if stage is STAGES[0] or overwrite:
+        if stage is stages[0] or overwrite:
             save_recipe(recipe, root / "recipe.yaml")
         if stage is last:
             return
@@ -162,7 +200,7 @@ def run_recipe(recipe: Recipe, overwrite: bool = False, until: str | None = None
 def status_of(recipe: Recipe) -> list[dict[str, Any]]:
     """State of every stage: ``{stage, status, seconds, counts}``; ``status`` is ``missing`` where none has begun."""
     rows = []
-    for stage in STAGES:
+    for stage in stages_of(recipe):
         manifest = read_manifest(Path(recipe.output_dir) / stage.name) or {}
         rows.append(
             {
@@ -187,6 +225,11 @@ def summarize(counts: dict[str, Any]) -> str:
     return ", ".join(figures[:6])
 
 
-def _resolve(target: str) -> Callable[..., Any]:
+def _code(stage: Stage, target: str) -> Callable[..., Any]:
+    missing = [name for name in stage.libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        raise StageError(
+            f"{stage.name}: {' and '.join(missing)} not installed; `pip install megatron-ipt[train]` brings it"
+        )
     module, _, function = target.partition(":")
     return cast(Callable[..., Any], getattr(importlib.import_module(module), function))

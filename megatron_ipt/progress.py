@@ -17,18 +17,21 @@ logger = logging.getLogger(__name__)
 LOG_SECONDS = 15.0
 
 
-def configure_logging(verbose: bool = False) -> None:
-    """Sends this package's log to standard error, one line a message.
+def configure_logging(verbose: bool = False, first_rank: bool = True) -> None:
+    """Sends this package's log to standard error, one line a message, with the time; in a file also with the day.
 
-    Warnings that libraries address to programmers are shown only when ``verbose``.
+    Args:
+        verbose: log more, and show the warnings that libraries address to programmers.
+        first_rank: of several processes that do the same, only one tells more than errors.
     """
     if not verbose:
         warnings.simplefilter("ignore")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    time_format = "%H:%M:%S" if sys.stderr.isatty() else "%Y-%m-%d %H:%M:%S"
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", time_format))
     root = logging.getLogger("megatron_ipt")
     root.handlers[:] = [handler]
-    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    root.setLevel(logging.ERROR if not first_rank else logging.DEBUG if verbose else logging.INFO)
     root.propagate = False
 
 

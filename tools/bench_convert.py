@@ -25,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmark_table import Figures, add_option
+
 _BOUND = 2.5
 _MEMORY_BOUND = 3.0
 _FITS = 4_000_000_000
@@ -38,6 +40,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", help="where to work; needs three times the model's bytes")
+    add_option(parser)
     parser.add_argument("--twice", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -74,10 +77,15 @@ def _report(arguments: argparse.Namespace, folder: Path) -> None:
         if "peak" in row:
             line += f"{row['cpu']:>8.2f}{row['peak'] / 1e6:>10,.0f}{row['peak'] / largest:>11.2f}"
         print(line)
+    figures = Figures()
     for name in ("import", "export"):
         speed, memory = median[name]["seconds"] / median["cp"]["seconds"], median[name]["peak"] / largest
         verdict = "within" if speed <= _BOUND and memory <= _MEMORY_BOUND else "ABOVE"
         print(f"{name}: {verdict} {_BOUND} x cp and {_MEMORY_BOUND:g} x the largest tensor")
+        figures.add(f"{name} of {arguments.preset}: time against cp", speed, "x", _BOUND, at_most=True)
+        figures.add(f"{name}: peak memory against the largest tensor", memory, "x", _MEMORY_BOUND, at_most=True)
+        figures.add(f"{name}: start-up", median[name]["start"], "CPU-s")
+    figures.write(arguments.json)
 
 
 def make_model(folder: Path, preset: str, vocab_size: int, max_shard_size: str) -> int:

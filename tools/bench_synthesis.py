@@ -29,6 +29,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from benchmark_table import Figures, add_option  # noqa: E402
+
 from megatron_ipt.config import load  # noqa: E402
 from megatron_ipt.files import atomic_jsonl, shard_name  # noqa: E402
 from megatron_ipt.manifest import StageContext  # noqa: E402
@@ -328,7 +330,9 @@ def main() -> None:
     )
     parser.add_argument("--chain-texts", type=int, default=512, help="texts for chains")
     parser.add_argument("--folder", help="for the material; default: a temporary one")
+    add_option(parser)
     arguments = parser.parse_args()
+    figures = Figures()
     parts = arguments.parts or ["chains", "throughput", "memory"]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         root = Path(name)
@@ -346,6 +350,9 @@ def main() -> None:
                     f"{label:<16}{rounds['seconds']:>14.2f}{chains['seconds']:>14.2f}"
                     f"{rounds['seconds'] / chains['seconds']:>14.2f}{rounds['busy']:>14.1%}{chains['busy']:>14.1%}"
                 )
+                gain = rounds["seconds"] / chains["seconds"]
+                figures.add(f"chains against rounds, prefix cache: {label}", gain, "x as fast", 1)
+                figures.add(f"server slots busy, prefix cache: {label}", 100 * chains["busy"], "%")
         if "throughput" in parts or "memory" in parts:
             print(f"\none process, instant engine, texts of about {TEXT_TOKENS} tokens")
             print(f"{'texts':>10}{'seconds':>10}{'texts/s':>10}{'processor s':>13}{'peak MiB':>10}{'pairs':>12}")
@@ -355,6 +362,11 @@ def main() -> None:
                     f"{texts:>10,}{result['seconds']:>10.1f}{texts / result['seconds']:>10,.0f}"
                     f"{result['processor']:>13.1f}{result['peak_mib']:>10.0f}{result['counts']['pairs']:>12,}"
                 )
+                figures.add(
+                    f"{texts:,} texts, an engine that answers at once", texts / result["processor"], "per CPU-s"
+                )
+                figures.add(f"{texts:,} texts: peak memory", result["peak_mib"], "MiB")
+    figures.write(arguments.json)
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-HERE = Path(__file__).resolve().parent
+from benchmark_table import Figures, add_option
+
 DOCUMENT_CHARACTERS = 3000
 SMALL_LINES = 20
 RUNS = 2
@@ -41,7 +41,6 @@ class Run(NamedTuple):
     """What one process and its children took."""
 
     cpu: float
-    wall: float
     megabytes: float
     tokens: int
 
@@ -78,8 +77,10 @@ def main() -> None:
                 rows.append(_measure_row(name, module, small, tenth, model))
             else:
                 print(f"{name}: {module} is not installed, left out")
-        _print(rows)
-        _measure_index(Path(folder) / "many", arguments.documents)
+        figures = Figures()
+        _report(rows, figures)
+        _measure_index(Path(folder) / "many", arguments.documents, figures)
+        figures.write(arguments.json)
 
 
 def _parse() -> argparse.Namespace:
@@ -90,6 +91,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, nargs="+", default=[1], help="numbers of processes to try")
     parser.add_argument("--slow-lines", type=int, default=8000, help="lines that the slow rows read")
     parser.add_argument("--documents", type=int, default=INDEX_DOCUMENTS, help="of the index that is written and read")
+    add_option(parser)
     parser.add_argument("--row", choices=sorted(ROWS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -145,7 +147,6 @@ def _head(corpus: Path, path: Path, lines: int) -> Path:
 
 def _run(command: list[str], at_once: int = 1) -> Run:
     """Runs ``command``, whose last line of output is the number of tokens; ``at_once`` gives the sum of that many."""
-    start = time.monotonic()
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(at_once)]
     cpu, megabytes, tokens = 0.0, 0.0, 0
     for process in processes:
@@ -159,7 +160,7 @@ def _run(command: list[str], at_once: int = 1) -> Run:
         tokens += int(output.strip().splitlines()[-1])
         cpu += usage.ru_utime + usage.ru_stime
         megabytes = max(megabytes, usage.ru_maxrss / 1024)
-    return Run(cpu, time.monotonic() - start, megabytes, tokens)
+    return Run(cpu, megabytes, tokens)
 
 
 def _least(command: list[str], at_once: int = 1) -> Run:
@@ -200,7 +201,7 @@ def _measure_tool(name: str, engine: str, workers: int, small: Path, large: Path
     )
 
 
-def _print(rows: list[Row]) -> None:
+def _report(rows: list[Row], figures: Figures) -> None:
     print(f"\n{'':<42}{'tokens per CPU-s':>18}{'of limit':>10}{'start-up CPU-s':>16}{'peak MB':>10}")
     limit = rows[0].speed
     for row in rows:
@@ -208,15 +209,21 @@ def _print(rows: list[Row]) -> None:
             limit = row.speed
         share = row.speed / limit
         print(f"{row.name:<42}{row.speed:>18,.0f}{share:>10.1%}{row.start:>16.2f}{row.megabytes:>10,.0f}")
+        figures.add(f"tokens, {row.name}", row.speed, "per CPU-s")
+        if row.name.startswith("megatron-ipt"):
+            figures.add(f"tokens, {row.name}: of the limit", share, "x")
+            figures.add(f"tokens, {row.name}: peak memory", row.megabytes, "MB")
 
 
-def _measure_index(prefix: Path, documents: int) -> None:
+def _measure_index(prefix: Path, documents: int, figures: Figures) -> None:
     command = [sys.executable, __file__, "--row", "index", "--input", str(prefix), "--tokenizer-model", str(documents)]
     run = _run(command)
     print(
         f"\nindex of {documents:,} documents ({run.tokens:,} tokens) written and verified: {run.cpu:.1f} CPU-s, "
         f"{run.megabytes:,.0f} MB"
     )
+    figures.add(f"index of {documents:,} documents written and verified", run.cpu, "CPU-s")
+    figures.add(f"index of {documents:,} documents: peak memory", run.megabytes, "MB")
 
 
 def _texts(path: str) -> Iterator[str]:

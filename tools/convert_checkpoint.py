@@ -17,6 +17,7 @@ from megatron_ipt.convert.checkpoint_folder import find_checkpoint
 from megatron_ipt.convert.commands import TYPES, export_model, import_model
 from megatron_ipt.convert.verify import verify
 from megatron_ipt.errors import INTERRUPTED_STATUS, UserError
+from megatron_ipt.extensions import load_registered_extensions
 from megatron_ipt.progress import configure_logging
 
 
@@ -25,6 +26,7 @@ def main() -> int:
     configure_logging()
     command = arguments.pop("command")
     try:
+        load_registered_extensions()
         result = _COMMANDS[command](**arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

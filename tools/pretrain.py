@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megatron_ipt.errors import UserError
+from megatron_ipt.extensions import load_registered_extensions
 from megatron_ipt.manifest import read_manifest
 from megatron_ipt.pipeline import context_of, run_one, stage_named
 from megatron_ipt.progress import configure_logging
@@ -31,8 +32,9 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0 if arguments else 2
     rank, world_size, _ = rank_and_world()
-    configure_logging()
+    configure_logging(first_rank=rank == 0)
     try:
+        load_registered_extensions()
         recipe = load_recipe(arguments[0], arguments[1:])
         Layout.of(recipe.training, world_size)
         stage = replace(stage_named("training"), code="megatron_ipt.training.worker:train_stage")

@@ -5,7 +5,6 @@ Every problem of a file is reported at once, each with the file, the key, the nu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 
 from megatron_ipt.augment.options import LETTERINGS
 from megatron_ipt.augment.patterns import Pattern, PatternError, compile_pattern
-from megatron_ipt.errors import RecipeError
+from megatron_ipt.errors import RecipeError, did_you_mean
 
 ASKS = ("question", "instruction")
 PAIRS = ("one", "several")
@@ -199,8 +198,7 @@ def _flatten(loaded: dict[Any, Any], problems: list[str]) -> dict[str, Any]:
         else:
             problems.append(f"{name}: expected a mapping, found {_name(value)}")
     for key in [key for key in content if key not in KEYS]:
-        near = difflib.get_close_matches(key, KEYS, n=1)
-        problems.append(f"{key}: unknown key.{f' Did you mean {near[0]}?' if near else ''} Valid: {', '.join(KEYS)}")
+        problems.append(f"{key}: unknown key.{did_you_mean(key, KEYS)} Valid: {', '.join(KEYS)}")
         del content[key]
     return content
 

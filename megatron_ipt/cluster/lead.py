@@ -22,7 +22,7 @@ from megatron_ipt.cluster.lease import Holder, Lease
 from megatron_ipt.cluster.ranks import RankGroup
 from megatron_ipt.cluster.record import FOLDER
 from megatron_ipt.errors import RecipeError, StageError, UserError
-from megatron_ipt.files import locked
+from megatron_ipt.locks import locked
 from megatron_ipt.pipeline import run_one, stage_named
 from megatron_ipt.progress import configure_logging
 from megatron_ipt.recipe import Recipe, load_recipe
@@ -78,7 +78,7 @@ def _wait_for_lock(output: Path) -> None:
     end = time.monotonic() + _SECONDS_FOR_LOCK
     while True:
         try:
-            with locked(output / ".training.lock", str(output / "training")):
+            with locked(output / ".training.lock", output / "training"):
                 return
         except StageError:
             if time.monotonic() > end:

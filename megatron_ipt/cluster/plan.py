@@ -16,6 +16,7 @@ from megatron_ipt.cluster.speed import seconds_per_request
 from megatron_ipt.cluster.volume import BYTES_PER_COMPRESSED, CHARACTERS_PER_TOKEN, Assumptions, Volume, volume_of
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.files import read_json
+from megatron_ipt.published import read_sentencepiece, read_tokenizer_json
 from megatron_ipt.recipe import Recipe
 from megatron_ipt.synthesis.sources import source_named
 from megatron_ipt.training.families import padded_vocabulary
@@ -164,13 +165,9 @@ def vocabulary_of(recipe: Recipe) -> int:
         return settings.vocab_size
     path = Path(settings.path)
     if (path / "tokenizer.json").is_file():
-        from tokenizers import Tokenizer
-
-        return int(Tokenizer.from_file(str(path / "tokenizer.json")).get_vocab_size(with_added_tokens=True))
+        return int(read_tokenizer_json(path / "tokenizer.json").get_vocab_size(with_added_tokens=True))
     if path.is_file():
-        import sentencepiece
-
-        return int(sentencepiece.SentencePieceProcessor(model_file=str(path)).vocab_size())
+        return int(read_sentencepiece(path.read_bytes(), path).vocab_size())
     if recipe.training.model.from_hf:
         return hugging_face_vocabulary(recipe.training.model.from_hf)
     raise RecipeError(f"tokens.tokenizer.path: {path} is not here; pass --vocab-size to plan without it")

@@ -9,7 +9,7 @@ from typing import Any
 from megatron_ipt.files import list_shards
 from megatron_ipt.manifest import ShardMarkers, read_manifest
 from megatron_ipt.parallel import share_of
-from megatron_ipt.pipeline import STAGES, Stage, context_of
+from megatron_ipt.pipeline import Stage, context_of, stage_named, stages_of
 from megatron_ipt.recipe import Recipe
 from megatron_ipt.synthesis import stage as synthesis
 from megatron_ipt.tokens.stage import built_in_folders
@@ -47,7 +47,7 @@ class StageProgress:
 def progress_of(recipe: Recipe) -> list[StageProgress]:
     """Progress of every stage, in order."""
     rows = []
-    for stage in STAGES:
+    for stage in stages_of(recipe):
         manifest = read_manifest(Path(recipe.output_dir) / stage.name) or {}
         status = manifest.get("status", "missing")
         done = () if status == "complete" or not stage.shardable else _done(stage, recipe)
@@ -66,7 +66,7 @@ def _done(stage: Stage, recipe: Recipe) -> tuple[bool, ...]:
 
 
 def _synthesis_shards(recipe: Recipe) -> list[str]:
-    context = context_of(next(stage for stage in STAGES if stage.name == "synthesis"), recipe)
+    context = context_of(stage_named("synthesis"), recipe)
     return [task.name for task in synthesis.tasks_of(recipe.synthesis, context)]
 
 

@@ -17,6 +17,9 @@ from types import FrameType
 
 import orjson
 
+from megatron_ipt.errors import StorageError
+from megatron_ipt.files import atomic_path
+
 INTERVAL = float(os.environ.get("MEGATRON_IPT_WATCH_SECONDS", 15))
 _COLLECTIVES = ("distributed_c10d.py",)
 
@@ -59,11 +62,10 @@ class StateWriter(threading.Thread):
             "still": time.monotonic() - self._since,
             **describe(stack),
         }
-        temporary = self._path.with_suffix(".tmp")
         try:
-            temporary.write_bytes(orjson.dumps(state))
-            temporary.replace(self._path)
-        except OSError:
+            with atomic_path(self._path, flush=False) as temporary:
+                temporary.write_bytes(orjson.dumps(state))
+        except StorageError:
             # A full disk must not end a training that would itself survive it.
             return
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megatron_ipt.errors import RecipeError
+from megatron_ipt.errors import RecipeError, did_you_mean
 from megatron_ipt.pipeline import STAGES
 
 OPTIONS = {
@@ -74,9 +73,9 @@ def read_site(path: str | Path) -> Site:
     known = {*OPTIONS, *OTHERS}
     names = known | {f"{prefix}_{name}" for prefix in _PREFIXES for name in known}
     for name in _ASSIGNMENT.findall(path.read_text()):
-        near = difflib.get_close_matches(name, names, n=1, cutoff=_ALMOST)
+        near = did_you_mean(name, names, cutoff=_ALMOST)
         if name not in names and near:
-            raise RecipeError(f"{path}: {name} is not read by anything. Did you mean {near[0]}?")
+            raise RecipeError(f"{path}: {name} is not read by anything.{near}")
     # What the user's shell happens to hold under these names is not the site's.
     environment = {name: value for name, value in os.environ.items() if name not in names}
     script = 'set -aeu; source "$1"; env -0'

@@ -101,7 +101,8 @@ def plan(
 @recipe_argument
 @overrides_argument
 @click.option("--gpus", type=int, help="GPUs this node must have; by default what the job asked Slurm for.")
-def preflight(recipe: str, overrides: tuple[str, ...], gpus: int | None) -> None:
+@json_option
+def preflight(recipe: str, overrides: tuple[str, ...], gpus: int | None, as_json: bool) -> None:
     """Check this node, and under srun all nodes together, before hours are spent on RECIPE.
 
     \b
@@ -111,4 +112,9 @@ def preflight(recipe: str, overrides: tuple[str, ...], gpus: int | None) -> None
     from megatron_ipt.cluster.preflight import Place, expected_gpus, preflight as check
 
     expected = gpus if gpus is not None else expected_gpus(os.environ)
-    click.echo(check(load_recipe(recipe, overrides), expected, Place.of(os.environ)))
+    place = Place.of(os.environ)
+    facts = check(load_recipe(recipe, overrides), expected, place)
+    if as_json:
+        print_json({"node": place.node, "gpus": expected, "status": "ok", "facts": facts})
+    else:
+        click.echo(facts)

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+EXIT_STATUSES = """
+\b
+Exit status:
+  0         done
+  2         the recipe or the command line
+  3         an input: missing, damaged, too much of it rejected
+  4         a stage: it needs another one first, or holds output of other settings
+  5         storage: full disk, no permission
+  75        training was asked to stop, saved a checkpoint, and can go on
+  130, 143  interrupted (Ctrl-C, TERM)
+  1         a bug, shown with its traceback
+"""
+
+
+def _complete_key(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from megatron_ipt.config import describe
+    from megatron_ipt.recipe import Recipe
+
+    return [CompletionItem(f"{row[0]}=", help=row[3]) for row in describe(Recipe) if row[0].startswith(incomplete)]
+
 
 recipe_argument = click.argument("recipe", type=click.Path(dir_okay=False))
-overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+overrides_argument = click.argument(
+    "overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=_complete_key, type=click.UNPROCESSED
+)
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Discard output that was made with other settings or inputs."
 )
@@ -36,6 +61,11 @@ shard_option = click.option(
     type=Share(),
     help="Do the i-th of N shares (i from 0) beside other processes; run once without it to finish the stage.",
 )
+
+
+def styled(text: str, **style: Any) -> str:
+    """``text`` in bold or in a colour, unless NO_COLOR is set; off a terminal click leaves the style out."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
 
 
 def print_json(value: Any) -> None:

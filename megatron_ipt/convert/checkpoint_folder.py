@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.convert import torch_file
-from megatron_ipt.convert.checkpoint_reader import BACKEND, METADATA, RELEASE, CheckpointReader
+from megatron_ipt.convert.checkpoint_reader import BACKEND, METADATA, CheckpointReader
 from megatron_ipt.convert.checkpoint_writer import COMMON
 from megatron_ipt.convert.numbers import type_name
 from megatron_ipt.convert.stored import SourceFile
 from megatron_ipt.errors import InputError
 from megatron_ipt.training.families import FAMILIES, ModelShape
-from megatron_ipt.training.model_file import MODEL_FILE, TRACKER, ModelFile, iteration_folder, restore_hint
+from megatron_ipt.training.model_file import MODEL_FILE, RELEASE, TRACKER, ModelFile, iteration_folder, restore_hint
 
 _EMBEDDING = "embedding.word_embeddings.weight"
 _REQUIRED: dict[str, tuple[Any, ...]] = {

@@ -23,7 +23,6 @@ from megatron_ipt.errors import InputError
 
 METADATA = ".metadata"
 BACKEND = "metadata.json"
-RELEASE = "release"
 """Folder of weights without a history of training, and what the tracker file then says (Megatron-LM)."""
 
 

@@ -20,7 +20,7 @@ import torch
 from megatron_ipt.convert.checkpoint_reader import BACKEND, METADATA
 from megatron_ipt.convert.layouts import Joined, Part
 from megatron_ipt.files import atomic_open
-from megatron_ipt.training.families import FAMILIES, ModelShape
+from megatron_ipt.training.families import ModelShape
 
 COMMON = "common.pt"
 _BACKEND = (
@@ -133,56 +133,3 @@ def write_common(folder: Path, arguments: Namespace) -> None:
         )
     with atomic_open(folder / BACKEND, "w") as stream:
         stream.write(_BACKEND)
-
-
-def megatron_arguments(shape: ModelShape, seq_length: int, vocab_size: int, padded_vocab_size: int) -> Namespace:
-    """What Megatron-LM's ``--use-checkpoint-args`` takes from a checkpoint, and what a reader of one needs besides.
-
-    Epsilon and rope scaling are there, but Megatron-LM does not take them from a checkpoint: its user must pass them.
-    """
-    family = FAMILIES[shape.family]
-    return Namespace(
-        num_layers=shape.num_layers,
-        hidden_size=shape.hidden_size,
-        ffn_hidden_size=shape.ffn_hidden_size,
-        seq_length=seq_length,
-        num_attention_heads=shape.num_attention_heads,
-        num_query_groups=shape.num_query_groups,
-        group_query_attention=shape.num_query_groups != shape.num_attention_heads,
-        kv_channels=shape.kv_channels,
-        max_position_embeddings=shape.max_position_embeddings,
-        position_embedding_type="rope",
-        add_position_embedding=True,
-        use_rotary_position_embeddings=True,
-        rotary_base=int(shape.rotary_base),
-        rotary_percent=1.0,
-        rotary_interleaved=False,
-        use_rope_scaling=shape.rope_scaling_factor is not None,
-        rope_scaling_factor=shape.rope_scaling_factor or 8.0,
-        add_bias_linear=False,
-        add_qkv_bias=family.add_qkv_bias,
-        qk_layernorm=family.qk_layernorm,
-        squared_relu=False,
-        swiglu=family.gated_linear_unit,
-        untie_embeddings_and_output_weights=shape.untie_embeddings_and_output_weights,
-        apply_layernorm_1p=False,
-        normalization=family.normalization,
-        norm_epsilon=shape.norm_epsilon,
-        layernorm_epsilon=shape.norm_epsilon,
-        init_method_std=shape.init_method_std,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
-        num_experts=shape.num_moe_experts,
-        moe_ffn_hidden_size=shape.ffn_hidden_size if shape.num_moe_experts else None,
-        moe_router_topk=shape.moe_router_topk,
-        moe_router_pre_softmax=False,
-        vocab_size=vocab_size,
-        padded_vocab_size=padded_vocab_size,
-        tensor_model_parallel_size=1,
-        pipeline_model_parallel_size=1,
-        ckpt_format="torch_dist",
-        no_save_optim=True,
-        no_save_rng=True,
-        consumed_train_samples=0,
-        consumed_valid_samples=0,
-    )

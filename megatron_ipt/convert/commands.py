@@ -119,7 +119,7 @@ def export_model(
     with unfinished_folder(target, identity, plan.size, overwrite) as partial:
         result = write_export(plan, partial, tokens, workers, allow_not_finite)
         name = found.parent.resolve().name
-        (partial / "README.md").write_text(model_card(name, model, result, {}, recipe=False))
+        (partial / "README.md").write_text(model_card(name, model, result, {}, "converted"))
         if tokenizer is not None:
             for file in [*tokenizer_files(_local(tokenizer)), _local(tokenizer) / "generation_config.json"]:
                 if file.is_file():

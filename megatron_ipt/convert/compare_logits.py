@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from megatron_ipt.extensions import load_registered_extensions
+
 _BATCH, _LENGTH = 2, 64
 
 
@@ -50,7 +52,7 @@ def _megatron(checkpoint: Path, tokens: torch.Tensor) -> tuple[torch.Tensor, lis
     from megatron_ipt.training.inference import CheckpointModel
 
     with CheckpointModel(checkpoint) as model:
-        layers = _watch(model._model.decoder.layers)
+        layers = _watch(model.module.decoder.layers)
         logits = model.logits(tokens).cpu()
     # Megatron-Core has the sequence first.
     return logits, [layer.transpose(0, 1).cpu() for layer in layers]
@@ -83,5 +85,6 @@ def _tokens(folder: Path, text: Path | None, vocab_size: int) -> torch.Tensor:
 
 
 if __name__ == "__main__":
+    load_registered_extensions()
     paths = [Path(argument) for argument in sys.argv[1:]]
     main(paths[0], paths[1], paths[2], paths[3] if len(paths) > 3 else None)

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 import xxhash
 
-from megatron_ipt.convert.checkpoint_reader import METADATA, RELEASE
+from megatron_ipt.convert.checkpoint_reader import METADATA
 from megatron_ipt.convert.checkpoint_writer import (
     Chunk,
     chunks_of,
     extra_states,
-    megatron_arguments,
     write_common,
     write_metadata,
 )
@@ -36,7 +35,8 @@ from megatron_ipt.errors import InputError
 from megatron_ipt.files import atomic_open, read_json
 from megatron_ipt.training.families import ModelShape, padded_vocabulary, resolve_shape
 from megatron_ipt.training.hugging_face import config_file, read_model_config
-from megatron_ipt.training.model_file import TRACKER, ModelFile
+from megatron_ipt.training.megatron_arguments import megatron_arguments
+from megatron_ipt.training.model_file import RELEASE, TRACKER, ModelFile
 
 _STATES_FILE = "__0_0.distcp"
 _FILE_BYTES = 2_000_000_000
@@ -287,7 +287,11 @@ def _write_rest(
 ) -> None:
     shape = source.shape
     seq_length = shape.max_position_embeddings
-    write_common(folder, megatron_arguments(shape, seq_length, source.vocab_size, padded))
+    arguments = megatron_arguments(
+        shape, seq_length, source.vocab_size, padded, tensor_model_parallel_size=1, pipeline_model_parallel_size=1,
+        no_save_optim=True, no_save_rng=True, consumed_train_samples=0,
+    )  # fmt: skip
+    write_common(folder, arguments)
     write_metadata(folder, places, list(extra_states(shape)), _STATES_FILE)
     sizes, checksums = {}, {name: record["checksum"] for name, record in records.items()}
     for path in sorted(folder.iterdir()):

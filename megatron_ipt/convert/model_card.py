@@ -30,16 +30,25 @@ inputs = tokenizer("The lighthouse", return_tensors="pt")
 print(tokenizer.decode(model.generate(inputs["input_ids"], max_new_tokens=60)[0]))
 ```
 """
-_TRAINED = """\
+ORIGINS = {
+    "pre-trained": """\
 pre-trained with Megatron-IPT by
 [Instruction Pre-Training](https://arxiv.org/abs/2406.14491): part of the corpus was augmented with
-instruction–response pairs, and the model was trained on all tokens with the next-token loss."""
-_CONVERTED = "converted from a Megatron-Core checkpoint by Megatron-IPT."
+instruction–response pairs, and the model was trained on all tokens with the next-token loss.""",
+    "tuned": """\
+tuned with Megatron-IPT: the loss was taken over responses only, not over the texts or prompts before them.""",
+    "converted": "converted from a Megatron-Core checkpoint by Megatron-IPT.",
+}
+"""Sentence by where a model is from. Of a converted one it is not known how it was trained."""
 _BOS = "\nEvery training document began with the BOS token; evaluate with `add_bos_token=True`.\n"
 
 
 def model_card(
-    name: str, model: ModelFile, exported: dict[str, Any], sources: dict[str, Any], recipe: bool = True
+    name: str,
+    model: ModelFile,
+    exported: dict[str, Any],
+    sources: dict[str, Any],
+    origin: str = "pre-trained",
 ) -> str:
     """The card as Markdown.
 
@@ -48,8 +57,9 @@ def model_card(
         model: description of the checkpoint.
         exported: what :func:`megatron_ipt.convert.export.write_export` returned.
         sources: ``{name: {tokens}}`` of the training data.
-        recipe: whether a recipe of this package trained it, so that it is known how.
+        origin: one of ``ORIGINS``.
     """
+    recipe = origin != "converted"
     total = sum(source["tokens"] for source in sources.values())
     facts = [
         *([("recipe", name)] if recipe else []),
@@ -63,13 +73,14 @@ def model_card(
         for source, counts in sources.items()
         if total
     ]
+    tags = [*(["instruction-pre-training"] if origin == "pre-trained" else []), "megatron-core"]
     card = _CARD.format(
         name=name,
-        tags="\n".join(f"- {tag}" for tag in (["instruction-pre-training"] if recipe else []) + ["megatron-core"]),
+        tags="\n".join(f"- {tag}" for tag in tags),
         parameters=exported["parameters"],
         family=exported["family"],
         dtype=exported["dtype"],
-        origin=_TRAINED if recipe else _CONVERTED,
+        origin=ORIGINS[origin],
         rows="\n".join(f"| {label} | {value} |" for label, value in facts),
     )
     return card + _BOS if recipe else card

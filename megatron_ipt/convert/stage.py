@@ -43,7 +43,9 @@ def run(config: ExportConfig, context: StageContext) -> dict[str, Any]:
     with unfinished_folder(final, identity, plan.size, overwrite=True) as folder:
         exported = write_export(plan, folder, ids, config.workers)
         sources = (read_manifest(tokens) or {}).get("counts", {}).get("train_by_source", {})
-        (folder / "README.md").write_text(model_card(context.recipe_name, model, exported, sources))
+        origin = "tuned" if tokens.name == "tuning" else "pre-trained"
+        card = model_card(context.recipe_name, model, exported, sources, origin)
+        (folder / "README.md").write_text(card)
         for file in sorted(tokenizer.iterdir()):
             shutil.copyfile(file, folder / file.name)
     return {**exported, "checkpoint": checkpoint.name}

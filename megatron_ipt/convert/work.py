@@ -22,7 +22,8 @@ import torch
 import xxhash
 
 from megatron_ipt.errors import InputError, StageError, StorageError
-from megatron_ipt.files import atomic_open, locked, read_json, remove_leftovers, write_json
+from megatron_ipt.files import atomic_open, put_in_place, read_json, remove_leftovers, write_json
+from megatron_ipt.locks import locked
 from megatron_ipt.progress import Progress
 
 _IDENTITY = ".conversion.json"
@@ -50,14 +51,14 @@ def unfinished_folder(final: Path, identity: dict[str, Any], size: int, overwrit
     partial = final.with_name(f".{final.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with locked(partial / _LOCK, str(final)):
+        with locked(partial / _LOCK, final):
             _continue_or_clear(partial, identity)
             _check_space(partial, final, size)
             yield partial
             for hidden in partial.glob(".*"):
                 if hidden.name.endswith(".done.json") or hidden.name in (_IDENTITY, _LOCK):
                     hidden.unlink()
-            _publish(partial, final)
+            put_in_place(partial, final)
     except OSError as error:
         raise StorageError(f"{final}: could not be written: {error.strerror or error}") from error
 
@@ -85,25 +86,6 @@ def _check_space(partial: Path, final: Path, size: int) -> None:
             f"{final}: needs {needed / _MB:,.0f} MB, {free / _MB:,.0f} MB are free on that disk; make room or name "
             "another place"
         )
-
-
-def _publish(partial: Path, final: Path) -> None:
-    _sync(partial)
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-    _sync(final.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Output:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from megatron_ipt.config import REQUIRED, key
+from megatron_ipt.config import key
 
 
 @dataclass
 class CorpusConfig:
     inputs: list[str] = key(
-        REQUIRED,
+        [],
         "Files, folders (searched recursively) or glob patterns: JSON Lines, Parquet, plain text or SQuAD-format JSON, "
         "optionally .gz or .zst; local paths or fsspec addresses such as s3://bucket/part-*.jsonl.zst.",
+    )
+    reader: str | None = key(
+        None,
+        "A reader of your own for all inputs, module:function or path/to/file.py:function; empty: by the suffix.",
     )
     text_key: str = key("text", "Field or column that holds the text.")
     id_key: str = key("id", "Field or column that holds the document id; without one, ids are file:line.")
@@ -41,7 +45,5 @@ class CorpusConfig:
     shard_documents: int = key(20_000, "Documents a shard: the unit of later work and of resume.", minimum=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if not self.inputs:
-            yield "inputs", "is empty; name at least one file or folder"
         if self.valid_share + self.test_share >= 1:
             yield "valid_share", "valid_share and test_share together leave nothing to train on"

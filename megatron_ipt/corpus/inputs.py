@@ -28,8 +28,13 @@ def base_suffix(path: str) -> str:
     return suffixes[-1].lower() if suffixes else ""
 
 
-def find_files(inputs: list[str], is_readable: Callable[[str], bool]) -> tuple[list[InputFile], list[str]]:
+def find_files(
+    inputs: list[str], is_readable: Callable[[str], bool], readable: str = "files of other formats"
+) -> tuple[list[InputFile], list[str]]:
     """Files named by ``inputs``, sorted within each folder or pattern, and the paths in folders that no reader takes.
+
+    Args:
+        readable: the suffixes that ``is_readable`` takes, for errors.
 
     Raises:
         InputError: an input does not exist, matches nothing, has an unknown format, or two files share one name.
@@ -47,7 +52,7 @@ def find_files(inputs: list[str], is_readable: Callable[[str], bool]) -> tuple[l
             elif explicit:
                 raise InputError(
                     f"corpus.inputs: {entry}: unknown format {base_suffix(entry) or '(no suffix)'!r}; readable are "
-                    ".jsonl, .ndjson, .json, .parquet, .txt, .text and .md, optionally followed by .gz or .zst"
+                    f"{readable}, optionally followed by .gz or .zst. corpus.reader names a reader of your own"
                 )
             else:
                 passed_over.append(file.path)

@@ -2,7 +2,7 @@
 
 A record that cannot be used goes to the rejects with its place; a file that cannot be read to its end is an error,
 because a truncated download must not pass for a smaller corpus. A reader of one's own is a function of the same
-signature, entered in ``READERS`` under its suffix.
+signature, named in ``corpus.reader`` or entered in ``READERS`` under its suffix by an extension.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import orjson
 from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.inputs import InputFile, base_suffix
 from megatron_ipt.errors import InputError
+from megatron_ipt.extensions import load_object
 from megatron_ipt.files import iter_lines, open_bytes
 from megatron_ipt.rejects import Rejects
 
@@ -38,13 +39,22 @@ def read_file(file: InputFile, config: CorpusConfig, rejects: Rejects) -> Iterat
 
     Raises:
         InputError: the file cannot be opened or is damaged.
+        RecipeError: ``corpus.reader`` cannot be imported.
     """
-    return READERS[base_suffix(file.path)](file, config, rejects)
+    reader = load_object(config.reader, "corpus.reader") if config.reader else READERS[base_suffix(file.path)]
+    records: Iterator[Record] = reader(file, config, rejects)
+    return records
 
 
 def is_readable(path: str) -> bool:
     """Whether a reader takes files of this suffix."""
     return base_suffix(path) in READERS
+
+
+def readable_suffixes() -> str:
+    """All suffixes with a reader, as a sentence names them."""
+    *most, last = READERS
+    return f"{', '.join(most)} and {last}"
 
 
 def read_jsonl(file: InputFile, config: CorpusConfig, rejects: Rejects) -> Iterator[Record]:

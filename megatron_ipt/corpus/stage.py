@@ -17,7 +17,7 @@ from typing import Any
 from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.documents import Document
 from megatron_ipt.corpus.inputs import InputFile, find_files
-from megatron_ipt.corpus.readers import is_readable, read_file
+from megatron_ipt.corpus.readers import is_readable, read_file, readable_suffixes
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import JsonlWriter, atomic_jsonl, shard_name
 from megatron_ipt.manifest import StageContext, fingerprint_file
@@ -36,7 +36,8 @@ def input_files(config: CorpusConfig) -> list[InputFile]:
     Raises:
         InputError: an input is missing or of an unknown format.
     """
-    files, passed_over = find_files(config.inputs, is_readable)
+    takes = (lambda path: True) if config.reader else is_readable
+    files, passed_over = find_files(config.inputs, takes, readable_suffixes())
     if passed_over:
         logger.warning("corpus: %d files of other formats passed over, e.g. %s", len(passed_over), passed_over[0])
     return files

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_ipt.config import key
+from megatron_ipt.evaluation.harness.config import HarnessConfig
 
 
 @dataclass
@@ -18,6 +19,21 @@ class EvaluationConfig:
         minimum=0,
     )
     perplexity_tokens: int = key(1_000_000, "Held-out tokens per validation set to measure perplexity on.", minimum=1)
+    texts: dict[str, str] = key(
+        {}, "Files of further held-out text by name, read like corpus.inputs; the loss on each is measured."
+    )
+    questions: dict[str, str] = key(
+        {},
+        "Files of questions about unseen texts by name: JSONL of context, question, answer, options. The answers' loss "
+        "is measured, and how often the right one ranks first by likelihood.",
+    )
+    checkpoints: str = key(
+        "last",
+        "last: only the exported checkpoint. all: also every other one that the training kept, for curves of loss and "
+        "accuracy against tokens; each is exported, measured and removed.",
+        choices=("last", "all"),
+    )
+    harness: HarnessConfig = key(HarnessConfig, "Benchmarks of lm-evaluation-harness (extra eval).")
     prompts: list[str] = key([], "Texts to continue; beginnings of held-out documents if empty.")
     generations: int = key(4, "Generations from held-out documents when no prompts are given.", minimum=0)
     max_new_tokens: int = key(60, "Tokens per generation.", minimum=1)

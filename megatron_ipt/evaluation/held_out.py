@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megatron_ipt.corpus.config import CorpusConfig
+from megatron_ipt.corpus.readers import read_file
+from megatron_ipt.corpus.stage import input_files
+from megatron_ipt.errors import InputError
+from megatron_ipt.rejects import Rejects
 from megatron_ipt.tokens.indexed import IndexedReader
 
 
@@ -20,6 +25,21 @@ def first_documents(folder: Path, entry: dict[str, Any], count: int) -> list[npt
     """Ids of the first ``count`` documents of a dataset."""
     reader = IndexedReader(folder / entry["prefix"])
     return [reader[index].astype(np.int64) for index in range(min(count, len(reader)))]
+
+
+def tokens_of_text(path: str, tokenizer: Any, rejects: Rejects, limit: int) -> npt.NDArray[np.int64]:
+    """Ids of the documents in a file that the corpus readers take, framed as in training, up to ``limit``."""
+    config = CorpusConfig(inputs=[path])
+    head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids: list[int] = []
+    for file in input_files(config):
+        for record in read_file(file, config, rejects):
+            ids += [*head, *tokenizer(record.text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            if len(ids) >= limit:
+                return np.array(ids[:limit])
+    if len(ids) < 2:
+        raise InputError(f"{path}: holds no text")
+    return np.array(ids)
 
 
 def training_frequencies(folder: Path, entries: list[dict[str, Any]], vocab_size: int, limit: int) -> Any:

@@ -5,7 +5,6 @@ Everything is measured on the exported folder through transformers; Megatron-Cor
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,24 @@ import torch
 
 from megatron_ipt.convert.stage import MODEL_FOLDER
 from megatron_ipt.evaluation.config import EvaluationConfig
-from megatron_ipt.evaluation.held_out import first_documents, first_tokens, training_frequencies, unigram_entropy
+from megatron_ipt.evaluation.curves import measure_checkpoints, measured_once
+from megatron_ipt.evaluation.harness import run as harness
+from megatron_ipt.evaluation.held_out import first_documents, first_tokens
 from megatron_ipt.evaluation.language_model import LanguageModel
+from megatron_ipt.evaluation.measures import Measures
 from megatron_ipt.evaluation.parity import check_parity, compare_logits, parity_tolerance
-from megatron_ipt.files import read_json, write_json
-from megatron_ipt.manifest import StageContext, read_manifest
+from megatron_ipt.files import write_json
+from megatron_ipt.manifest import StageContext, fingerprint_file, read_manifest
 from megatron_ipt.training.model_file import ModelFile
-
-logger = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 _PROMPT_TOKENS = 32
-_FREQUENCY_TOKENS = 100_000_000
+
+
+def fingerprints(config: EvaluationConfig) -> list[dict[str, Any]]:
+    """Fingerprints of the files that the recipe names itself."""
+    named: list[str | Path] = [*config.texts.values(), *config.questions.values(), *config.harness.files()]
+    return [fingerprint_file(path) for path in named]
 
 
 def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
@@ -34,28 +39,20 @@ def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
         StageError: the exported model is not the trained one.
     """
     tokens = context.inputs["tokens"]
-    dataset = read_json(tokens / "dataset.json")
-    held_out = {entry["name"]: entry for entry in dataset["valid"] if entry["tokens"] > 1}
-    if not held_out:
-        logger.warning("evaluation: no document was held out, so there is no perplexity; corpus.valid_share sets some")
-    # Parity and generations need any text; held-out text is the better one.
-    texts = held_out or {entry["name"]: entry for entry in dataset["train"]}
     checkpoint = _exported_checkpoint(context)
+    exported = context.inputs["export"] / MODEL_FOLDER
     seq_length = ModelFile.read(checkpoint).seq_length
-    model = LanguageModel(context.inputs["export"] / MODEL_FOLDER)
+    measures = Measures(config, tokens, seq_length, _kept_apart(context))
+    # Their data first: what cannot be fetched is said before anything was computed.
+    benchmarks = harness.load(config.harness)
+    # Parity and generations need any text; held-out text is the better one.
+    texts = measures.held_out or {entry["name"]: entry for entry in measures.dataset["train"]}
+    model = LanguageModel(exported)
 
     results: dict[str, Any] = {
         "parity": _parity(config, context, model, checkpoint, tokens, texts, seq_length),
-        "perplexity": {},
         "generations": [],
     }
-    frequencies = training_frequencies(tokens, dataset["train"], dataset["vocab_size"], _FREQUENCY_TOKENS)
-    for name, entry in held_out.items():
-        ids = first_tokens(tokens, entry, config.perplexity_tokens)
-        results["perplexity"][name] = {
-            **model.loss(ids, seq_length, f"evaluation {name}"),
-            "unigram_entropy": unigram_entropy(ids[1:], frequencies),
-        }
     for prompt in _prompts(config, model, tokens, texts):
         results["generations"].append(
             {
@@ -63,12 +60,36 @@ def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
                 "continuation": model.generate(prompt, config.max_new_tokens),
             }
         )
+    del model  # Makes room for the model of the measures, which may be of another type.
+
+    def measure(folder: Path) -> dict[str, Any]:
+        figures = measures.run(LanguageModel(folder), context.directory)
+        return figures | ({"harness": harness.run(config.harness, folder, benchmarks)} if benchmarks else {})
+
+    point = measured_once(context.directory, checkpoint, lambda: measure(exported))
+    results |= {name: figures for name, figures in point.items() if name in ("perplexity", "questions", "harness")}
+    if config.checkpoints == "all":
+        dtype = (read_manifest(context.inputs["export"]) or {})["settings"]["dtype"]
+        tokenizer = tokens / measures.dataset["tokenizer"]
+        folder = context.inputs["training"] / "checkpoints"
+        measure_checkpoints(folder, tokenizer, dtype, context.directory, measure)
     write_json(context.directory / RESULTS, results)
     return {
         "logit_difference": results["parity"]["max_abs_difference"],
         **{f"{name}_loss": result["loss"] for name, result in results["perplexity"].items()},
         **{f"{name}_perplexity": result["perplexity"] for name, result in results["perplexity"].items()},
+        **{f"{name}_accuracy": result["accuracy"] for name, result in results["questions"].items()},
+        **{
+            f"{name}_accuracy": result["accuracy"]
+            for name, result in results.get("harness", {}).get("tasks", {}).items()
+        },
     }
+
+
+def _kept_apart(context: StageContext) -> bool:
+    """Whether the training kept documents or examples of one sequence from seeing each other."""
+    settings = (read_manifest(context.inputs["training"]) or {}).get("settings", {})
+    return bool(settings.get("data", {}).get("reset_attention_mask"))
 
 
 def _exported_checkpoint(context: StageContext) -> Path:
@@ -111,6 +132,17 @@ def _prompts(
     """Ids to continue: the recipe's prompts, or beginnings of documents from every set in turn."""
     if config.prompts:
         return [model.tokenizer(prompt)["input_ids"] for prompt in config.prompts]
-    documents = [first_documents(tokens, entry, config.generations) for entry in texts.values()]
+    documents = [_beginnings(tokens, entry, config.generations) for entry in texts.values()]
     in_turn = [group[i] for i in range(config.generations) for group in documents if i < len(group)]
-    return [ids[:_PROMPT_TOKENS].tolist() for ids in in_turn[: config.generations]]
+    return in_turn[: config.generations]
+
+
+def _beginnings(tokens: Path, entry: dict[str, Any], count: int) -> list[list[int]]:
+    """Beginnings of documents; of masked rows what stands before the first token to be predicted."""
+    if "loss_mask" not in entry:
+        return [ids[:_PROMPT_TOKENS].tolist() for ids in first_documents(tokens, entry, count)]
+    from megatron_ipt.tuning.rows import RowReader
+
+    rows = RowReader(tokens / entry["prefix"], tokens / entry["loss_mask"])
+    first = (rows[index] for index in range(min(count, len(rows))))
+    return [row.ids[: max(1, int(row.mask.argmax()))].tolist() for row in first]

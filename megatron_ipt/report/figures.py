@@ -63,6 +63,7 @@ class Run:
         samples: augmented documents, as the augment stage left them.
         dataset: ``dataset.json`` of the tokens stage.
         results: ``results.json`` of the evaluation.
+        curves: ``curves.json`` of the evaluation.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Run:
     samples: list[dict[str, Any]] = field(default_factory=list)
     dataset: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
 
     def counts(self, stage: str) -> dict[str, Any]:
         """Counts of a finished stage, else nothing."""
@@ -264,7 +266,7 @@ def sources(run: Run) -> list[SourceRow]:
     held_out = {
         split: {entry["name"]: entry["tokens"] for entry in dataset.get(split, ())} for split in ("valid", "test")
     }
-    colors = _set_colors([*train, *held_out["valid"], *held_out["test"]])
+    colors = set_colors([*train, *held_out["valid"], *held_out["test"]])
     return [
         SourceRow(
             name,
@@ -298,7 +300,7 @@ def loss_chart(run: Run) -> Chart | None:
         for name, result in run.results.get("perplexity", {}).items()
         if result.get("unigram_entropy") is not None
     }
-    colors = _set_colors([*valid, *entropies])
+    colors = set_colors([*valid, *entropies])
     ends = [steps[0], steps[-1]]
     curves = [
         Curve(f"unigram entropy, {name}", ends, [level] * 2, colors[name], True) for name, level in entropies.items()
@@ -413,7 +415,7 @@ def versions(run: Run) -> list[tuple[str, str]]:
     return [(package, ", ".join(seen)) for package, seen in found.items()]
 
 
-def _set_colors(names: Sequence[str]) -> dict[str, str]:
+def set_colors(names: Sequence[str]) -> dict[str, str]:
     """The same colour for a source wherever it appears."""
     own = {"raw": "raw", "augmented": "augmented"}
     others = [name for name in dict.fromkeys(names) if name not in own]

@@ -16,7 +16,7 @@ from typing import Any
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.files import atomic_open, read_json
 from megatron_ipt.manifest import StageContext, read_manifest
-from megatron_ipt.report import figures, readable
+from megatron_ipt.report import figures, measured, readable
 from megatron_ipt.report.charts import Chart, draw
 from megatron_ipt.report.config import ReportConfig
 from megatron_ipt.report.figures import Metrics, Run
@@ -63,6 +63,7 @@ def read_run(name: str, folders: Mapping[str, Path]) -> Run:
         samples=_read(folders, "augment", "samples.json", []),
         dataset=_read(folders, "tokens", "dataset.json", {}),
         results=_read(folders, "evaluation", "results.json", {}),
+        curves=_read(folders, "evaluation", "curves.json", {}),
     )
 
 
@@ -81,7 +82,7 @@ def render(run: Run, samples: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(figures=figures, draw=chart, style=Markup(_asset("style.css")))
+    environment.globals.update(figures=figures, measured=measured, draw=chart, style=Markup(_asset("style.css")))
     formats = ("exact", "compact", "number", "percent", "plural", "size", "time")
     environment.filters.update({name: getattr(readable, name) for name in formats})
     return environment.get_template("page.html.j2").render(run=run, most_samples=samples)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from megatron_ipt.config import key
+from megatron_ipt.errors import did_you_mean
 from megatron_ipt.synthesis.engines.config import GenerationConfig, OpenAIConfig, TensorRTConfig, TransformersConfig
 from megatron_ipt.synthesis.engines.profiles import PROFILES
 from megatron_ipt.synthesis.filters import FilterConfig
@@ -20,7 +21,7 @@ class SynthesisConfig:
     engine: str = key(
         "mined",
         "Where pairs come from. " + "; ".join(f"{name}: {source.help}" for name, source in SOURCES.items()) + ". "
-        "module:Class: an engine of your own.",
+        "module:Class or path/to/file.py:Class: an engine of your own.",
     )  # fmt: skip
     chain_length: int = key(
         1, "Texts (with their pairs) that make one pre-training document: M of an M-shot example.", minimum=1
@@ -38,13 +39,13 @@ class SynthesisConfig:
     transformers: TransformersConfig = key(TransformersConfig, "Settings of the engine transformers.")
     mined: MinedConfig = key(MinedConfig, "Settings of the engine mined.")
     replay: ReplayConfig = key(ReplayConfig, "Settings of the engine replay.")
+    options: dict[str, Any] = key({}, "Settings of an engine of your own, which reads them from config.options.")
     workers: int = key(1, "Processes that work on shards, for mined and replay.", minimum=1, affects_output=False)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.engine not in SOURCES and ":" not in self.engine:
-            near = difflib.get_close_matches(self.engine, SOURCES, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            yield "engine", f"{self.engine!r} is not one of {', '.join(SOURCES)}, nor module:Class.{hint}"
+            known = f"{', '.join(SOURCES)}, nor module:Class or path/to/file.py:Class"
+            yield "engine", f"{self.engine!r} is not one of {known}.{did_you_mean(self.engine, SOURCES)}"
             return
         if source_named(self.engine).kind == "model" and not self.generation.model:
             yield (

@@ -11,6 +11,7 @@ text. Whatever an engine has cached of a chain therefore stays valid, which no r
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from megatron_ipt.errors import RecipeError
@@ -69,6 +70,14 @@ def render_pairs(pairs: list[Pair]) -> str:
     return "\n\n".join(map(render_pair, pairs))
 
 
+def breaking_up(marks: Iterable[str]) -> Callable[[str], str]:
+    """A function that puts a blank inside every one of ``marks`` in a text: ``<QUE>`` becomes ``< QUE>``."""
+    # A control token of one character cannot be broken up; as ids it is text anyway.
+    longest_first = sorted({mark for mark in marks if len(mark) > 1}, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    return lambda text: pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
 class PromptFormat:
     """Builds prompts with one tokenizer within one context.
 
@@ -88,11 +97,7 @@ class PromptFormat:
         self._bos_ids = [tokenizer.bos_id] if tokenizer.bos_id is not None else []
         self._seam_ids = [tokenizer.eos_id, *self._bos_ids]
         self._seam_text = tokenizer.eos + tokenizer.bos
-        # A control token of one character cannot be broken up; as ids it is text anyway.
-        marks = sorted(
-            {*MARKS, *(token for token in tokenizer.control_tokens if len(token) > 1)}, key=len, reverse=True
-        )
-        self._marks = re.compile("|".join(map(re.escape, marks)))
+        self._break_up = breaking_up((*MARKS, *tokenizer.control_tokens))
         overhead = len(self._bos_ids) + len(tokenizer.encode([render_text("")])[0])
         self.text_limit = self.prompt_limit - overhead
         """Tokens of a text that fits a prompt alone."""
@@ -105,7 +110,7 @@ class PromptFormat:
 
     def neutralise(self, text: str) -> str:
         """``text`` with a blank inside every mark and control token that it quotes: ``<QUE>`` becomes ``< QUE>``."""
-        return self._marks.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        return self._break_up(text)
 
     def count(self, text: str) -> int:
         """Tokens of ``text`` inside a prompt."""

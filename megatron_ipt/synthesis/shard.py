@@ -15,11 +15,11 @@ from pathlib import Path
 from megatron_ipt.corpus.documents import Document
 from megatron_ipt.errors import StageError
 from megatron_ipt.files import atomic_jsonl, read_jsonl
+from megatron_ipt.locks import locked
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.chaining import chain_up
 from megatron_ipt.synthesis.journal import Journal
-from megatron_ipt.synthesis.locks import ShardLock, shard_lock
 from megatron_ipt.synthesis.passages import divide_by_tokens
 from megatron_ipt.synthesis.prompt import PromptFormat
 from megatron_ipt.synthesis.statistics import Statistics
@@ -43,6 +43,11 @@ class ShardTask:
     def lock_path(self, directory: Path) -> Path:
         return directory / f".{self.stem}.lock"
 
+    def locked(self, directory: Path) -> contextlib.AbstractContextManager[None]:
+        """Holds this shard; StageError when another process does."""
+        advice = "Wait for it, or give every process its own share with --shard i/N."
+        return locked(self.lock_path(directory), directory / self.stem, remove=True, advice=advice)
+
     def journal_path(self, directory: Path) -> Path:
         return directory / f"{self.stem}.journal"
 
@@ -57,10 +62,10 @@ class ShardTask:
 
     def tidy(self, directory: Path) -> None:
         """Removes what a process killed at the very end of this finished shard left behind."""
-        journal, lock = self.journal_path(directory), self.lock_path(directory)
-        if journal.exists() or lock.exists():
+        journal = self.journal_path(directory)
+        if journal.exists() or self.lock_path(directory).exists():
             # Held by another process: it will tidy up itself.
-            with contextlib.suppress(StageError), shard_lock(lock):
+            with contextlib.suppress(StageError), self.locked(directory):
                 journal.unlink(missing_ok=True)
 
 
@@ -83,13 +88,14 @@ class ShardJob:
         self.task = task
         self.directory = directory
         self.planned: int | None = None
-        self._lock = ShardLock(task.lock_path(directory))
         self._closed = False
+        self._lock = task.locked(directory)
+        self._lock.__enter__()
         try:
             task.remove_leftovers(directory)
             self.journal = Journal(task.journal_path(directory), identity)
         except BaseException:
-            self._lock.release()
+            self._lock.__exit__(None, None, None)
             raise
 
     def plan(
@@ -160,7 +166,7 @@ class ShardJob:
         finally:
             if ShardMarkers(self.directory).counts(self.task.name) is not None:
                 self.journal.path.unlink(missing_ok=True)
-            self._lock.release()
+            self._lock.__exit__(None, None, None)
 
 
 def _with_prompts(batch: list[PlannedChain], prompts: PromptFormat) -> list[PlannedChain]:

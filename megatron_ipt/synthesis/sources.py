@@ -2,19 +2,19 @@
 
 Three kinds: ``documents`` makes chains of documents by itself (no model), ``files`` reads chains from files of its own,
 ``model`` generates behind :class:`megatron_ipt.synthesis.engines.base.Engine`. An engine of your own is named
-``module:Class`` in the recipe and is of kind ``model``.
+``module:Class`` or ``path/to/file.py:Class`` in the recipe and is of kind ``model``; an extension may enter one of any
+kind in ``SOURCES``.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from megatron_ipt.corpus.documents import Document
-from megatron_ipt.errors import RecipeError
+from megatron_ipt.extensions import load_object
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.pairs import Chain
 
@@ -79,12 +79,6 @@ def load_class(name: str) -> Any:
     """The class of engine ``name``.
 
     Raises:
-        RecipeError: ``module:Class`` of the recipe cannot be imported.
+        RecipeError: it cannot be imported.
     """
-    module, _, attribute = source_named(name).code.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        if name in SOURCES:
-            raise
-        raise RecipeError(f"synthesis.engine: {name} cannot be imported: {error}") from error
+    return load_object(source_named(name).code, "synthesis.engine")

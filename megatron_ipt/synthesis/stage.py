@@ -24,7 +24,6 @@ from megatron_ipt.parallel import map_shards
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.config import SynthesisConfig
-from megatron_ipt.synthesis.locks import shard_lock
 from megatron_ipt.synthesis.pairs import Chain
 from megatron_ipt.synthesis.shard import ShardTask
 from megatron_ipt.synthesis.sources import load_class, source_named
@@ -118,7 +117,7 @@ def convert_shard(task: ShardTask, config: SynthesisConfig, seed: int, directory
     done = markers.counts(task.name)
     if done is not None:
         return done
-    with shard_lock(task.lock_path(directory)):
+    with task.locked(directory):
         done = markers.counts(task.name)
         if done is not None:
             return done

@@ -1,18 +1,16 @@
 """The one tokenizer of all prompts, pinned to its published files.
 
 Engines and loaders disagree about the ids of one and the same text (a BOS added twice, ``▁`` before the first word or
-not), so ids are made here, once, and sent as ids wherever the engine takes them. ``tokenizer.json`` is read by the
-tokenizers library exactly as published, never rebuilt from its vocabulary. Text is text: a literal ``</s>`` in a corpus
-does not become the control token.
+not), so ids are made here, once, and sent as ids wherever the engine takes them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.files import read_json
+from megatron_ipt.published import read_sentencepiece, read_tokenizer_json, special_tokens
 
 _KEY = "synthesis.generation.tokenizer"
 
@@ -73,35 +71,19 @@ def open_prompt_tokenizer(path: str | Path) -> PromptTokenizer:
 
 class _TokenizerJson:
     def __init__(self, path: Path):
-        import tokenizers
-
         self.path = path
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise InputError(f"{path}: not a tokenizer that the tokenizers library loads: {error}") from error
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = read_tokenizer_json(path)
         added = self._tokenizer.get_added_tokens_decoder()
         self.control_tokens = tuple(token.content for token in added.values() if token.special)
-        self.bos, self.bos_id = self._named("bos_token")
-        self.eos, eos_id = self._named("eos_token")
+        named = special_tokens(path.parent)
+        self.bos, self.eos = named.get("bos_token", ""), named.get("eos_token", "")
+        self.bos_id, eos_id = self._tokenizer.token_to_id(self.bos), self._tokenizer.token_to_id(self.eos)
         if eos_id is None:
             raise InputError(
                 f"{path.parent / 'tokenizer_config.json'}: names no eos_token of the vocabulary. It marks the end of "
                 "an answer; add the key eos_token."
             )
         self.eos_id = eos_id
-
-    def _named(self, name: str) -> tuple[str, int | None]:
-        for file in ("tokenizer_config.json", "special_tokens_map.json"):
-            if (self.path.parent / file).is_file():
-                token: Any = read_json(self.path.parent / file).get(name)
-                content = token.get("content") if isinstance(token, dict) else token
-                if isinstance(content, str):
-                    return content, self._tokenizer.token_to_id(content)
-        return "", None
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -112,13 +94,8 @@ class _TokenizerJson:
 
 class _SentencePiece:
     def __init__(self, path: Path):
-        import sentencepiece
-
         self.path = path
-        try:
-            processor = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-        except RuntimeError as error:
-            raise InputError(f"{path}: not a SentencePiece model: {error}") from error
+        processor = read_sentencepiece(path.read_bytes(), path)
         self._processor = processor
         if processor.eos_id() < 0:
             raise InputError(f"{path}: the model has no end-of-sentence piece, which marks the end of an answer")

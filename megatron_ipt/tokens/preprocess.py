@@ -22,7 +22,8 @@ import orjson
 import xxhash
 
 from megatron_ipt.errors import InputError, RecipeError, StageError
-from megatron_ipt.files import atomic_folder, atomic_open, locked, read_jsonl, remove_leftovers, write_json
+from megatron_ipt.files import atomic_folder, atomic_open, read_jsonl, remove_leftovers, write_json
+from megatron_ipt.locks import locked
 from megatron_ipt.manifest import ShardMarkers, fingerprint_file
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
@@ -33,7 +34,6 @@ from megatron_ipt.tokens.indexed import bin_path, dtype_for, idx_path
 from megatron_ipt.tokens.megatron_types import Conventions, conventions, save
 from megatron_ipt.tokens.mix import Source, write_interleaved, write_single
 from megatron_ipt.tokens.pieces import Piece, PieceReader, cut, input_files
-from megatron_ipt.tokens.taking_turns import one_at_a_time
 from megatron_ipt.tokens.tokenizer import choose_engine
 from megatron_ipt.tokens.verify import checksums
 
@@ -219,7 +219,7 @@ def _encoding(options: Options, convention: Conventions, work: Path) -> Encoding
         raise InputError("--prepend-bos: the tokenizer has no BOS token")
     dtype = dtype_for(options.dtype, convention.vocab_size, "--dtype")
     folder = work / f"tokenizer-{_tokenizer_digest(options.tokenizer_model)}"
-    with one_at_a_time(work / "prepare.lock"):
+    with locked(work / "prepare.lock", work, wait=True):
         if not folder.exists():
             with atomic_folder(folder) as temporary:
                 save(tokenizer, temporary)

@@ -31,16 +31,16 @@ from megatron_ipt.files import (
     shard_name,
     write_json,
 )
+from megatron_ipt.locks import locked
 from megatron_ipt.manifest import StageContext, fingerprint_file
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import derive
-from megatron_ipt.tokens.config import SourceConfig, TokensConfig
+from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
 from megatron_ipt.tokens.encode import Encoding, Frame, Part, encode_part
 from megatron_ipt.tokens.indexed import dtype_for
 from megatron_ipt.tokens.mix import Source, write_interleaved, write_single
-from megatron_ipt.tokens.taking_turns import one_at_a_time
 from megatron_ipt.tokens.tokenizer import (
     TOKENIZER_FILES,
     HuggingFaceTokenizer,
@@ -68,17 +68,22 @@ def built_in_folders(inputs: Mapping[str, Path]) -> dict[str, list[Path]]:
 
 def fingerprints(config: TokensConfig) -> list[dict[str, Any]]:
     """Fingerprints of what the recipe names itself: a given tokenizer and the files of further sources."""
-    path = Path(config.tokenizer.path)
-    files = []
-    if config.tokenizer.kind == "sentencepiece":
-        files.append(path)
-    elif config.tokenizer.kind == "huggingface":
-        files += [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
-    prints = [fingerprint_file(file) for file in files]
+    prints = tokenizer_fingerprints(config.tokenizer)
     for source in config.sources.values():
         if source.inputs:
             prints += [fingerprint_file(file.path) for file in input_files(CorpusConfig(inputs=source.inputs))]
     return prints
+
+
+def tokenizer_fingerprints(settings: TokenizerConfig) -> list[dict[str, Any]]:
+    """Fingerprints of the files of a given tokenizer; empty for one that is trained."""
+    path = Path(settings.path)
+    files = []
+    if settings.kind == "sentencepiece":
+        files.append(path)
+    elif settings.kind == "huggingface":
+        files += [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+    return [fingerprint_file(file) for file in files]
 
 
 def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -94,13 +99,14 @@ def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | No
     work.mkdir(parents=True, exist_ok=True)
     if shard is None:
         remove_leftovers(work)
-    with one_at_a_time(work / "prepare.lock"):
+    with locked(work / "prepare.lock", work, wait=True):
         parts = _collect_parts(config, context, work)
         if not parts:
             raise InputError("tokens: the sources hold no documents")
         tokenizer_folder = context.directory / "tokenizer"
         if not tokenizer_folder.exists():
-            _prepare_tokenizer(config, context, parts, tokenizer_folder)
+            lines = _training_lines(parts, context.seed, config.tokenizer.training_characters)
+            prepare_tokenizer(config.tokenizer, lines, tokenizer_folder)
     tokenizer = open_tokenizer(tokenizer_folder)
     encoding = Encoding(
         tokenizer_folder,
@@ -194,15 +200,18 @@ def _read_documents(settings: CorpusConfig, seed: int, rejects: Rejects) -> Iter
             yield Document(record.id, record.text, record.title, split)
 
 
-def _prepare_tokenizer(config: TokensConfig, context: StageContext, parts: list[Part], folder: Path) -> None:
-    settings = config.tokenizer
+def prepare_tokenizer(settings: TokenizerConfig, lines: Iterator[str], folder: Path) -> None:
+    """Saves the tokenizer that ``settings`` ask for in ``folder``.
+
+    Args:
+        lines: to train on; read for that alone.
+    """
     tokenizer: Tokenizer
     if settings.kind == "huggingface":
         tokenizer = HuggingFaceTokenizer(settings.path)
     elif settings.kind == "sentencepiece":
         tokenizer = SentencePieceTokenizer.read(settings.path)
     else:
-        lines = _training_lines(parts, context.seed, settings.training_characters)
         tokenizer = train_sentencepiece(lines, settings.vocab_size)
         if tokenizer.vocab_size < settings.vocab_size:
             logger.warning(

@@ -13,13 +13,14 @@ import shutil
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.files import open_bytes, read_json
+from megatron_ipt.files import open_bytes
+from megatron_ipt.published import read_sentencepiece, read_tokenizer_json, special_tokens
 from megatron_ipt.tokens.engines import Engine, SentencePieceEngine, TokenizersEngine, choose, open_engine
 
 TOKENIZER_FILES = (
@@ -73,13 +74,8 @@ class SentencePieceTokenizer:
     """
 
     def __init__(self, model: bytes, name: str | Path):
-        import sentencepiece
-
         self._model = model
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise InputError(f"{name}: not a SentencePiece model: {error}") from error
+        self._processor = read_sentencepiece(model, name)
         self.vocab_size = self._processor.get_piece_size()
         self.bos_id = _id_or_none(self._processor.bos_id())
         self.pad_id = _id_or_none(self._processor.pad_id())
@@ -127,33 +123,21 @@ class HuggingFaceTokenizer:
     """A folder with ``tokenizer.json``, used as published through the tokenizers library."""
 
     def __init__(self, folder: str | Path):
-        import tokenizers
-
         self.folder = Path(folder)
         file = self.folder / "tokenizer.json"
         if not file.is_file():
             raise InputError(f"{file}: not found; tokens.tokenizer.path must be a folder that holds tokenizer.json")
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise InputError(f"{file}: not a tokenizer that the tokenizers library loads: {error}") from error
-        # Special tokens written out in a document are text, not control ids.
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = read_tokenizer_json(file)
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
         self.size = len(vocabulary)
         configuration = self.folder / "tokenizer_config.json"
-        named: dict[str, Any] = {}
-        for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            if (self.folder / name).is_file():
-                named |= {key: value for key, value in read_json(self.folder / name).items() if value is not None}
-        self.bos_id = _named_id(named, "bos_token", vocabulary)
-        self.pad_id = _named_id(named, "pad_token", vocabulary)
-        eod_id = _named_id(named, "eos_token", vocabulary)
+        ids = {name: vocabulary.get(token) for name, token in special_tokens(self.folder).items()}
+        self.bos_id = ids.get("bos_token")
+        self.pad_id = ids.get("pad_token")
+        eod_id = ids.get("eos_token")
         if eod_id is None:
-            eod_id = _named_id(named, "sep_token", vocabulary)
+            eod_id = ids.get("sep_token")
         if eod_id is None:
             raise InputError(
                 f"{configuration}: names no eos_token of the vocabulary, which marks the end of a document"
@@ -253,12 +237,6 @@ def train_sentencepiece(lines: Iterator[str], vocab_size: int) -> SentencePieceT
 
 def _id_or_none(identifier: int) -> int | None:
     return identifier if identifier >= 0 else None
-
-
-def _named_id(configuration: dict[str, Any], name: str, vocabulary: dict[str, int]) -> int | None:
-    token = configuration.get(name)
-    content = token.get("content") if isinstance(token, dict) else token
-    return vocabulary.get(content) if isinstance(content, str) else None
 
 
 def write_tokenizer_config(folder: Path, bos: str | None, eos: str, unk: str | None) -> None:

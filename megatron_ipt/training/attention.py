@@ -20,6 +20,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_ipt.training.fused import RMSNormFunction
+from megatron_ipt.training.linear import bf16_is_emulated
 
 
 class TorchRMSNorm(torch.nn.RMSNorm):
@@ -78,6 +79,9 @@ class TorchAttention(MegatronModule):
             raise NotImplementedError("packed sequences and attention bias need Transformer Engine")
         if self.context_size > 1:
             key, value, attention_mask = self._gather(query, key, value)
+        dtype = query.dtype
+        if dtype is torch.bfloat16 and not query.is_cuda and bf16_is_emulated():
+            query, key, value = query.float(), key.float(), value.float()
         context = torch.nn.functional.scaled_dot_product_attention(
             query.permute(1, 2, 0, 3),
             key.permute(1, 2, 0, 3),
@@ -88,7 +92,7 @@ class TorchAttention(MegatronModule):
             scale=self.softmax_scale,
             enable_gqa=query.size(2) != key.size(2),
         )
-        return context.permute(2, 0, 1, 3).reshape(query.size(0), query.size(1), -1)
+        return context.to(dtype).permute(2, 0, 1, 3).reshape(query.size(0), query.size(1), -1)
 
     def _gather(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor

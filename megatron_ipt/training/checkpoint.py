@@ -8,10 +8,10 @@ in the "fully reshardable" form, so that any layout of ranks loads what any othe
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +24,13 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ipt.errors import InputError, StageError, StorageError
-from megatron_ipt.files import atomic_open
+from megatron_ipt.files import atomic_open, put_in_place
 from megatron_ipt.training.checkpoint_writer import Writer, collect_checksums, damaged, last_line
 from megatron_ipt.training.config import CheckpointConfig
-from megatron_ipt.training.families import FAMILIES, ModelShape
+from megatron_ipt.training.families import ModelShape
+from megatron_ipt.training.megatron_arguments import megatron_arguments
 from megatron_ipt.training.model_file import (
+    RELEASE,
     TRACKER,
     ModelFile,
     checkpoints_in,
@@ -37,6 +39,7 @@ from megatron_ipt.training.model_file import (
     restore_hint,
 )
 from megatron_ipt.training.optimizer import fit_optimizer_state
+from megatron_ipt.training.snapshot import share_memory
 from megatron_ipt.training.state import RunState
 
 logger = logging.getLogger(__name__)
@@ -63,9 +66,8 @@ def checkpoint_folder(path: Path) -> Path:
     """
     if (path / "metadata.json").is_file():
         return path
-    converted = path / "release"
-    if (converted / "metadata.json").is_file():
-        return converted
+    if (path / RELEASE / "metadata.json").is_file():
+        return path / RELEASE
     folder = latest_checkpoint(path) if path.is_dir() else None
     if folder is None:
         raise InputError(
@@ -100,6 +102,7 @@ class Checkpoints:
         self._first_rank = torch.distributed.get_rank() == 0
         self._writer = Writer(_SHARDING)
         self._pending: ModelFile | None = None
+        self._removal: threading.Thread | None = None
 
     def load_latest(self) -> RunState | None:
         """Restores the newest checkpoint; None where there is none.
@@ -161,7 +164,7 @@ class Checkpoints:
         """
         self.finish()
         described = self._describe(state)
-        name = [f".{iteration_folder(self._root, state.step).name}.{uuid4().hex[:8]}.tmp"]
+        name = [_hidden(iteration_folder(self._root, state.step)).name]
         torch.distributed.broadcast_object_list(name)
         hidden = self._root / name[0]
         if self._first_rank:
@@ -171,6 +174,8 @@ class Checkpoints:
         self._pending = described
         if wait or not self._settings.async_save:
             self.finish()
+        if wait:
+            self._finish_removal()
 
     def is_writing(self) -> bool:
         """Whether this rank is still writing a checkpoint that was not waited for."""
@@ -239,6 +244,7 @@ class Checkpoints:
             raise InputError(found)
 
     def _prepare(self, hidden: Path) -> None:
+        self._finish_removal()
         try:
             for leftover in self._root.glob(".iter_*.tmp"):
                 shutil.rmtree(leftover)
@@ -250,9 +256,7 @@ class Checkpoints:
         folder = iteration_folder(self._root, described.iteration)
         files, checksums = collect_checksums(hidden)
         replace(described, files=files, checksums=checksums).write(hidden)
-        if folder.exists():
-            shutil.rmtree(folder)
-        hidden.rename(folder)
+        put_in_place(hidden, folder)
         with atomic_open(self._root / TRACKER, "w") as stream:
             stream.write(str(described.iteration))
         self._remove_old(described.iteration)
@@ -262,9 +266,18 @@ class Checkpoints:
             return
         # Folders above this iteration are what an earlier, longer run left when it was told to start over.
         earlier = [folder for folder in checkpoints_in(self._root) if _iteration_of(folder) < newest]
+        outdated = []
         for folder in earlier[: len(earlier) - (self._settings.keep_last - 1)]:
             if not self._settings.keep_every or _iteration_of(folder) % self._settings.keep_every:
-                shutil.rmtree(folder)
+                outdated.append(folder.rename(_hidden(folder)))
+        # Deleting large files takes a file system long; a hidden folder that is left is removed at the next save.
+        self._removal = threading.Thread(target=_delete, args=(outdated,), name="old checkpoints")
+        self._removal.start()
+
+    def _finish_removal(self) -> None:
+        if self._removal is not None:
+            self._removal.join()
+            self._removal = None
 
     def _named_chunks(self) -> list[tuple[str, Any]]:
         if len(self._chunks) == 1:
@@ -280,11 +293,28 @@ class Checkpoints:
             state |= {
                 "checkpoint_version": 3.0,
                 "iteration": run.step,
-                "args": _megatron_arguments(described),
+                "args": megatron_arguments(
+                    described.shape,
+                    described.seq_length,
+                    described.vocab_size,
+                    described.padded_vocab_size,
+                    consumed_train_samples=described.consumed_train_samples,
+                ),
                 "opt_param_scheduler": self._scheduler.state_dict(),
                 "run_state": run.to_dict(),
             }
+            share_memory(state)
         return state
+
+
+def _hidden(folder: Path) -> Path:
+    """A name for ``folder`` beside it that no reader looks at and the next save removes."""
+    return folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
+
+
+def _delete(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _iteration_of(folder: Path) -> int:
@@ -296,45 +326,3 @@ def _read(state: dict[str, Any], folder: Path) -> dict[str, Any]:
         return dist_checkpointing.load(state, str(folder))
     except (OSError, EOFError, CheckpointException, CheckpointingException) as error:
         raise InputError(f"{folder}: cannot be loaded: {last_line(error)}. {restore_hint(folder)}") from error
-
-
-def _megatron_arguments(model: ModelFile) -> argparse.Namespace:
-    """What Megatron-LM's ``--use-checkpoint-args`` reads from a checkpoint."""
-    shape = model.shape
-    family = FAMILIES[shape.family]
-    return argparse.Namespace(
-        num_layers=shape.num_layers,
-        hidden_size=shape.hidden_size,
-        ffn_hidden_size=shape.ffn_hidden_size,
-        seq_length=model.seq_length,
-        num_attention_heads=shape.num_attention_heads,
-        num_query_groups=shape.num_query_groups,
-        group_query_attention=shape.num_query_groups != shape.num_attention_heads,
-        kv_channels=shape.kv_channels,
-        max_position_embeddings=shape.max_position_embeddings,
-        position_embedding_type="rope",
-        add_position_embedding=True,
-        rotary_base=int(shape.rotary_base),
-        rotary_percent=1.0,
-        rotary_interleaved=False,
-        add_bias_linear=False,
-        add_qkv_bias=family.add_qkv_bias,
-        qk_layernorm=family.qk_layernorm,
-        num_experts=shape.num_moe_experts,
-        moe_router_topk=shape.moe_router_topk,
-        use_rope_scaling=shape.rope_scaling_factor is not None,
-        rope_scaling_factor=shape.rope_scaling_factor or 8.0,
-        squared_relu=False,
-        swiglu=family.gated_linear_unit,
-        untie_embeddings_and_output_weights=shape.untie_embeddings_and_output_weights,
-        apply_layernorm_1p=False,
-        normalization=family.normalization,
-        norm_epsilon=shape.norm_epsilon,
-        layernorm_epsilon=shape.norm_epsilon,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
-        padded_vocab_size=model.padded_vocab_size,
-        ckpt_format="torch_dist",
-        consumed_train_samples=model.consumed_train_samples,
-        consumed_valid_samples=0,
-    )

@@ -76,6 +76,27 @@ def install() -> None:
 
     megatron_random._set_cuda_rng_state = lambda new_state, device=-1, graph_safe=False: torch.set_rng_state(new_state)
     _stand_in_for_expert_dispatch()
+    _stand_in_for_exchange_with_oneself()
+
+
+def _stand_in_for_exchange_with_oneself() -> None:
+    """A group of one rank has nothing to exchange, but gloo copies all gradients and all weights to find that out."""
+    from megatron.core.distributed import param_and_grad_buffer
+
+    def skipped_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
+        def exchange(
+            output: torch.Tensor, own: torch.Tensor, *, group: Any, async_op: bool = False, **options: Any
+        ) -> Any:
+            if async_op or group.size() > 1:
+                return collective(output, own, group=group, async_op=async_op, **options)
+            if output.data_ptr() != own.data_ptr():
+                output.copy_(own)
+            return None
+
+        return exchange
+
+    for name in ("dist_reduce_scatter_func", "dist_all_gather_func"):
+        setattr(param_and_grad_buffer, name, skipped_alone(getattr(param_and_grad_buffer, name)))
 
 
 def _stand_in_for_expert_dispatch() -> None:

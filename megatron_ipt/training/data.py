@@ -1,4 +1,4 @@
-"""What the tokens stage left, and which of its samples a rank takes at a step.
+"""What the tokens or tuning stage left, and which of its samples a rank takes at a step.
 
 Sample ``position + i`` belongs to the global batch that starts at ``position``, so that a run resumes exactly from one
 number, under any number of ranks.
@@ -18,6 +18,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import read_json
 from megatron_ipt.training.layout import Layout
+from megatron_ipt.training.masked import open_rows
 from megatron_ipt.training.ramp import BatchRamp
 
 Batch = dict[str, torch.Tensor]
@@ -33,6 +34,7 @@ class Source:
     Attributes:
         path: prefix of the files, without .bin and .idx.
         parts: sources that were interleaved into it, in the order of their numbers.
+        loss_mask: prefix of the mask of the tokens to be predicted; every document is then one sample. None: all are.
     """
 
     name: str
@@ -41,11 +43,16 @@ class Source:
     documents: int
     tokens: int
     parts: tuple[str, ...] = ()
+    loss_mask: Path | None = None
+
+    def tokens_of_epoch(self, seq_length: int) -> int:
+        """Tokens of the samples of one pass, padding included."""
+        return self.tokens if self.loss_mask is None else self.documents * seq_length
 
 
 @dataclass(frozen=True)
 class TokenData:
-    """What ``dataset.json`` of the tokens stage says."""
+    """What ``dataset.json`` of the tokens or tuning stage says."""
 
     directory: Path
     vocab_size: int
@@ -69,18 +76,17 @@ class TokenData:
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}: key {error} is missing; write it again with the tokens stage") from error
         for source in (*data.train, *data.valid):
-            for suffix in (".idx", ".bin"):
-                if not Path(f"{source.path}{suffix}").is_file():
-                    raise InputError(
-                        f"{source.path}{suffix}: named by {path}, but not there; run the tokens stage again"
-                    )
+            for prefix in filter(None, (source.path, source.loss_mask)):
+                for suffix in (".idx", ".bin"):
+                    if not Path(f"{prefix}{suffix}").is_file():
+                        raise InputError(f"{prefix}{suffix}: named by {path}, but not there; run its stage again")
         if not data.train:
             raise InputError(f"{path}: names no training data; run the tokens stage on a corpus that is not empty")
         return data
 
-    @property
-    def train_tokens(self) -> int:
-        return sum(source.tokens for source in self.train)
+    def tokens_of_epoch(self, seq_length: int) -> int:
+        """Tokens of the samples of one pass over the training data."""
+        return sum(source.tokens_of_epoch(seq_length) for source in self.train)
 
 
 def _source(directory: Path, entry: dict[str, Any]) -> Source:
@@ -91,6 +97,7 @@ def _source(directory: Path, entry: dict[str, Any]) -> Source:
         documents=int(entry["documents"]),
         tokens=int(entry["tokens"]),
         parts=tuple(entry.get("by_source", ())),
+        loss_mask=directory / entry["loss_mask"] if "loss_mask" in entry else None,
     )
 
 
@@ -103,10 +110,12 @@ def check_sources(data: TokenData, seq_length: int) -> None:
         InputError: names the file.
     """
     for source in (*data.train, *data.valid):
+        if source.loss_mask is not None:
+            _check_rows(source, source in data.train, seq_length)
         # Megatron-Core cannot map an empty file.
         dataset = IndexedDataset(str(source.path)) if Path(f"{source.path}.bin").stat().st_size else None
         tokens = 0 if dataset is None else int(dataset.sequence_lengths.sum(dtype=numpy.int64))
-        if source in data.train and tokens < seq_length + 1:
+        if source in data.train and source.loss_mask is None and tokens < seq_length + 1:
             raise InputError(
                 f"{source.path}.bin: {tokens} tokens, fewer than one sequence of training.data.seq_length={seq_length} "
                 "plus one; give more text or lower training.data.seq_length"
@@ -123,6 +132,15 @@ def check_sources(data: TokenData, seq_length: int) -> None:
                     f"{source.path}.bin: token id {highest} is outside the vocabulary of {data.vocab_size} that "
                     f"{data.directory / 'dataset.json'} names; tokenize again with the tokenizer meant for training"
                 )
+
+
+def _check_rows(source: Source, trained_on: bool, seq_length: int) -> None:
+    assert source.loss_mask is not None
+    rows = len(open_rows(source.path, source.loss_mask, seq_length))
+    if trained_on and not rows:
+        raise InputError(f"{source.path}.bin: holds no rows; give the tuning stage more examples")
+    if rows and not numpy.memmap(f"{source.loss_mask}.bin", dtype=numpy.uint8, mode="r").any():
+        raise InputError(f"{source.loss_mask}.bin: marks no token to be predicted; run the tuning stage again")
 
 
 class Batches:

@@ -7,6 +7,7 @@ reads :class:`ModelShape`. Nothing here needs torch, so that a recipe can be che
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,13 +16,20 @@ from megatron_ipt.errors import InputError
 
 @dataclass(frozen=True)
 class Family:
-    """What an architecture fixes, in the words of Megatron-Core's ``TransformerConfig``."""
+    """What an architecture fixes, in the words of Megatron-Core's ``TransformerConfig``.
+
+    Attributes:
+        options: further arguments of ``TransformerConfig``, given the model's shape.
+        problems: what in a Hugging Face ``config.json`` this family cannot express.
+    """
 
     normalization: str = "RMSNorm"
     gated_linear_unit: bool = True
     add_qkv_bias: bool = False
     qk_layernorm: bool = False
     mixture_of_experts: bool = False
+    options: Callable[[ModelShape], dict[str, Any]] = lambda shape: {}
+    problems: Callable[[dict[str, Any]], Iterator[str]] = lambda config: iter(())
 
 
 FAMILIES = {

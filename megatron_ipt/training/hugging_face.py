@@ -60,10 +60,15 @@ def read_model_config(path: str | Path) -> tuple[dict[str, Any], int]:
     config = read_json(file)
     family = config.get("model_type")
     if family not in FAMILIES:
-        raise InputError(f"{file}: model_type {family!r} is not supported; supported: {', '.join(FAMILIES)}")
+        raise InputError(
+            f"{file}: model_type {family!r} is not supported; supported: {', '.join(FAMILIES)}. An extension can add "
+            "it: see docs/own_model_family.md"
+        )
     for name, allowed in _REFUSED.items():
         if name in config and config[name] not in allowed:
             raise InputError(f"{file}: {name}={config[name]!r} is not supported; supported: {allowed[0]!r}")
+    for problem in FAMILIES[family].problems(config):
+        raise InputError(f"{file}: {problem}")
     values: dict[str, Any] = {
         ours: config[theirs] for ours, theirs in _FIELDS.items() if config.get(theirs) is not None
     }

@@ -2,7 +2,8 @@
 
 Megatron-Core's GPTDataset cuts and shuffles; its order depends on how many samples are asked for, so that a run made
 longer would see other data from the start. Here a source is a row of rounds, each a GPTDataset with an order of its
-own: going on beyond the last round adds rounds and changes nothing before. Sources are blended by Megatron-Core's
+own: going on beyond the last round adds rounds and changes nothing before. A round of a source with a loss mask is one
+pass over its rows (:mod:`~megatron_ipt.training.masked`). Sources are blended by Megatron-Core's
 BlendedDataset, whose choice for a sample depends on the samples before it alone.
 """
 
@@ -25,7 +26,9 @@ from megatron_ipt.files import read_json, write_json
 from megatron_ipt.seeding import derive
 from megatron_ipt.training.config import DataConfig
 from megatron_ipt.training.data import Source, TokenData
+from megatron_ipt.training.masked import MaskedSamples, open_rows
 from megatron_ipt.training.sources import tokens_of_windows
+from megatron_ipt.tuning.rows import RowReader
 
 _LEAST_ROUND = 256
 """Samples: a source with fewer is gone through several times in a round."""
@@ -106,13 +109,15 @@ class Rounds(torch.utils.data.Dataset[Any]):
 
     def tokens(self, samples: numpy.typing.NDArray[numpy.int64]) -> numpy.typing.NDArray[numpy.int64]:
         """Tokens by source of these samples."""
-        if self._source is None:
+        masked = isinstance(self._rounds[0], MaskedSamples)
+        if self._source is None and not masked:
             return numpy.array([len(samples) * self._seq_length])
+        source = numpy.zeros(self._length, numpy.uint8) if self._source is None else self._source
+        count = MaskedSamples.tokens_by_source if masked else tokens_of_windows
         total = numpy.zeros(len(self.names), numpy.int64)
         numbers = samples // self._length
         for number in numpy.unique(numbers):
-            inside = samples[numbers == number] % self._length
-            total += tokens_of_windows(self._rounds[number], inside, self._source, len(self.names))
+            total += count(self._rounds[number], samples[numbers == number] % self._length, source, len(self.names))
         return total
 
 
@@ -153,6 +158,7 @@ class DatasetBuilder:
             "drop_last_partial_validation_sequence": False,
         }
         self._seq_length = seq_length
+        self._rows: dict[Path, tuple[RowReader, GPTDatasetConfig]] = {}
         self._cache = IndexCache(cache)
         if torch.distributed.get_rank() == 0:
             self._cache.drop_unfinished()
@@ -185,6 +191,8 @@ class DatasetBuilder:
 
     def valid(self, source: Source) -> Any:
         """One pass over ``source``; its last sequence is padded without loss."""
+        if source.loss_mask is not None:
+            return self._masked(source, None)
         dataset = self._build([None, ([str(source.path)], None), None], None, derive(self._seed, "held out"))[1]
         # GPTDataset would keep the loss mask of the first sample asked for, padding and all, for every other one.
         dataset.masks_and_position_ids_are_cacheable = False
@@ -203,6 +211,10 @@ class DatasetBuilder:
         return [(sources[name], share / total) for name, share in shares.items() if share > 0]
 
     def _rounds(self, source: Source, samples: int) -> Rounds:
+        if source.loss_mask is not None:
+            passes = max(1, math.ceil(samples / source.documents))
+            seeds = [derive(self._seed, "order of samples", source.name, number) for number in range(passes)]
+            return Rounds(source, [self._masked(source, seed) for seed in seeds])
         once = (source.tokens - 1) // self._seq_length
         asked = None if once >= _LEAST_ROUND else _LEAST_ROUND
         rounds: list[Any] = []
@@ -210,6 +222,14 @@ class DatasetBuilder:
             seed = derive(self._seed, "order of samples", source.name, len(rounds))
             rounds.append(self._build([([str(source.path)], None), None, None], asked, seed)[0])
         return Rounds(source, rounds)
+
+    def _masked(self, source: Source, seed: int | None) -> MaskedSamples:
+        if source.path not in self._rows:
+            assert source.loss_mask is not None
+            blends = [([str(source.path)], None), None, None]
+            config = GPTDatasetConfig(random_seed=0, blend_per_split=blends, **self._options)
+            self._rows[source.path] = open_rows(source.path, source.loss_mask, self._seq_length), config
+        return MaskedSamples(*self._rows[source.path], self._data.eod_id, seed)
 
     def _build(self, blends: list[Any], samples: int | None, seed: int) -> Any:
         config = GPTDatasetConfig(blend_per_split=blends, random_seed=seed % 2**31, **self._options)

@@ -19,6 +19,10 @@ class CheckpointModel:
 
     Use as a context manager, or call :meth:`close`: Megatron-Core's groups are global to the process.
 
+    Attributes:
+        description: the checkpoint's ``model.json``.
+        module: the model, for who wants to look at its layers.
+
     Raises:
         InputError: the folder is no checkpoint of this package, or is damaged.
     """
@@ -39,11 +43,11 @@ class CheckpointModel:
         start_model_parallel(config)
         described = self.description
         megatron_config = transformer_config(described.shape, config, "fp32")
-        (self._model,) = build_model(
+        (self.module,) = build_model(
             described.shape, described.vocab_size, described.padded_vocab_size, megatron_config, seed=0
         )
-        load_model_weights(self._model, Path(folder))
-        self._model.eval()
+        load_model_weights(self.module, Path(folder))
+        self.module.eval()
 
     @torch.inference_mode()
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -55,7 +59,7 @@ class CheckpointModel:
         Returns:
             [batch, seq, vocab] in fp32, padding of the vocabulary removed.
         """
-        output = self._model(tokens.to(torch.cuda.current_device()), None, None)
+        output = self.module(tokens.to(torch.cuda.current_device()), None, None)
         return output[..., : self.description.vocab_size].float()
 
     def close(self) -> None:

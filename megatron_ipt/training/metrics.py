@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import orjson
 
@@ -165,5 +166,5 @@ def _start_wandb(project: str, directory: Path, settings: dict[str, Any] | None)
         ) from error
     path = directory / "wandb-id.txt"
     if not path.exists():
-        path.write_text(wandb.util.generate_id())
+        path.write_text(uuid4().hex[:8])
     return wandb.init(project=project, id=path.read_text(), resume="allow", dir=str(directory), config=settings)

@@ -29,7 +29,8 @@ from megatron_ipt.seeding import derive
 from megatron_ipt.training.attention import TorchAttention, TorchRMSNorm
 from megatron_ipt.training.config import ParallelConfig, TrainingConfig
 from megatron_ipt.training.families import FAMILIES, ModelShape
-from megatron_ipt.training.fused import stand_in_for_fused_activation
+from megatron_ipt.training.fused import stand_in_for_cross_entropy, stand_in_for_fused_activation
+from megatron_ipt.training.linear import stand_in_for_linear
 from megatron_ipt.training.precision import fp8_options, have_transformer_engine
 from megatron_ipt.training.rotary import scale_frequencies, stand_in_for_fused_rotation
 
@@ -43,10 +44,12 @@ def transformer_config(shape: ModelShape, config: TrainingConfig, precision: str
     on_gpu = torch.cuda.is_available()
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     interleaved = parallel.virtual_pipeline_model_parallel_size is not None
-    options: dict[str, Any] = {}
+    options = dict(family.options(shape))
     if not on_gpu:
         stand_in_for_fused_rotation()
         stand_in_for_fused_activation()
+        stand_in_for_cross_entropy()
+        stand_in_for_linear()
     if precision == "fp8":
         options |= fp8_options(config.fp8)
     if shape.num_moe_experts:

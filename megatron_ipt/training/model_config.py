@@ -19,8 +19,8 @@ from megatron_ipt.training.hugging_face import config_file, read_model_config
 class ModelConfig:
     """Architecture. Keys left empty take the value of from_hf, or else the preset's."""
 
-    family: str | None = key(None, "Architecture; mistral where nothing says otherwise.", choices=tuple(FAMILIES))
-    preset: str = key("small", "Sizes to start from; the keys below win over it.", choices=tuple(PRESETS))
+    family: str | None = key(None, "Architecture; mistral where nothing says otherwise.", choices=FAMILIES)
+    preset: str = key("small", "Sizes to start from; the keys below win over it.", choices=PRESETS)
     from_hf: str | None = key(
         None,
         "Hugging Face folder whose sizes and weights to start from, in the place of a preset; "

@@ -14,6 +14,8 @@ from megatron_ipt.files import read_json, write_json
 from megatron_ipt.training.families import ModelShape
 
 TRACKER = "latest_checkpointed_iteration.txt"
+RELEASE = "release"
+"""Name of a folder, and text of the tracker, where weights come from a conversion and not from an iteration."""
 MODEL_FILE = "model.json"
 _FOLDER = re.compile(r"iter_\d{7,}")
 
@@ -86,11 +88,12 @@ def latest_checkpoint(root: Path) -> Path | None:
     if not tracker.exists():
         return None
     text = tracker.read_text().strip()
-    if not text.isdigit():
-        raise InputError(f"{tracker}: expected the number of an iteration, found {text[:40]!r}")
-    folder = iteration_folder(root, int(text))
+    if text != RELEASE and not text.isdigit():
+        raise InputError(f"{tracker}: expected the number of an iteration or {RELEASE!r}, found {text[:40]!r}")
+    folder = root / RELEASE if text == RELEASE else iteration_folder(root, int(text))
     if not folder.is_dir():
-        raise InputError(f"{tracker}: names iteration {text}, but {folder} does not exist. {restore_hint(folder)}")
+        named = text if text == RELEASE else f"iteration {text}"
+        raise InputError(f"{tracker}: names {named}, but {folder} does not exist. {restore_hint(folder)}")
     return folder
 
 

@@ -22,6 +22,7 @@ from torch.optim.adamw import adamw
 
 from megatron_ipt.training.config import OptimizerSettings, ParallelConfig, ScheduleConfig
 from megatron_ipt.training.ramp import BatchRamp
+from megatron_ipt.training.snapshot import stand_in_for_gathering
 
 
 class GroupStepAdamW(torch.optim.Optimizer):
@@ -103,6 +104,8 @@ def build_optimizer(
 ) -> MegatronOptimizer:
     """AdamW over the parameters of ``chunks``, with fp32 main weights."""
     _stand_in_for_fused_adam()
+    if not torch.cuda.is_available():
+        stand_in_for_gathering()
     offload: dict[str, Any] = {}
     if settings.offload_fraction:
         offload = {

@@ -2,7 +2,7 @@
 
 Megatron-Core fixes three of the scaling's four numbers; here they come from the model's shape. Its unfused rotation
 computes sine and cosine again for every layer and copies each tensor twice; the one here stands where Megatron-Core
-looks for Transformer Engine's fused kernel, and goes over the tensor once.
+looks for Transformer Engine's fused kernel, and goes over the tensor once, in parts that stay in the cache.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from megatron.core.models.common.embeddings import rope_utils
 
 from megatron_ipt.training.families import ModelShape
+from megatron_ipt.training.fused import parts
 
 
 def scale_frequencies(rotary: Any, shape: ModelShape) -> None:
@@ -64,9 +65,10 @@ class _Rotation(torch.autograd.Function):
 
 def _turn(tensor: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, sign: int) -> torch.Tensor:
     turned = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-    (first, second), (to_first, to_second) = tensor.chunk(2, -1), turned.chunk(2, -1)
-    torch.mul(first, cosine, out=to_first).addcmul_(second, sine, value=sign)
-    torch.mul(second, cosine, out=to_second).addcmul_(first, sine, value=-sign)
+    halves = (*tensor.chunk(2, -1), *turned.chunk(2, -1))
+    for first, second, to_first, to_second, cosines, sines in parts(*halves, cosine, sine):
+        torch.mul(first, cosines, out=to_first).addcmul_(second, sines, value=sign)
+        torch.mul(second, cosines, out=to_second).addcmul_(first, sines, value=-sign)
     return turned
 
 

@@ -75,9 +75,8 @@ class Trainer:
         self.tokens = TokenData.read(context.inputs["tokens"])
         self.vocab_size = self._vocabulary()
         self.padded_vocab_size = padded_vocabulary(self.vocab_size, config.model.make_vocab_size_divisible_by)
-        self.steps = number_of_steps(
-            config.steps, config.tokens, config.epochs, self.tokens.train_tokens, self.seq_length, self.ramp
-        )
+        epoch = self.tokens.tokens_of_epoch(self.seq_length)
+        self.steps = number_of_steps(config.steps, config.tokens, config.epochs, epoch, self.seq_length, self.ramp)
         self._on_first_rank(partial(check_sources, self.tokens, self.seq_length))
         self.builder = self._data_builder()
         self.validation = Validation(config, self.tokens, self.builder, self.layout, partial(self._forward, True))
@@ -220,7 +219,7 @@ class Trainer:
         """Runs the pipeline over one global batch; [sum of losses, number of tokens] of this rank's last stage."""
         iterators: Any = [batches.at(position, micro_batches) for _ in self.chunks]
         results = self.forward_backward(
-            forward_step_func=_forward_step,
+            forward_step_func=forward_step,
             data_iterator=iterators if len(iterators) > 1 else iterators[0],
             model=self.chunks if len(self.chunks) > 1 else self.chunks[0],
             num_microbatches=micro_batches,
@@ -387,7 +386,7 @@ def initial_checkpoint(config: TrainingConfig, context: StageContext) -> Path | 
     return None
 
 
-def _forward_step(batches: Iterator[Batch], chunk: Any) -> tuple[torch.Tensor, Any]:
+def forward_step(batches: Iterator[Batch], chunk: Any) -> tuple[torch.Tensor, Any]:
     batch = next(batches)
     # Rotary position embedding needs no position ids, and plain causal attention no mask.
     losses = chunk(batch["tokens"], None, batch.get("attention_mask"), labels=batch["labels"])

@@ -74,12 +74,15 @@ def end_with_parent(number: signal.Signals) -> None:
 
 def main(job: Path) -> int:
     """Runs the job; returns the exit status of the process."""
+    from megatron_ipt.extensions import load_registered_extensions
+    from megatron_ipt.progress import configure_logging
     from megatron_ipt.training.job import Job
 
     end_with_parent(signal.SIGKILL)
+    load_registered_extensions()
     task = Job.read(job)
     rank = os.environ.get("RANK", "0")
-    _configure_output(rank == "0")
+    configure_logging(first_rank=rank == "0")
     _report_tracebacks(task.report / f"rank-{rank}.traceback")
     try:
         counts = train(task.config, task.context, task.report)
@@ -99,18 +102,6 @@ def _report_tracebacks(path: Path) -> None:
         path.write_text("".join(traceback.format_exception(kind, error, trace)))
 
     sys.excepthook = report
-
-
-def _configure_output(first_rank: bool) -> None:
-    import logging
-    import warnings
-
-    from megatron_ipt.progress import configure_logging
-
-    warnings.simplefilter("ignore")
-    configure_logging()
-    if not first_rank:
-        logging.getLogger("megatron_ipt").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

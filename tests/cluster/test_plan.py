@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from statistics import mean
 
 import pytest
@@ -23,8 +22,9 @@ from megatron_ipt.recipe import load_recipe
 from megatron_ipt.training.families import resolve_shape
 from megatron_ipt.training.flops import flops_per_token
 from tests.cluster.published import LLAMA3_405B, NARAYANAN, NEMO, PARAMETERS
+from tests.conftest import REPOSITORY
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = REPOSITORY / "examples"
 
 
 def plan(name, gpus=64, gpu="h100", *overrides, vocab_size=32000, **options):
@@ -155,7 +155,9 @@ def test_the_general_recipe_at_full_size():
 
 
 def test_a_model_that_does_not_fit_says_on_how_many_gpus_it_would():
-    result = plan("llama3_8b_continual", 1, vocab_size=128256)
+    # The shape stands in for that of the downloaded model.
+    shape = ("training.model.from_hf=null", "training.model.preset=llama3_8b")
+    result = plan("llama3_8b_continual", 1, "h100", *shape, vocab_size=128256)
     assert result.best is None
     assert "Nothing fits on 1 H100; on 2 it does." in result.notes or "on 4 it does" in result.notes[0]
 

@@ -18,8 +18,15 @@ def test_the_card_names_recipe_tokens_and_mix():
     assert "| training data: augmented | 750 tokens (75.0%) |\n| training data: raw | 250 tokens (25.0%) |" in card
 
 
+def test_a_tuned_model_is_not_said_to_be_pre_trained():
+    card = model_card("chat", MODEL, EXPORTED, {"chats": {"tokens": 10}}, "tuned")
+    assert "loss was taken over responses only" in card
+    assert "instruction-pre-training" not in card
+    assert "| recipe | chat |" in card
+
+
 def test_a_converted_model_is_not_said_to_be_trained_here():
-    card = model_card("checkpoints", MODEL, EXPORTED, {}, recipe=False)
+    card = model_card("checkpoints", MODEL, EXPORTED, {}, "converted")
     assert "Instruction" not in card
     assert "instruction-pre-training" not in card
     assert "converted from a Megatron-Core checkpoint" in card

@@ -4,8 +4,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from hypothesis import given, strategies as st
 
 from megatron_ipt.errors import StageError, StorageError
 from megatron_ipt.synthesis.journal import Journal
-from megatron_ipt.synthesis.locks import ShardLock
 
 
 def test_keeps_what_was_written(tmp_path: Path) -> None:
@@ -106,29 +103,3 @@ def test_a_full_disk_leaves_whole_records(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j", 7)
     assert [index in journal for index in range(3)] == [True, False, True]
     journal.close()
-
-
-def test_a_lock_admits_one_holder(tmp_path: Path) -> None:
-    path = tmp_path / ".shard-00003.lock"
-    lock = ShardLock(path)
-    with pytest.raises(StageError, match=rf"shard-00003: process {os.getpid()} on .* is working on this shard"):
-        ShardLock(path)
-    lock.release()
-    assert not path.exists()
-    ShardLock(path).release()
-
-
-def test_a_dead_holder_keeps_no_lock(tmp_path: Path) -> None:
-    path = tmp_path / ".shard-00003.lock"
-    code = (
-        "import sys, pathlib; from megatron_ipt.synthesis.locks import ShardLock\n"
-        "lock = ShardLock(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-    with pytest.raises(StageError, match=f"process {holder.pid}"):
-        ShardLock(path)
-    holder.kill()
-    holder.wait()
-    assert path.exists()
-    ShardLock(path).release()

@@ -127,3 +127,82 @@ def test_gold_files(configure: Configure, context: StageContext, test_data: Path
     assert len(options) == 254
     assert all(pair.answer in pair.options for pair in options)
     assert not any("<<" in pair.reasoning for chain in chains for example in chain.examples for pair in example.pairs)
+
+
+TEXT_FORMATS = {
+    "tasks": (
+        {"context": "Ann sings.", "title": "Ann", "tasks": [
+            {"question": "Who sings?", "answer": "Ann"},
+            {"question": "Is it Bob?", "answer": "B", "options": ["Yes", "No"]},
+            {"question": "Is it Ann?", "answer": 0, "options": ["Yes", "No"]},
+            {"question": "How many sing?", "answer": 1, "reasoning": "Only Ann does."},
+            {"question": "Is it Cid?", "answer": "Perhaps", "options": ["Yes", "No"]},
+        ]},
+        [Pair("Who sings?", "Ann"), Pair("Is it Bob?", "No", options=("Yes", "No")),
+         Pair("Is it Ann?", "Yes", options=("Yes", "No")), Pair("How many sing?", "1", reasoning="Only Ann does.")],
+    ),
+    "race": (
+        {"article": "Ann sings.", "questions": ["Who sings?"], "options": [["Bob", "Ann", "Cid", "Di"]],
+         "answers": ["B"]},
+        [Pair("Who sings?", "Ann", options=("Bob", "Ann", "Cid", "Di"))],
+    ),
+    "dream": (
+        [["Ann sings."], [{"question": "Who sings?", "choice": ["Bob", "Ann"], "answer": "Ann"}], "1-1"],
+        [Pair("Who sings?", "Ann", options=("Bob", "Ann"))],
+    ),
+    "squad": (
+        {"title": "Ann", "paragraphs": [{"context": "Ann sings. CANNOTANSWER", "qas": [
+            {"question": "Who sings?", "answers": [{"text": "Ann"}]},
+            {"question": "Where?", "answers": [{"text": "CANNOTANSWER"}]},
+        ]}]},
+        [Pair("Who sings?", "Ann")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", TEXT_FORMATS)
+def test_formats_with_texts(form: str, configure: Configure, context: StageContext, tmp_path: Path) -> None:
+    record, expected = TEXT_FORMATS[form]
+    path = tmp_path / "gold.json"
+    path.write_text(json.dumps([record, record], indent=1))
+    _, chains = replay(configure, context, path)
+    examples = [example for chain in chains for example in chain.examples]
+    assert [example.text for example in examples] == ["Ann sings."] * 2
+    for example in examples:
+        found = [(pair.question, pair.answer, pair.options, pair.reasoning) for pair in example.pairs]
+        assert found == [(pair.question, pair.answer, pair.options, pair.reasoning) for pair in expected]
+
+
+def test_questions_of_one_text_follow_each_other(configure: Configure, context: StageContext, tmp_path: Path) -> None:
+    records = [
+        {
+            "context": "Ann sings.",
+            "question": "Who sings?",
+            "answers": {"text": ["Ann", "ann"], "answer_start": [0, 0]},
+        },
+        {"context": "Ann sings.", "question": "Is it Bob?", "answers": ["Yes", "No"], "label": 1},
+        {"passage": "Bob mows.", "question": "Does Bob mow?", "answer": True},
+        {"article": "Cid naps.", "question": "Who naps?", "options": ["Ann", "Cid"], "answer": "B"},
+        {"text": "Di reads.", "question": "Who reads?", "answers": {"text": [], "answer_start": []}},
+        {"question": "Where?", "answer": "Here"},
+    ]
+    path = tmp_path / "gold.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    counts, chains = replay(configure, context, path, chain_length=4)
+    ((ann, bob, cid, di),) = [chain.examples for chain in chains]
+    assert [(pair.question, pair.answer, pair.options) for example in (ann, bob, cid) for pair in example.pairs] == [
+        ("Who sings?", "Ann", ()), ("Is it Bob?", "No", ("Yes", "No")), ("Does Bob mow?", "Yes", ()),
+        ("Who naps?", "Cid", ("Ann", "Cid")),
+    ]  # fmt: skip
+    assert di.pairs == []
+    assert counts["dropped"] == {"empty question or answer": 1, "not in the format questions": 1}
+
+
+def test_damaged_records_are_kept_with_their_line(configure: Configure, context: StageContext, tmp_path: Path) -> None:
+    path = tmp_path / "gold.jsonl"
+    good = json.dumps(TEXT_FORMATS["tasks"][0])
+    unequal = {"article": "a", "questions": ["b?"], "options": [], "answers": []}
+    path.write_text("\n".join([good, '{"context": "no tasks"}', json.dumps(unequal), good]))
+    counts, chains = replay(configure, context, path)
+    assert sum(len(chain.examples) for chain in chains) == 2
+    assert counts["dropped"] == {"not in the format tasks": 2, "answer not among the options": 2}

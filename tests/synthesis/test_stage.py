@@ -15,8 +15,8 @@ from megatron_ipt.manifest import StageContext
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.engines.base import Completion, EngineError, Request
-from megatron_ipt.synthesis.locks import ShardLock
 from megatron_ipt.synthesis.pairs import Chain
+from megatron_ipt.synthesis.shard import ShardTask
 from tests.synthesis.conftest import texts_of, write_corpus
 from tests.synthesis.instant import InstantEngine, text_of
 
@@ -141,10 +141,12 @@ def test_a_shard_in_other_hands_is_refused(configure: Configure, context: StageC
     write_corpus(context.inputs["corpus"], [texts_of(3), texts_of(3, 3)])
     context.directory.mkdir()
     for engine in ("tests.synthesis.instant:InstantEngine", "mined"):
-        lock = ShardLock(context.directory / ".shard-00001.lock")
-        with pytest.raises(StageError, match=r"shard-00001: process .* is working on this shard.*--shard"):
+        task = ShardTask("shard-00001.jsonl", context.inputs["corpus"])
+        with (
+            task.locked(context.directory),
+            pytest.raises(StageError, match=r"shard-00001: process .* is working on it.*--shard"),
+        ):
             stage.run(configure(engine=engine), context)
-        lock.release()
     assert stage.run(configure(), context)["texts"] == 6
 
 
@@ -266,7 +268,7 @@ def test_impossible_settings(configure: Configure, overrides: dict[str, Any], me
 
 
 def test_an_engine_that_does_not_exist(configure: Configure, context: StageContext) -> None:
-    with pytest.raises(RecipeError, match=r"synthesis\.engine: no\.such:Engine cannot be imported"):
+    with pytest.raises(RecipeError, match=r"synthesis\.engine: no\.such cannot be imported"):
         run(configure(engine="no.such:Engine"), context, [texts_of(1)])
 
 

@@ -39,9 +39,17 @@ def test_tracker_that_names_a_missing_iteration(tmp_path: Path) -> None:
 
 
 def test_tracker_that_is_no_number(tmp_path: Path) -> None:
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("release")
-    with pytest.raises(InputError, match="expected the number of an iteration, found 'release'"):
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("newest")
+    with pytest.raises(InputError, match="expected the number of an iteration or 'release', found 'newest'"):
         checkpoint.latest_checkpoint(tmp_path)
+
+
+def test_tracker_that_names_converted_weights(tmp_path: Path) -> None:
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("release\n")
+    with pytest.raises(InputError, match=r"names release, but .*release does not exist"):
+        checkpoint.latest_checkpoint(tmp_path)
+    (tmp_path / "release").mkdir()
+    assert checkpoint.latest_checkpoint(tmp_path) == tmp_path / "release"
 
 
 def test_missing_shard_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("megatron.core")
 
-from megatron_ipt.training.fused import RMSNormFunction, swiglu  # noqa: E402
+from megatron_ipt.training import fused  # noqa: E402
+from megatron_ipt.training.fused import CrossEntropyFunction, RMSNormFunction, swiglu  # noqa: E402
 from megatron_ipt.training.rotary import rotate  # noqa: E402
 
 
@@ -24,6 +25,7 @@ def gated(tensor: torch.Tensor) -> torch.Tensor:
 
 ANGLES = torch.rand(7, 1, 1, 4, dtype=torch.float64).repeat(1, 1, 1, 2)
 WEIGHT = torch.rand(8, dtype=torch.float64) + 0.5
+LABELS = torch.randint(0, 8, (13, 2))
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,36 @@ def test_gradient_of_the_norm_s_weight() -> None:
     weight = WEIGHT.clone().requires_grad_()
     inputs = torch.randn(5, 2, 8, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda w: RMSNormFunction.apply(inputs, w, 1e-5), (weight,))
+
+
+def test_parts_of_a_tensor_give_the_whole_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is worked on in parts that stay in the cache is what would be worked on at once."""
+    tensor = torch.randn(13, 2, 8, dtype=torch.float64, requires_grad=True)
+    angles = torch.rand(13, 1, 1, 4, dtype=torch.float64).repeat(1, 1, 1, 2)
+    functions = [
+        swiglu, lambda x: RMSNormFunction.apply(x, WEIGHT, 0.1), lambda x: rotate(x.unflatten(1, (2, 1)), angles),
+        lambda x: CrossEntropyFunction.apply(x * 1, LABELS),
+    ]  # fmt: skip
+    for function in functions:
+        results = []
+        for size in (1 << 20, 50):
+            monkeypatch.setattr(fused, "PART", size)
+            result = function(tensor)
+            results.append((result, *torch.autograd.grad(result.square().sum(), tensor)))
+        assert all(torch.allclose(one, other, atol=1e-12) for one, other in zip(*results))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_cross_entropy_is_torch_s(dtype: torch.dtype) -> None:
+    logits = (torch.randn(13, 2, 8) * 3).to(dtype)
+    logits[..., 7:] = float("-inf")
+    labels, weights = LABELS.clamp(max=6), torch.rand(13, 2)
+    wide = logits.double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(wide.flatten(0, 1), labels.flatten(), reduction="none")
+    (expected_gradient,) = torch.autograd.grad((expected.view(13, 2) * weights).sum(), wide)
+    leaf = logits.clone().requires_grad_()
+    found = CrossEntropyFunction.apply(leaf * 1, labels)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), leaf)
+    assert torch.allclose(found.double().flatten(), expected, atol=1e-6)
+    # A bf16 gradient is rounded once: half a unit in its eighth binary place.
+    assert torch.allclose(gradient.double(), expected_gradient, rtol=2**-8 if dtype is torch.bfloat16 else 0, atol=1e-7)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from megatron_ipt.training.metrics import Metrics, cut_after, read_metrics
 
 
@@ -22,3 +24,14 @@ def test_lines_are_there_while_the_run_goes_on(tmp_path: Path) -> None:
 
 def test_no_file_means_no_lines(tmp_path: Path) -> None:
     assert list(read_metrics(tmp_path / "metrics.jsonl")) == []
+
+
+def test_weights_and_biases_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for step in (1, 2):
+        with Metrics(tmp_path, step - 1, 2, tensorboard=False, wandb_project="x", settings={"steps": 2}) as metrics:
+            metrics.log_step({"step": step, "loss": 2.5, "tokens_by_source": {"raw": 8}})
+    (name,) = {path.stem.removeprefix("run-") for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")}
+    assert name == (tmp_path / "wandb-id.txt").read_text()

@@ -21,6 +21,9 @@ from .conftest import SMALL_RUN, documents, write_tokens
 pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
 pytestmark = pytest.mark.slow
 
+SMALLER_RUN = (*SMALL_RUN, "micro_batch_size=4", "checkpoint.save_interval=10", "validation.eval_interval=10")
+"""Two micro-batches a step; where more matter, a job asks for them."""
+FOUR_MICRO_BATCHES = "micro_batch_size=2"
 TENSOR, PIPELINE = "parallel.tensor_model_parallel_size=2", "parallel.pipeline_model_parallel_size=2"
 EXPERTS = ("model.preset=tiny_moe", "model.num_layers=2")
 STEPS = 20
@@ -65,7 +68,7 @@ class Jobs:
 
     def add(self, name: str, *overrides: str, tokens: Path | None = None, **preparation: str) -> None:
         job = {
-            "overrides": [*SMALL_RUN, f"steps={STEPS}", "checkpoint.keep_last=0", *overrides],
+            "overrides": [*SMALLER_RUN, f"steps={STEPS}", "checkpoint.keep_last=0", *overrides],
             "directory": str(self.root / name),
             "tokens": str(tokens or self.tokens),
         }
@@ -77,7 +80,9 @@ class Jobs:
         path = self.root / f"jobs-{ranks}.json"
         path.write_text(json.dumps(self.jobs))
         driver = Path(__file__).with_name("driver.py")
-        launch = ["-m", "megatron_ipt.training.launch", "--standalone", f"--nproc-per-node={ranks}"]
+        launch = (
+            ["-m", "megatron_ipt.training.launch", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+        )
         environment = dict(os.environ, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", TORCH_CPP_LOG_LEVEL="ERROR")
         result = subprocess.run(
             [sys.executable, *launch, str(driver), str(path)],
@@ -116,7 +121,7 @@ def mixed_tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_rank(tokens: Path, mixed_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     root = tmp_path_factory.mktemp("runs")
     jobs = Jobs(root, tokens)
-    jobs.add("base")
+    jobs.add("base", "checkpoint.save_interval=5")
     jobs.add("recompute-full", "recompute.granularity=full")
     jobs.add("recompute-block", "recompute.granularity=full", "recompute.method=block", "recompute.num_layers=2")
     jobs.add("recompute-attention", "recompute.granularity=selective")
@@ -124,7 +129,7 @@ def one_rank(tokens: Path, mixed_tokens: Path, tmp_path_factory: pytest.TempPath
     jobs.add("experts", *EXPERTS)
     jobs.add("experts-recompute", *EXPERTS, "recompute.granularity=selective", "recompute.modules=[moe]")
     jobs.add("saved-in-line", "checkpoint.async_save=false")
-    jobs.add("keep", "checkpoint.keep_last=1", "checkpoint.keep_every=10")
+    jobs.add("keep", "checkpoint.save_interval=5", "checkpoint.keep_last=1", "checkpoint.keep_every=10")
     flipped = "checkpoints/iter_0000020/__0_0.distcp"
     jobs.add("damaged", "steps=22", copy="base", flip=flipped)
     jobs.add("damaged-fall-back", "steps=22", "checkpoint.on_damage=previous", copy="base", flip=flipped)
@@ -134,7 +139,7 @@ def one_rank(tokens: Path, mixed_tokens: Path, tmp_path_factory: pytest.TempPath
     jobs.add("longer", "steps=30", "schedule.lr_decay_iters=30")
     jobs.add("first-part", "schedule.lr_decay_iters=30")
     jobs.add("extended", "steps=30", "schedule.lr_decay_iters=30", copy="first-part")
-    jobs.add("ramp", "batch_ramp.start=2", "batch_ramp.increment=2", "batch_ramp.samples=24")
+    jobs.add("ramp", FOUR_MICRO_BATCHES, "batch_ramp.start=2", "batch_ramp.increment=2", "batch_ramp.samples=24")
     weights = f"initial_checkpoint={root / 'base/checkpoints'}"
     jobs.add("weights", weights, "steps=1", "optimizer.lr=0", "optimizer.min_lr=0", "schedule.lr_warmup_iters=0")
     jobs.add("weights-other-shape", weights, "model.num_layers=2")
@@ -168,9 +173,15 @@ def two_ranks(one_rank: Callable[[str], Path], tokens: Path) -> Callable[[str], 
     jobs = Jobs(one_rank(""), tokens)
     jobs.add("tensor", TENSOR)
     jobs.add("tensor-sequence", TENSOR, "parallel.sequence_parallel=true")
-    jobs.add("pipeline", PIPELINE)
-    jobs.add("pipeline-interleaved", PIPELINE, "parallel.virtual_pipeline_model_parallel_size=2")
-    overlapped = ("nproc=2", "parallel.overlap_grad_reduce=true", "parallel.overlap_param_gather=true")
+    jobs.add("pipeline", PIPELINE, FOUR_MICRO_BATCHES)
+    interleaved = "parallel.virtual_pipeline_model_parallel_size=2"
+    jobs.add("pipeline-interleaved", PIPELINE, interleaved, FOUR_MICRO_BATCHES)
+    overlapped = (
+        "nproc=2",
+        FOUR_MICRO_BATCHES,
+        "parallel.overlap_grad_reduce=true",
+        "parallel.overlap_param_gather=true",
+    )
     jobs.add("data", *overlapped)
     jobs.add("data-resumed", *overlapped, copy="data", tracker="10")
     jobs.add("data-whole-optimizer", "nproc=2", "parallel.use_distributed_optimizer=false")
@@ -218,7 +229,7 @@ def test_another_layout_continues_where_one_rank_stopped(
 
 def test_four_ranks_train_like_one(one_rank: Callable[[str], Path], tokens: Path) -> None:
     jobs = Jobs(one_rank(""), tokens)
-    jobs.add("tensor-pipeline", TENSOR, PIPELINE)
+    jobs.add("tensor-pipeline", TENSOR, PIPELINE, FOUR_MICRO_BATCHES)
     jobs.run(4)
     assert largest_difference(one_rank("base"), one_rank("tensor-pipeline")) < 1e-5
 

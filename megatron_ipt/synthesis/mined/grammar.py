@@ -7,7 +7,6 @@ that are turned away cost nothing, a bad question does.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from itertools import pairwise
 
 from megatron_ipt.synthesis.mined.expressions import PERIOD
@@ -219,11 +218,6 @@ def invert(clause: str, casing: Casing) -> str:
 
 def _first_word(phrase: str) -> str:
     return phrase.split(None, 1)[0].lower()
-
-
-def has_any(phrase: str, words: Collection[str]) -> bool:
-    """Whether one of ``words`` occurs in ``phrase``."""
-    return not set(words).isdisjoint(phrase.lower().split())
 
 
 _TAIL_CUT = re.compile(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from megatron_ipt.config import key
 
-FORMATS = ("auto", "squad", "gsm8k", "aqua", "chains")
+FORMATS = ("auto", "squad", "tasks", "questions", "race", "dream", "gsm8k", "aqua", "chains")
 
 
 @dataclass
@@ -17,7 +17,10 @@ class ReplayConfig:
     inputs: list[str] = key([], "Files with pairs, each a shard.")
     format: str = key(
         "auto",
-        "squad: JSON of paragraphs with questions and answers; gsm8k: JSONL of question and answer ending in '#### x'; "
+        "squad: JSON of paragraphs with questions and answers (QuAC too); tasks: JSONL of context and tasks, each with "
+        "question, answer and maybe options or reasoning; questions: JSONL of one question a record, with its context; "
+        "race: JSONL of article, questions, options, answers; dream: JSON of dialogues with questions; gsm8k: JSONL of "
+        "question and answer ending in '#### x'; "
         "aqua: JSONL of question, options, rationale, correct; chains: JSONL as this stage writes. auto: by the "
         "content.",
         choices=FORMATS,

@@ -1,14 +1,16 @@
 r"""Formats of files with pairs, as functions from one record to a text with its pairs.
 
-A SQuAD paragraph is a text with its questions. A problem of GSM8K or AQuA has no text beside itself; several of them
-make one example with an empty text, as worked problems one after another. Calculator notes (``<<48/2=24>>``) and
-references to the letter of an option are taken out of the reasoning: options are shuffled and relettered later.
+``TEXTS`` holds the formats whose records have texts: SQuAD (and QuAC, which is like it), RACE, DREAM, ``questions``,
+in which many sets are passed on, one question a record, and ``tasks``, the one to write data of one's own in. A problem
+of ``PROBLEMS`` (GSM8K, AQuA) has no text beside itself; several of them make one example with an empty text, as worked
+problems one after another. Calculator notes (``<<48/2=24>>``) and references to the letter of an option are taken out
+of the reasoning: options are shuffled and relettered later.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from megatron_ipt.synthesis.pairs import Pair
@@ -31,11 +33,27 @@ _LETTER_REFERENCE = re.compile(
 Problem = tuple[Pair | None, str]
 """A pair, or None and why there is none."""
 
+Task = tuple[Any, Callable[[Any], Problem]]
+"""A question as it stands in a record, and what makes a pair of it."""
+
+_TEXT_NAMES = ("context", "passage", "article", "text")
+
+_UNANSWERABLE = "CANNOTANSWER"
+"""QuAC's answer to a question that the text does not answer; its texts end with the word."""
+
 
 def format_of(record: Any) -> str | None:
     """The format that a file's first record is in; None when unknown."""
+    if isinstance(record, list):
+        return "dream" if record and isinstance(record[0], list) else format_of(record[0]) if record else None
     if not isinstance(record, dict):
         return None
+    if "tasks" in record:
+        return "tasks"
+    if {"article", "questions", "options", "answers"} <= record.keys():
+        return "race"
+    if "question" in record and any(name in record for name in _TEXT_NAMES):
+        return "questions"
     if "data" in record or "paragraphs" in record:
         return "squad"
     if "examples" in record:
@@ -47,20 +65,70 @@ def format_of(record: Any) -> str | None:
     return None
 
 
-def squad_paragraphs(record: Any) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
-    """(title, context, questions) of every paragraph of a SQuAD file."""
+def squad_texts(record: Any) -> Iterator[tuple[str, str, list[Task]]]:
+    """(title, text, questions) of every paragraph of a SQuAD file, or of an article of one."""
     for article in record.get("data", [record]):
         for paragraph in article.get("paragraphs", []):
-            yield article.get("title", ""), paragraph["context"], paragraph.get("qas", [])
+            text = paragraph["context"].removesuffix(_UNANSWERABLE).rstrip()
+            yield article.get("title", ""), text, [(question, squad_pair) for question in paragraph.get("qas", [])]
+
+
+def tasks_texts(record: Any) -> Iterator[tuple[str, str, list[Task]]]:
+    """``{context, tasks: [{question, answer, options?, reasoning?}], title?}``: any kinds of tasks about one text."""
+    yield record.get("title", ""), record["context"], [(task, task_pair) for task in record["tasks"]]
+
+
+def race_texts(record: Any) -> Iterator[tuple[str, str, list[Task]]]:
+    """``{article, questions, options, answers}``: lists of one length; answers are letters."""
+    columns = (record["questions"], record["options"], record["answers"])
+    if len({len(column) for column in columns}) != 1:
+        raise IndexError("questions, options and answers differ in number")
+    tasks = [
+        {"question": question, "options": options, "answer": answer} for question, options, answer in zip(*columns)
+    ]
+    yield "", record["article"], [(task, task_pair) for task in tasks]
+
+
+def dream_texts(record: Any) -> Iterator[tuple[str, str, list[Task]]]:
+    """``[[lines of a dialogue], [{question, choice, answer}], id]``."""
+    lines, questions, *_ = record
+    tasks = [{"options": question["choice"], **question} for question in questions]
+    yield "", "\n".join(lines), [(task, task_pair) for task in tasks]
 
 
 def squad_pair(question: dict[str, Any]) -> Problem:
     answers = [answer["text"].strip() for answer in question.get("answers", []) if answer.get("text", "").strip()]
-    if question.get("is_impossible") or not answers:
+    if question.get("is_impossible") or not answers or answers[0] == _UNANSWERABLE:
         return None, "unanswerable question"
     if not question["question"].strip():
         return None, "empty question"
     return Pair(question["question"].strip(), answers[0]), ""
+
+
+def task_pair(task: dict[str, Any]) -> Problem:
+    """A pair of the format ``tasks``; its answer, where it has options, is one of them, its letter or its place."""
+    question, answer = task["question"].strip(), task["answer"]
+    options = tuple(dict.fromkeys(str(option).strip() for option in task.get("options") or ()))
+    reasoning = (task.get("reasoning") or "").strip()
+    if options:
+        answer = _option_meant([str(option).strip() for option in task["options"]], answer)
+        if answer is None:
+            return None, "answer not among the options"
+        if len(options) < 2:
+            return None, "fewer than two options"
+    answer = str(answer).strip()
+    if not question or not answer:
+        return None, "empty question or answer"
+    return Pair(question, answer, options=options, reasoning=reasoning), ""
+
+
+def _option_meant(options: list[str], answer: Any) -> str | None:
+    if isinstance(answer, str):
+        answer = answer.strip()
+        if answer in options:
+            return str(answer)
+        answer = "ABCDEFGHIJ".find(answer) if len(answer) == 1 else -1
+    return options[answer] if isinstance(answer, int) and 0 <= answer < len(options) else None
 
 
 def gsm8k_pair(record: dict[str, Any]) -> Problem:
@@ -97,3 +165,42 @@ def without_letters(rationale: str) -> str:
         earlier = text
         text = _FINAL_LETTER.sub("", text).strip()
     return "" if _LETTER_REFERENCE.search(text) else text
+
+
+def questions_texts(record: Any) -> Iterator[tuple[str, str, list[Task]]]:
+    """One question with its text: ``{context, question, answer, options?, reasoning?}``.
+
+    The text may also be called passage, article or text. In the place of ``answer`` there may be ``answers`` (texts, or
+    SQuAD's), of which the first counts, or ``label``, the place of the right one among the options.
+    """
+    text = next((record[name] for name in _TEXT_NAMES if isinstance(record.get(name), str)), None)
+    if text is None:
+        raise KeyError(_TEXT_NAMES[0])
+    task = {"question": record["question"], "reasoning": record.get("reasoning")}
+    options, answers = record.get("options") or record.get("choices"), record.get("answers")
+    if "label" in record:
+        task |= {"options": options or answers, "answer": record["label"]}
+    else:
+        answer = record["answer"] if "answer" in record else _first_answer(answers)
+        task |= {
+            "options": options,
+            "answer": {True: "Yes", False: "No"}[answer] if isinstance(answer, bool) else answer,
+        }
+    yield record.get("title") or "", text, [(task, task_pair)]
+
+
+def _first_answer(answers: Any) -> str:
+    """Of a list of texts, of a list of ``{text}``, or of ``{text: [...]}``; empty where there is none."""
+    answers = answers["text"] if isinstance(answers, dict) else answers
+    first = answers[0] if answers else ""
+    return str(first["text"] if isinstance(first, dict) else first)
+
+
+TEXTS: dict[str, Callable[[Any], Iterator[tuple[str, str, list[Task]]]]] = {
+    "squad": squad_texts,
+    "tasks": tasks_texts,
+    "race": race_texts,
+    "dream": dream_texts,
+    "questions": questions_texts,
+}
+PROBLEMS: dict[str, Callable[[Any], Problem]] = {"gsm8k": gsm8k_pair, "aqua": aqua_pair}

@@ -1,0 +1,147 @@
+"""Commands that measure: a model on benchmarks, the pairs of a synthesizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from megatron_ipt.commands.common import json_option, print_json
+from megatron_ipt.config import load
+from megatron_ipt.errors import RecipeError
+from megatron_ipt.evaluation.harness.config import HarnessConfig
+from megatron_ipt.evaluation.harness.presets import PRESETS
+from megatron_ipt.files import write_json
+from megatron_ipt.recipe import load_recipe
+from megatron_ipt.synthesis.config import SynthesisConfig
+
+_output_option = click.option("--output", type=click.Path(dir_okay=False), help="Also write the result as JSON here.")
+
+
+@click.command()
+@click.argument("folder", metavar="MODEL_FOLDER")
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="none", show_default=True, help="A known set.")
+@click.option("--tasks", default="", metavar="A,B:5", help="Tasks of lm-evaluation-harness, with :SHOTS.")
+@click.option("--include-path", default="", metavar="DIR", help="Folder of task files of your own.")
+@click.option("--limit", type=click.IntRange(1), help="Questions per task, from the first on.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Requests in one forward pass."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Of the weights. auto: fp32 on CPU; on GPU that of the model, fp16 for fp32.",
+)
+@click.option("--no-bos", is_flag=True, help="Do not begin requests with BOS.")
+@click.option("--seed", type=click.IntRange(0), default=1234, show_default=True, help="Chooses the worked examples.")
+@_output_option
+@json_option
+def benchmark(
+    folder: str,
+    preset: str,
+    tasks: str,
+    include_path: str,
+    limit: int | None,
+    batch_size: int,
+    dtype: str,
+    no_bos: bool,
+    seed: int,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Measure the Hugging Face model in MODEL_FOLDER on benchmarks of lm-evaluation-harness.
+
+    Scores are in percent; the preset "paper" is the evaluation of Instruction Pre-Training.
+
+    \b
+    Example:
+      megatron-ipt benchmark runs/mine/export/model --preset paper
+      megatron-ipt benchmark MODEL --include-path examples/tasks --tasks everyday_science:2
+    """
+    from megatron_ipt.evaluation.harness import run, table
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    config = HarnessConfig(preset, names, include_path, limit, batch_size, not no_bos, dtype, seed)
+    for key, message in config.problems():
+        raise RecipeError(f"--{key.replace('_', '-')}: {message}")
+    result = {"model": folder, **run.run(config, Path(folder), run.load(config))}
+    if output:
+        write_json(output, result)
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(table.render(result))
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="SYNTHESIS_FOLDER_OR_SHARDS...")
+@click.option("--gold", multiple=True, metavar="FILE", help="Gold pairs of the same texts: SQuAD, or JSONL of tasks.")
+@click.option("--match", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Least F1 of two questions.")
+@click.option("--limit", type=click.IntRange(1), help="Texts to judge, from the first on.")
+@click.option(
+    "--retrieval-texts", default=1000, show_default=True, type=click.IntRange(2), help="Texts to choose the own one of."
+)
+@click.option("--tokenizer", help="Folder or file: also count tokens per pair.")
+@click.option(
+    "--answer-with",
+    metavar="RECIPE|ENGINE",
+    help="Also ask the gold questions: engine of this recipe's synthesis section, or of this name.",
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="With --answer-with: key of synthesis.")
+@click.option("--questions", type=click.IntRange(1), help="With --answer-with: gold questions to ask; all by default.")
+@click.option("--seed", type=click.IntRange(0), default=1234, show_default=True, help="Chooses the retrieval texts.")
+@_output_option
+@json_option
+def judge(
+    paths: tuple[str, ...],
+    gold: tuple[str, ...],
+    match: float,
+    limit: int | None,
+    retrieval_texts: int,
+    tokenizer: str | None,
+    answer_with: str | None,
+    overrides: tuple[str, ...],
+    questions: int | None,
+    seed: int,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Judge the pairs of any engine, from a folder of the stage synthesis or from shards.
+
+    \b
+    Example:
+      megatron-ipt judge runs/mine/synthesis
+      megatron-ipt judge runs/mine/synthesis --gold dev.json
+      megatron-ipt judge runs/mine/synthesis --gold dev.json \\
+          --answer-with transformers --set generation.model=models/synthesizer
+    """
+    from megatron_ipt.evaluation.judge.run import judge as judge_pairs
+    from megatron_ipt.evaluation.judge.table import render
+
+    if answer_with and not gold:
+        raise RecipeError("--answer-with: needs --gold, the questions to ask")
+    if (overrides or questions) and not answer_with:
+        raise RecipeError("--set and --questions belong to --answer-with, which is not given")
+    # First, so that a wrong key is said before the pairs are read.
+    section = _synthesis_section(answer_with, overrides) if answer_with else None
+    result = judge_pairs(paths, gold, limit, retrieval_texts, match, tokenizer, seed)
+    if section is not None:
+        from megatron_ipt.evaluation.judge.gold import read_gold
+        from megatron_ipt.evaluation.judge.respond import response_accuracy
+
+        result["response"] = response_accuracy(section, read_gold(gold), questions)
+    if output:
+        write_json(output, result)
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(render(result))
+
+
+def _synthesis_section(source: str, overrides: tuple[str, ...]) -> SynthesisConfig:
+    """Section ``synthesis`` of a recipe file, or of nothing but an engine's name, with overrides."""
+    if source.endswith((".yaml", ".yml")):
+        return load_recipe(source, [f"synthesis.{override}" for override in overrides]).synthesis
+    return load(SynthesisConfig, None, [f"engine={source}", *overrides])

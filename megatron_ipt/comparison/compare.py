@@ -1,0 +1,55 @@
+"""A comparison from its file to its results: data, runs, table, picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.comparison import data, picture
+from megatron_ipt.comparison.config import ComparisonConfig
+from megatron_ipt.comparison.runs import Run, run_all, runs_of
+from megatron_ipt.comparison.table import markdown, measured
+from megatron_ipt.config import as_dict
+from megatron_ipt.evaluation.stage import RESULTS
+from megatron_ipt.files import atomic_open, read_json, write_json
+from megatron_ipt.manifest import StageContext, fingerprint_file, read_manifest, run_stage
+
+
+def compare(config: ComparisonConfig, overwrite: bool = False) -> dict[str, Any]:
+    """Runs what is left of the comparison and writes ``results.json``, ``results.md``, ``results.png`` and ``.svg``.
+
+    Returns:
+        What ``results.json`` holds: the figures of every run by arm.
+
+    Raises:
+        RecipeError: a recipe is wrong; nothing has been run.
+        StageError: a run failed, or its folder holds output of other settings.
+    """
+    folder = Path(config.output_dir)
+    runs = runs_of(config, folder)
+    context = StageContext("data", folder / "data", config.split_seed, {})
+    names = ("tasks", "text", "held_out_share", "vocab_size", "split_seed")
+    settings = {name: value for name, value in as_dict(config).items() if name in names}
+    inputs = [fingerprint_file(path) for path in (*config.tasks, *config.text)]
+    run_stage(context, settings, inputs, lambda: data.prepare(config, context.directory), overwrite)
+    run_all(runs, config.processes)
+    return write_results(config, runs)
+
+
+def write_results(config: ComparisonConfig, runs: list[Run]) -> dict[str, Any]:
+    """Gathers what finished runs measured."""
+    folder = Path(config.output_dir)
+    rows: dict[str, list[dict[str, float]]] = {arm: [] for arm in config.arms}
+    for run in runs:
+        counts = (read_manifest(run.folder / "training") or {})["counts"]
+        rows[run.arm].append({"seed": run.seed, **measured(read_json(run.folder / "evaluation" / RESULTS), counts)})
+    results = {
+        "name": config.name,
+        "data": (read_manifest(folder / "data") or {})["counts"],
+        "arms": {arm: {"overrides": overrides, "runs": rows[arm]} for arm, overrides in config.arms.items()},
+    }
+    write_json(folder / "results.json", results)
+    with atomic_open(folder / "results.md") as stream:
+        stream.write(markdown(rows).encode())
+    picture.save(config.name.replace("_", " "), rows, [folder / "results.png", folder / "results.svg"])
+    return results

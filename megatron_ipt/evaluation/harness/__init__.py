@@ -1,0 +1,1 @@
+"""Benchmarks by lm-evaluation-harness (package ``lm-eval``, extra ``eval``), used as a library."""

@@ -1,0 +1,120 @@
+"""Benchmarks of one model: what to run, on which folder, to figures that are the same for every kind of task.
+
+lm-evaluation-harness reports metrics under names such as ``acc_norm,none``; here every benchmark has ``metrics`` by
+plain name with standard errors, and one ``accuracy``: ``acc`` where there is one, else the first metric of its file.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.errors import InputError, RecipeError
+from megatron_ipt.evaluation.harness import library
+from megatron_ipt.evaluation.harness.config import HarnessConfig
+from megatron_ipt.evaluation.harness.library import LoadedBenchmark
+
+logger = logging.getLogger(__name__)
+
+_PREFERRED = ("acc", "exact_match", "acc_norm")
+_NOT_METRICS = ("name", "alias", "sample_len", "sample_count")
+
+
+def load(config: HarnessConfig) -> list[LoadedBenchmark]:
+    """The section's benchmarks with their data; see :func:`.library.load_benchmarks`."""
+    benchmarks = config.benchmarks()
+    return library.load_benchmarks(benchmarks, config.include_path) if benchmarks else []
+
+
+def run(config: HarnessConfig, folder: Path, loaded: list[LoadedBenchmark]) -> dict[str, Any]:
+    """Measures the Hugging Face model in ``folder`` on ``loaded``.
+
+    Returns:
+        ``{library, dtype, device, add_bos_token, seed, limit, tasks}``; ``tasks`` by name:
+        ``{shots, questions, metric, accuracy, stderr, metrics, subtasks}``, accuracies as shares, ``metrics`` by name
+        ``{value, stderr}``, ``subtasks`` of a group in the same form.
+
+    Raises:
+        InputError: the folder cannot be loaded.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no Hugging Face model there (config.json is missing)")
+    if not loaded:
+        raise RecipeError("benchmarks: none are named; give --preset or --tasks (evaluation.harness in a recipe)")
+    model = library.open_model(folder, config.dtype, config.batch_size, config.add_bos_token)
+    tasks = {}
+    for number, benchmark in enumerate(loaded, 1):
+        name = benchmark.benchmark.task
+        label = f"benchmark {name} ({number}/{len(loaded)})"
+        report = library.measure(model, benchmark, config.limit, config.seed, label)
+        tasks[name] = _figures(name, report, benchmark)
+        logger.info("%s: %s %.4g", label, tasks[name]["metric"], tasks[name]["accuracy"])
+        asked, used = benchmark.benchmark.shots, tasks[name]["shots"]
+        if asked is not None and used != asked:
+            logger.warning("benchmark %s: %s shots were asked for; its task file insists on %s", name, asked, used)
+    return {
+        "library": f"lm-eval {library.library_version()}",
+        "dtype": str(model.model.dtype).removeprefix("torch."),
+        "device": str(model.device.type),
+        "add_bos_token": config.add_bos_token,
+        "seed": config.seed,
+        "limit": config.limit,
+        "tasks": tasks,
+    }
+
+
+def _figures(name: str, report: dict[str, Any], loaded: LoadedBenchmark) -> dict[str, Any]:
+    """One benchmark of the library's report in the form of this package."""
+    children = sorted(task for task in report["n-samples"] if task != name)
+    if not children:
+        return _one(name, report)
+    subtasks = {task: _one(task, report) for task in children}
+    group = report["results"].get(name) if loaded.is_group else None
+    questions = sum(figures["questions"] for figures in subtasks.values())
+    if group is None or not _metrics(group):
+        # A tag has no figures of its own: the mean of its tasks.
+        mean = sum(figures["accuracy"] for figures in subtasks.values()) / len(subtasks)
+        metric = next(iter(subtasks.values()))["metric"]
+        metrics = {metric: {"value": mean, "stderr": None}}
+    else:
+        metrics = _metrics(group)
+    shots = {figures["shots"] for figures in subtasks.values()}
+    return {
+        "shots": shots.pop() if len(shots) == 1 else None,
+        "questions": questions,
+        **_chosen(metrics),
+        "metrics": metrics,
+        "subtasks": subtasks,
+    }
+
+
+def _one(name: str, report: dict[str, Any]) -> dict[str, Any]:
+    metrics = _metrics(report["results"][name])
+    return {
+        "shots": report["n-shot"].get(name),
+        "questions": report["n-samples"][name]["effective"],
+        **_chosen(metrics),
+        "metrics": metrics,
+        "subtasks": {},
+    }
+
+
+def _metrics(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """``acc,none`` and ``acc_stderr,none`` as ``acc: {value, stderr}``; other filters keep their name."""
+    metrics: dict[str, dict[str, float | None]] = {}
+    for key, value in result.items():
+        name, _, variant = key.partition(",")
+        if key in _NOT_METRICS or not variant or name.endswith("_stderr") or not isinstance(value, (int, float)):
+            continue
+        error = result.get(f"{name}_stderr,{variant}")
+        known = float(error) if isinstance(error, (int, float)) and not math.isnan(error) else None
+        label = name if variant == "none" else f"{name} ({variant})"
+        metrics[label] = {"value": float(value), "stderr": known}
+    return metrics
+
+
+def _chosen(metrics: dict[str, dict[str, float | None]]) -> dict[str, Any]:
+    name = next((name for name in _PREFERRED if name in metrics), None) or next(iter(metrics))
+    return {"metric": name, "accuracy": metrics[name]["value"], "stderr": metrics[name]["stderr"]}

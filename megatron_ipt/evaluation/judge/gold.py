@@ -1,0 +1,198 @@
+"""Pairs against gold pairs of the same texts.
+
+Texts are matched by their words; a stretch of a gold text counts as that text. Within a text, generated questions are
+assigned to gold questions so that the sum of their token F1 is highest, each at most once; an assignment counts as a
+match from a least F1 on. What share of gold questions is matched says how alike the questions are; the answers of
+matched pairs are held against gold. A good synthesizer may ask other good questions, so coverage is no measure of
+quality by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from megatron_ipt.errors import InputError
+from megatron_ipt.evaluation.judge.text import best_f1, exact_match, token_f1
+from megatron_ipt.files import iter_lines, open_bytes
+from megatron_ipt.synthesis.pairs import Example, Pair
+from megatron_ipt.synthesis.replay.formats import TEXTS, Task, format_of
+
+_RUN = 8
+_DAMAGED = (KeyError, TypeError, AttributeError, IndexError, ValueError)
+
+
+@dataclass(frozen=True)
+class GoldPair:
+    """A question with all its right answers; ``pair`` holds the first one."""
+
+    pair: Pair
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GoldText:
+    text: str
+    pairs: tuple[GoldPair, ...]
+
+
+def read_gold(paths: Sequence[str | Path]) -> list[GoldText]:
+    """Texts with gold pairs, of files in the formats squad, tasks, race and dream; see :mod:`.replay.formats`.
+
+    Questions without an answer in the text are left out.
+
+    Raises:
+        InputError: a file is in none of these formats, or holds no questions.
+    """
+    texts: list[GoldText] = []
+    for path in map(Path, paths):
+        before = len(texts)
+        for place, record in _records(path):
+            form = format_of(record)
+            if form not in TEXTS:
+                raise InputError(
+                    f"{place}: in none of the formats {', '.join(TEXTS)}. Gold pairs are SQuAD files or JSON Lines of "
+                    "{context, tasks: [{question, answer, options?}]}."
+                )
+            try:
+                texts += [GoldText(text, _pairs(tasks)) for _, text, tasks in TEXTS[form](record)]
+            except _DAMAGED as error:
+                raise InputError(f"{place}: not in the format {form}: {error!r}") from error
+        if not any(text.pairs for text in texts[before:]):
+            raise InputError(f"{path}: holds no questions with answers")
+    return texts
+
+
+def _records(path: Path) -> list[tuple[str, Any]]:
+    """(place, record) of a file of one JSON value, or of one a line."""
+    with open_bytes(path) as stream:
+        try:
+            return [(str(path), orjson.loads(stream.read()))]
+        except orjson.JSONDecodeError:
+            pass
+    records = []
+    for number, line in enumerate(iter_lines(path), 1):
+        if line.strip():
+            try:
+                records.append((f"{path}:{number}", orjson.loads(line)))
+            except orjson.JSONDecodeError as error:
+                raise InputError(f"{path}:{number}: not valid JSON: {error}") from error
+    return records
+
+
+def _pairs(tasks: list[Task]) -> tuple[GoldPair, ...]:
+    found = []
+    for record, make in tasks:
+        pair, _ = make(record)
+        if pair is not None:
+            listed = record.get("answers") if isinstance(record, dict) else None
+            texts = [answer["text"].strip() for answer in listed or () if isinstance(answer, dict)]
+            found.append(GoldPair(pair, tuple(dict.fromkeys((pair.answer, *filter(None, texts))))))
+    return tuple(found)
+
+
+def against_gold(examples: Sequence[Example], gold: Sequence[GoldText], least_f1: float) -> dict[str, Any]:
+    """Figures of generated pairs whose texts are among the gold texts.
+
+    Args:
+        least_f1: of two questions to count as a match.
+
+    Returns:
+        ``{gold_texts, matched_texts, gold_questions, generated, matched, coverage, question_f1, exact_match, f1}``.
+        Questions are those of matched texts; ``coverage`` is the share of gold questions with a match,
+        ``question_f1`` the mean F1 of their assigned questions (0 where none is), ``exact_match`` and ``f1`` are means
+        over the answers of matched pairs, each against the best of its gold answers.
+    """
+    questions = made = matched = texts = 0
+    question_f1, exact, answer_f1 = 0.0, 0, 0.0
+    for text, pairs in _by_gold_text(examples, gold):
+        texts += 1
+        questions += len(text.pairs)
+        made += len(pairs)
+        scores = np.array([[token_f1(pair.question, other.pair.question) for other in text.pairs] for pair in pairs])
+        for row, column in best_assignment(scores):
+            question_f1 += float(scores[row, column])
+            if scores[row, column] >= least_f1:
+                matched += 1
+                exact += exact_match(pairs[row].answer, text.pairs[column].answers)
+                answer_f1 += best_f1(pairs[row].answer, text.pairs[column].answers)
+    return {
+        "gold_texts": len(gold),
+        "matched_texts": texts,
+        "gold_questions": questions,
+        "generated": made,
+        "matched": matched,
+        "coverage": matched / questions if questions else None,
+        "question_f1": question_f1 / questions if questions else None,
+        "exact_match": exact / matched if matched else None,
+        "f1": answer_f1 / matched if matched else None,
+    }
+
+
+def _by_gold_text(examples: Sequence[Example], gold: Sequence[GoldText]) -> list[tuple[GoldText, list[Pair]]]:
+    """Gold texts that were synthesized, each with the pairs of it and of stretches of it: long documents are divided,
+    and a text that its last pair continues has lost its end."""
+    wholes = [f" {' '.join(text.text.split())} " for text in gold]
+    beginnings: dict[str, list[int]] = {}
+    for number, whole in enumerate(wholes):
+        for beginning in _runs(whole.split()):
+            beginnings.setdefault(beginning, []).append(number)
+    found: dict[int, list[Pair]] = {}
+    for example in examples:
+        stretch = example.text.split()
+        text = f" {' '.join(stretch)} "
+        candidates = beginnings.get(next(iter(_runs(stretch)), ""), ())
+        match = next((number for number in candidates if text in wholes[number]), None)
+        if match is not None:
+            found.setdefault(match, []).extend(example.pairs)
+    return [(gold[number], found[number]) for number in sorted(found)]
+
+
+def _runs(sequence: list[str]) -> Iterator[str]:
+    """All runs of a few words, in order; the whole where it is shorter."""
+    for start in range(max(len(sequence) - _RUN + 1, 1)):
+        yield " ".join(sequence[start : start + _RUN])
+
+
+def best_assignment(scores: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
+    """(row, column) pairs that use every row and column at most once and have the highest sum of ``scores``.
+
+    The Hungarian method with potentials, of O(rows² · columns); pairs of score 0 are left out.
+    """
+    if scores.size == 0:
+        return []
+    if scores.shape[0] > scores.shape[1]:
+        return sorted((row, column) for column, row in best_assignment(scores.T))
+    rows, columns = scores.shape
+    cost = -scores
+    row_potential, column_potential = np.zeros(rows + 1), np.zeros(columns + 1)
+    # Index 0 stands for "none"; rows and columns count from 1.
+    row_of, previous = np.zeros(columns + 1, int), np.zeros(columns + 1, int)
+    for row in range(1, rows + 1):
+        row_of[0] = row
+        column = 0
+        slack = np.full(columns + 1, np.inf)
+        used = np.zeros(columns + 1, bool)
+        while row_of[column]:
+            used[column] = True
+            current = row_of[column]
+            reduced = cost[current - 1] - row_potential[current] - column_potential[1:]
+            better = ~used[1:] & (reduced < slack[1:])
+            slack[1:][better] = reduced[better]
+            previous[1:][better] = column
+            column = int(np.where(used, np.inf, slack).argmin())
+            step = slack[column]
+            row_potential[row_of[used]] += step
+            column_potential[used] -= step
+            slack[~used] -= step
+        while column:
+            row_of[column] = row_of[previous[column]]
+            column = int(previous[column])
+    pairs = [(int(row_of[column]) - 1, column - 1) for column in range(1, columns + 1) if row_of[column]]
+    return sorted(pair for pair in pairs if scores[pair] > 0)

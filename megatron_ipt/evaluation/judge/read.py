@@ -1,0 +1,71 @@
+"""The pairs to judge, and what their stage counted: from folders of the stage ``synthesis`` or files of chains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_ipt.errors import InputError
+from megatron_ipt.files import list_shards, read_json, read_jsonl
+from megatron_ipt.synthesis.pairs import Chain, Example
+from megatron_ipt.synthesis.statistics import Statistics, total_of
+
+_NOT_CHAINS = (KeyError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What an engine made.
+
+    Attributes:
+        examples: texts with their pairs.
+        statistics: as the stage counted them; None where shards without their markers were given.
+    """
+
+    examples: list[Example]
+    statistics: Statistics | None
+
+
+def read_output(paths: Sequence[str | Path], limit: int | None = None) -> Output:
+    """Reads folders of the stage ``synthesis`` and files of chains (JSON Lines, .gz and .zst too).
+
+    Args:
+        limit: texts to read, from the first on; all if None. What the stage counted is of all texts.
+
+    Raises:
+        InputError: a path is missing or holds no chains.
+    """
+    files = [file for path in paths for file in _files(Path(path))]
+    examples: list[Example] = []
+    for file in files:
+        for number, record in enumerate(read_jsonl(file), 1):
+            try:
+                examples += Chain.from_json(record).examples
+            except _NOT_CHAINS as error:
+                raise InputError(
+                    f"{file}:{number}: not a chain of texts with pairs, as the stage synthesis writes them: {error!r}"
+                ) from error
+            if limit is not None and len(examples) >= limit:
+                return Output(examples[:limit], _statistics(files))
+    if not examples:
+        raise InputError(f"{', '.join(map(str, paths))}: no texts in there")
+    return Output(examples, _statistics(files))
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        return [path]
+    shards = list_shards(path) or list_shards(path / "synthesis")
+    if not shards:
+        raise InputError(f"{path}: holds no shards (shard-*.jsonl) of the stage synthesis")
+    return shards
+
+
+def _statistics(files: list[Path]) -> Statistics | None:
+    markers = [file.with_name(f"{file.name.split('.', 1)[0]}.done.json") for file in files]
+    if not all(marker.exists() for marker in markers):
+        return None
+    return total_of(read_json(marker) for marker in markers)

@@ -1,0 +1,61 @@
+"""All figures of an engine's output in one record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.evaluation.judge import measures
+from megatron_ipt.evaluation.judge.gold import against_gold, read_gold
+from megatron_ipt.evaluation.judge.read import read_output
+from megatron_ipt.evaluation.judge.relevance import relevance
+
+
+def judge(
+    paths: Sequence[str | Path],
+    gold: Sequence[str | Path] = (),
+    limit: int | None = None,
+    retrieval_texts: int = 1000,
+    least_f1: float = 0.5,
+    tokenizer: str | None = None,
+    seed: int = 1234,
+) -> dict[str, Any]:
+    """Judges folders of the stage ``synthesis`` or files of chains.
+
+    Args:
+        gold: files with gold pairs of the same texts.
+        limit: texts to judge, from the first on.
+        retrieval_texts: texts that :func:`.relevance.relevance` chooses among.
+        least_f1: of a generated and a gold question to count as a match.
+        tokenizer: folder or file, to count tokens of pairs.
+
+    Returns:
+        ``{amounts, parsing, lengths, grounding, relevance, repetition, diversity}`` and, with ``gold``, ``gold``; see
+        the functions of these names.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    golden = read_gold(gold) if gold else []
+    output = read_output(paths, limit)
+    examples = output.examples
+    result = {
+        "amounts": measures.amounts(examples),
+        "parsing": measures.parsing(output.statistics),
+        "lengths": measures.lengths(examples, _counter(tokenizer) if tokenizer else None),
+        "grounding": measures.grounding(examples),
+        "relevance": relevance(examples, retrieval_texts, seed),
+        "repetition": measures.repetition(examples),
+        "diversity": measures.diversity(examples),
+    }
+    if gold:
+        result["gold"] = against_gold(examples, golden, least_f1)
+    return result
+
+
+def _counter(path: str) -> Callable[[str], int]:
+    from megatron_ipt.synthesis.tokenizer import open_prompt_tokenizer
+
+    tokenizer = open_prompt_tokenizer(path)
+    return lambda text: len(tokenizer.encode([text])[0])

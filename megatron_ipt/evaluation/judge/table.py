@@ -1,0 +1,88 @@
+"""A judgement as text: one table of what is shown, in what form, under which heading. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_ROWS: tuple[tuple[str, str, str, str], ...] = (
+    ("amounts", "texts", "texts", "count"),
+    ("amounts", "pairs", "pairs", "count"),
+    ("amounts", "share_with_pairs", "texts with pairs", "percent"),
+    ("amounts", "pairs_per_text", "pairs per text", "spread"),
+    ("amounts", "multiple_choice_share", "multiple choice", "percent"),
+    ("amounts", "reasoning_share", "with reasoning", "percent"),
+    ("parsing", "completions", "completions", "count"),
+    ("parsing", "share_with_pairs", "completions with pairs", "percent"),
+    ("parsing", "parse_rate", "pairs that could be read", "percent"),
+    ("parsing", "kept_share", "pairs kept after filters", "percent"),
+    ("parsing", "cut_off_share", "completions cut off", "percent"),
+    ("lengths", "tokens_per_pair", "tokens per pair", "spread"),
+    ("lengths", "words_per_pair", "words per pair", "spread"),
+    ("lengths", "question_words", "words per question", "spread"),
+    ("lengths", "answer_words", "words per answer", "spread"),
+    ("lengths", "reasoning_words", "words per reasoning", "spread"),
+    ("grounding", "answer_in_text", "answer stands in the text", "percent"),
+    ("grounding", "fully_supported", "all content words in the text", "percent"),
+    ("grounding", "content_words_in_text", "content words in the text", "percent"),
+    ("grounding", "without_content", "answers without content words", "percent"),
+    ("relevance", "own_text_first", "own text is the nearest", "percent"),
+    ("relevance", "mean_reciprocal_rank", "mean reciprocal rank", "number"),
+    ("relevance", "texts", "texts to choose among", "count"),
+    ("repetition", "duplicate_pairs", "pairs that occurred before", "percent"),
+    ("repetition", "duplicate_questions", "questions that occurred before", "percent"),
+    ("repetition", "repeated_in_text", "questions repeated in a text", "percent"),
+    ("diversity", "categories", "categories", "variety"),
+    ("diversity", "openings", "question openings", "variety"),
+    ("gold", "matched_texts", "texts with gold pairs", "count"),
+    ("gold", "gold_questions", "gold questions", "count"),
+    ("gold", "matched", "matched pairs", "count"),
+    ("gold", "coverage", "gold questions with a match", "percent"),
+    ("gold", "question_f1", "F1 of assigned questions", "percent"),
+    ("gold", "exact_match", "exact answers of matched pairs", "percent"),
+    ("gold", "f1", "F1 of their answers", "percent"),
+    ("response", "questions", "gold questions asked", "count"),
+    ("response", "answered", "answered", "count"),
+    ("response", "exact_match", "exact answers", "percent"),
+    ("response", "f1", "F1 of answers", "percent"),
+)
+"""(group of the result, its key, what it is, in what form)."""
+
+_HEADINGS = {
+    "amounts": "Pairs",
+    "parsing": "What the model wrote",
+    "lengths": "Lengths",
+    "grounding": "Grounding",
+    "relevance": "Relevance, by retrieval",
+    "repetition": "Repetition",
+    "diversity": "Diversity",
+    "gold": "Against gold pairs",
+    "response": "Answers to gold questions",
+}
+
+
+def render(result: dict[str, Any]) -> str:
+    """The figures that are there, one a line, below a heading a group."""
+    lines: list[str] = []
+    group = ""
+    for name, key, label, form in _ROWS:
+        value = result.get(name, {}).get(key)
+        if value is None or (form == "spread" and value["mean"] is None):
+            continue
+        if name != group:
+            lines += ([""] if lines else []) + [_HEADINGS[name]]
+            group = name
+        lines.append(f"  {label:<32}{_text(value, form)}")
+    return "\n".join(lines)
+
+
+def _text(value: Any, form: str) -> str:
+    if form == "count":
+        return f"{value:,}"
+    if form == "percent":
+        return f"{100 * value:.1f} %"
+    if form == "number":
+        return f"{value:.3f}"
+    if form == "spread":
+        return f"{value['mean']:.2f}  (median {value['p50']:,}, 95 % up to {value['p95']:,}, most {value['most']:,})"
+    common = ", ".join(f"{name or '-'} {count:,}" for name, count in list(value["most_common"].items())[:5])
+    return f"{value['distinct']:,}, as varied as {value['effective']:.1f} equal ones  ({common})"

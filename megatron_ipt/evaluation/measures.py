@@ -1,0 +1,96 @@
+"""What is measured of one exported model, whichever checkpoint it is of: losses on held-out text, answers to questions.
+
+Prepared once and applied to every model of a run, so that the points of a curve are measured alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_ipt.evaluation import questions
+from megatron_ipt.evaluation.config import EvaluationConfig
+from megatron_ipt.evaluation.held_out import first_tokens, tokens_of_text, training_frequencies, unigram_entropy
+from megatron_ipt.evaluation.language_model import LanguageModel
+from megatron_ipt.evaluation.masked import masked_loss, masked_targets
+from megatron_ipt.files import read_json
+from megatron_ipt.rejects import Rejects
+
+logger = logging.getLogger(__name__)
+
+_FREQUENCY_TOKENS = 100_000_000
+
+
+class Measures:
+    """Held-out sets of a run and the files that its recipe names.
+
+    Args:
+        config: section ``evaluation``.
+        tokens: folder of the stage ``tokens`` or ``tuning``.
+        seq_length: tokens of a training sequence.
+        apart: sequences packed in one row do not see each other in training.
+
+    Attributes:
+        dataset: ``dataset.json`` of ``tokens``.
+        held_out: its validation sets by name, those without tokens left out.
+    """
+
+    def __init__(self, config: EvaluationConfig, tokens: Path, seq_length: int, apart: bool):
+        self._config = config
+        self._tokens = tokens
+        self._seq_length = seq_length
+        self._apart = apart
+        self._frequencies: npt.NDArray[np.float64] | None = None
+        self._questions = {name: questions.read_questions(path) for name, path in config.questions.items()}
+        self.dataset: dict[str, Any] = read_json(tokens / "dataset.json")
+        self.held_out = {entry["name"]: entry for entry in self.dataset["valid"] if entry["tokens"] > 1}
+        if not self.held_out:
+            logger.warning(
+                "evaluation: nothing was held out, so there is no perplexity; %s.valid_share sets some",
+                "tuning" if tokens.name == "tuning" else "corpus",
+            )
+
+    def run(self, model: LanguageModel, directory: Path) -> dict[str, Any]:
+        """Figures of ``model``; texts that cannot be read go to rejects in ``directory``.
+
+        Returns:
+            ``{perplexity, questions}``, each by name: losses with the unigram entropy of the same tokens; see
+            :func:`.questions.measure`.
+        """
+        perplexity = {name: self._held_out(model, name, entry) for name, entry in self.held_out.items()}
+        with Rejects(directory / "rejects.jsonl") as rejects:
+            for name, path in self._config.texts.items():
+                ids = tokens_of_text(path, model.tokenizer, rejects, self._config.perplexity_tokens)
+                perplexity[name] = self._loss(model, name, ids)
+        answers = {
+            name: questions.measure(model, group, self._seq_length, f"evaluation {name}")
+            for name, group in self._questions.items()
+        }
+        return {"perplexity": perplexity, "questions": answers}
+
+    def _held_out(self, model: LanguageModel, name: str, entry: dict[str, Any]) -> dict[str, Any]:
+        limit = self._config.perplexity_tokens
+        if "loss_mask" not in entry:
+            return self._loss(model, name, first_tokens(self._tokens, entry, limit))
+        from megatron_ipt.tuning.rows import RowReader
+
+        rows = RowReader(self._tokens / entry["prefix"], self._tokens / entry["loss_mask"])
+        return {
+            **masked_loss(model, rows, limit, self._apart, f"evaluation {name}"),
+            "unigram_entropy": self._entropy(masked_targets(rows, limit)),
+        }
+
+    def _loss(self, model: LanguageModel, name: str, ids: npt.NDArray[np.int64]) -> dict[str, Any]:
+        figures = model.loss(ids, self._seq_length, f"evaluation {name}")
+        return {**figures, "unigram_entropy": self._entropy(ids[1:])}
+
+    def _entropy(self, ids: npt.NDArray[np.int64]) -> float:
+        if self._frequencies is None:
+            self._frequencies = training_frequencies(
+                self._tokens, self.dataset["train"], self.dataset["vocab_size"], _FREQUENCY_TOKENS
+            )
+        return unigram_entropy(ids, self._frequencies)

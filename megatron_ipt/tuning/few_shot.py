@@ -1,0 +1,138 @@
+r"""Tuning data of the synthesizer: texts with their tasks, in the very ids that a prompt has at inference.
+
+One example is BOS, the text in its marks, its pairs in theirs, EOS. The pairs and EOS are to be predicted, the text is
+not. Rows hold examples of one data set, one after another, so that the model learns to go on as it was shown. The ids
+are joined as :class:`~megatron_ipt.synthesis.prompt.PromptFormat` joins them; a prompt of a chain is a prefix of the
+row that was made of the same chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from megatron_ipt.errors import RecipeError
+from megatron_ipt.seeding import generator, unit_interval
+from megatron_ipt.synthesis.pairs import Example, Pair
+from megatron_ipt.synthesis.parsing import REPEATED, Drop, parse_answer, question_key
+from megatron_ipt.synthesis.prompt import PromptFormat, render_pair, render_pairs, render_text
+from megatron_ipt.synthesis.tokenizer import PromptTokenizer
+from megatron_ipt.tuning.sequences import Continuation, Masked
+
+TOO_LONG = "text longer than a row"
+NO_PAIRS = "text without pairs"
+CUT = "pair beyond the end of the row"
+
+_MOST_OPTIONS = 4
+_OPTION_CHARACTERS = 60
+
+
+class FewShotFormat:
+    """Examples as ids.
+
+    Args:
+        tokenizer: of the model to tune.
+        capacity: tokens of a row.
+
+    Raises:
+        RecipeError: rows are too short to hold a text.
+    """
+
+    def __init__(self, tokenizer: PromptTokenizer, capacity: int):
+        try:
+            self._prompts = PromptFormat(tokenizer, capacity, max_new_tokens=1)
+        except RecipeError as error:
+            raise RecipeError(f"tuning.seq_length: {capacity - 1} tokens leave no room for a text") from error
+        self._tokenizer = tokenizer
+        self._capacity = capacity
+        self._head = [tokenizer.bos_id] if tokenizer.bos_id is not None else []
+        text = render_text("")
+        self._after_text = Continuation(tokenizer, text[len(text.rstrip()) :])
+
+    def readable(self, pairs: list[Pair]) -> tuple[list[Pair], list[Drop]]:
+        """The pairs that read back as themselves from what is to be learned, each question once, and the others."""
+        kept: dict[str, Pair] = {}
+        drops = []
+        for pair in map(self._neutralised, pairs):
+            found, faults = parse_answer(render_pair(pair))
+            if len(found) != 1 or faults:
+                fault = faults[0].reason if faults else "reads back as several pairs"
+                drops.append(Drop(fault, f"{pair.question} {pair.answer}"))
+            elif question_key(pair.question) in kept:
+                drops.append(Drop(REPEATED, pair.question))
+            else:
+                kept[question_key(pair.question)] = pair
+        return list(kept.values()), drops
+
+    def encode(self, example: Example) -> tuple[Masked | None, list[Drop]]:
+        """The example, its last pairs left out where they exceed the row; None where no pair fits.
+
+        Args:
+            example: its pairs as :meth:`readable` gives them.
+        """
+        text = self._prompts.encode_texts([example.text])[0]
+        head = self._head + text.ids
+        pairs = list(example.pairs)
+        drops: list[Drop] = []
+        while pairs:
+            answer = self._after_text.encode(render_pairs(pairs))
+            if len(head) + len(answer) + 1 <= self._capacity:
+                masked = Masked([], [])
+                masked.add(head, predicted=False)
+                masked.add([*answer, self._tokenizer.eos_id], predicted=True)
+                return masked, drops
+            drops.append(Drop(CUT, pairs.pop().question))
+        reason = TOO_LONG if example.pairs else NO_PAIRS
+        return None, [Drop(reason, example.text)]
+
+    def _neutralised(self, pair: Pair) -> Pair:
+        clean = self._prompts.neutralise
+        return replace(
+            pair,
+            question=clean(pair.question),
+            answer=clean(pair.answer),
+            options=tuple(map(clean, pair.options)),
+            reasoning=clean(pair.reasoning),
+        )
+
+
+def vary(example: Example, share: float, seed: int) -> Example:
+    """``example`` with about ``share`` of its extractive questions made multiple choice.
+
+    A question counts as extractive where it has neither options nor reasoning and its answer is words of the text. Its
+    options are the answer and up to three other such answers about the same text, none part of another, in an order of
+    their own. Which questions and which options depends on the seed and the example's id alone.
+    """
+    extractive = {
+        number: pair.answer for number, pair in enumerate(example.pairs) if _is_extractive(pair, example.text)
+    }
+    pairs = list(example.pairs)
+    for number, answer in extractive.items():
+        if unit_interval(seed, "multiple choice", example.id, number) >= share:
+            continue
+        chance = generator(seed, "options", example.id, number)
+        others = [other for place, other in extractive.items() if place != number]
+        chance.shuffle(others)
+        options = [answer]
+        for other in others:
+            if len(options) < _MOST_OPTIONS and not any(_overlap(other, option) for option in options):
+                options.append(other)
+        if len(options) > 2:
+            chance.shuffle(options)
+            pairs[number] = replace(pairs[number], options=tuple(options))
+    return replace(example, pairs=pairs)
+
+
+def _is_extractive(pair: Pair, text: str) -> bool:
+    plain = not pair.options and not pair.reasoning
+    return plain and len(pair.answer) <= _OPTION_CHARACTERS and "\n" not in pair.answer and pair.answer in text
+
+
+def _overlap(one: str, other: str) -> bool:
+    one, other = question_key(one), question_key(other)
+    return one in other or other in one
+
+
+def training_lines(example: Example) -> Iterator[str]:
+    """What a tokenizer for this data is trained on, line by line."""
+    yield from filter(None, (render_text(example.text) + render_pairs(example.pairs)).split("\n"))

@@ -1,0 +1,78 @@
+"""Figures of a benchmark: what was measured, the bar it is held against, and one table of all of them.
+
+A tool adds its figures while it prints what people want to see, and writes them with ``--json FILE``; ``bench.py``
+runs the tools and makes the page. A bar is the least value that is good enough, or with ``at_most`` the greatest; the
+ratio is above 1 where the figure is better than its bar.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured value.
+
+    Attributes:
+        name: what was measured, with its settings.
+        value, unit: e.g. 12000.0 and ``tokens per CPU-second``; ``x`` for ratios.
+        bar: what is good enough; None where nothing is asked for.
+        at_most: the bar is an upper bound.
+    """
+
+    name: str
+    value: float
+    unit: str
+    bar: float | None = None
+    at_most: bool = False
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as good as the bar asks for."""
+        if self.bar is None:
+            return None
+        better, worse = (self.bar, self.value) if self.at_most else (self.value, self.bar)
+        return better / worse if worse else float("inf")
+
+
+class Figures(list[Figure]):
+    """The figures of one tool, in order."""
+
+    def add(self, name: str, value: float, unit: str, bar: float | None = None, at_most: bool = False) -> None:
+        self.append(Figure(name, float(value), unit, bar, at_most))
+
+    def write(self, path: str | None) -> None:
+        """Writes them as JSON to ``path``; nothing without one."""
+        if path:
+            Path(path).write_text(json.dumps([asdict(figure) for figure in self], indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Figures:
+        return cls(Figure(**row) for row in json.loads(path.read_text()))
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """``--json FILE``, the same for all tools."""
+    parser.add_argument("--json", metavar="FILE", help="also write the figures here")
+
+
+def table(figures: list[Figure]) -> str:
+    """A Markdown table: figure, bar, ratio; what misses its bar is bold."""
+    lines = ["| measured | figure | bar | ratio |", "|---|--:|--:|--:|"]
+    for figure in figures:
+        sign = "≤" if figure.at_most else "≥"
+        bar = "" if figure.bar is None else f"{sign} {number(figure.bar)}"
+        ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
+        if figure.ratio is not None and figure.ratio < 1:
+            ratio = f"**{ratio}**"
+        lines.append(f"| {figure.name} | {number(figure.value)} {figure.unit} | {bar} | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
+def number(value: float) -> str:
+    """Three digits at least, and thousands apart: ``0.0521``, ``1.25``, ``310``, ``22,105``."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
