@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test test-fast lint format bench package licences clean
+.PHONY: help quickstart test test-fast lint format bench package docs licences clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ bench: $(VENV)/.installed-test ## Measure every room on this machine and write d
 
 package: $(VENV)/.installed-test ## Build wheel and source archive in dist/
 	$(BIN)/python -c "import setuptools.build_meta as b; print(b.build_sdist('dist'), b.build_wheel('dist'))"
+
+docs: $(VENV)/.installed-docs ## Write the API reference from the docstrings into build/docs
+	$(BIN)/pdoc --no-show-source --docformat google --output-directory build/docs megatron_ipt
 
 licences: $(VENV)/.installed-test ## Write docs/licences.md anew, from what is installed
 	$(BIN)/python tools/list_licences.py

@@ -23,6 +23,8 @@ EXTRAS = {
         "tensorboard>=2.16",
     ],
     "report": ["jinja2>=3.1", "matplotlib>=3.8"],
+    # Chat templates of instruction tuning.
+    "tuning": ["jinja2>=3.1"],
     # Pairs from any OpenAI-compatible server. The engine transformers needs the extra train.
     "synthesis": ["openai>=1.60"],
     # Benchmarks. lm-eval's own extra hf would also bring peft, which no model of ours needs.
@@ -38,6 +40,8 @@ EXTRAS |= {
     # FP8 and fused layers on NVIDIA GPUs, beside the extra train; compiled against the torch that is there.
     "fp8": ["transformer-engine[pytorch]>=2.2"],
 }
+# The API reference as HTML.
+EXTRAS["docs"] = [*EXTRAS["all"], "pdoc>=15"]
 EXTRAS["test"] = [
     *EXTRAS["all"],
     # A real server to synthesize with, and a real tokenizer, both without a download from a hub.

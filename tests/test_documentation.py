@@ -77,7 +77,6 @@ class How:
 HOW = (
     How(r"^make ", "make", "installs and tests what this test is a part of"),
     How(r"pip install|^git clone|^python3 -m venv|^cd ", "skip", "fetches packages or code"),
-    How(r"^pdoc ", "skip", "no dependency, and half a minute for all modules"),
     How(r"activate$", "skip", "the environment is active"),
     How(r"examples/nemo/(megatron_bridge|nemo2)", "parse", "needs GPUs and the framework"),
     How(r"\bRECIPE\b|name=closed_circle", "parse", "the reader's own recipe; a run of minutes before it"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,26 @@ def test_losses_of_training_and_of_transformers_agree(finished):
     for name, loss in trained.items():
         # Megatron-Core leaves out or repeats a few tokens at the end of the data to fill whole sequences.
         assert measured[name]["loss"] == pytest.approx(loss, abs=0.1)
+
+
+def test_a_recipe_either_reads_a_corpus_or_tunes():
+    from megatron_ipt.errors import RecipeError
+    from megatron_ipt.pipeline import context_of, stage_named, stage_of, stages_of
+    from megatron_ipt.recipe import load_recipe
+
+    quickstart = REPOSITORY / "examples/quickstart.yaml"
+    tuning = load_recipe(REPOSITORY / "examples/synthesizer_tiny.yaml", ["output_dir=/o"])
+    assert [stage.name for stage in stages_of(tuning)] == ["tuning", "training", "export", "evaluation", "report"]
+    assert context_of(stage_named("train"), tuning).inputs == {"tokens": Path("/o/tuning")}
+    assert [stage.name for stage in stages_of(load_recipe(quickstart))][:5] == [
+        "corpus", "synthesis", "augment", "tokens", "training",
+    ]  # fmt: skip
+    with pytest.raises(RecipeError, match=r"corpus: not a stage of this recipe, because tuning\.datasets names data"):
+        stage_of(tuning, "corpus")
+    with pytest.raises(RecipeError, match="a recipe either pre-trains on a corpus or tunes"):
+        load_recipe(quickstart, ["tuning.datasets.chats.inputs=[chats.jsonl]"])
+    with pytest.raises(RecipeError, match=r"corpus\.inputs: is empty"):
+        load_recipe(quickstart, ["corpus.inputs=[]"])
 
 
 def test_a_rerun_skips_everything(finished):

@@ -59,7 +59,7 @@ def requirements() -> dict[str, list[str]]:
         for line in lines:
             name = re.match(r"[\w.-]+", line)[0].lower()
             # Extras that only join others say nothing new.
-            if extra != "all" and not (extra == "test" and name in wanted):
+            if extra != "all" and not (extra in ("docs", "test") and name in wanted):
                 wanted.setdefault(name, []).append(extra)
     return wanted
 

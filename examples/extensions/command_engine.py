@@ -53,6 +53,7 @@ class CommandEngine(Engine):
     async def generate(self, request: Request) -> Completion:
         settings = {"max_tokens": self.config.generation.max_new_tokens, "seed": request.seed}
         program = await self._free.get()
+        line = b""
         try:
             program.stdin.write(json.dumps({"prompt": request.prompt.text, **settings}).encode() + b"\n")
             await program.stdin.drain()

@@ -50,17 +50,26 @@ def _draw(
         for number, value in enumerate(cell.values):
             offset = 0.12 * (number - (len(cell.values) - 1) / 2)
             axes.plot(place + offset, scale * value, "o", markersize=4, color=color, alpha=0.55)
+        # Clear of the line of chance, which may run through the mark.
+        text, beside = (f"{scale * cell.mean:.1f}", (0, -22)) if measure.percent else (f"{cell.mean:.3f}", (32, 0))
         axes.annotate(
-            f"{scale * cell.mean:.1f}" if measure.percent else f"{cell.mean:.3f}",
-            (place, scale * cell.mean), xytext=(20, 0), textcoords="offset points", va="center", fontsize=8,
+            text, (place, scale * cell.mean), xytext=beside, textcoords="offset points", ha="center", va="center",
+            fontsize=8,
         )  # fmt: skip
     if measure.reference:
         level = scale * next(iter(rows.values()))[0][measure.reference]
         axes.axhline(level, color=_COLORS[0], linewidth=1, linestyle=(0, (4, 3)))
-        axes.annotate("chance", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+        axes.annotate(
+            "chance", (1, level), xytext=(0, 8), xycoords=("axes fraction", "data"), textcoords="offset points",
+            ha="right", fontsize=8,
+        )  # fmt: skip
     better = "higher" if measure.higher_is_better else "lower"
     unit = " (%)" if measure.percent else ""
     axes.set_title(f"{_wrapped(measure.title + unit)}\n{better} is better", fontsize=9)
+    if measure.percent:
+        # From nothing to well above the highest: a scale that fits the spread would make much of little.
+        highest = max(100 * value for cell in arms.values() for value in cell.values)
+        axes.set_ylim(0, min(100, 1.5 * max(highest, level if measure.reference else 0)))
     axes.set_xticks(range(len(arms)), list(arms))
     axes.set_xlim(-0.5, len(arms) - 0.2)
     axes.margins(y=0.15)

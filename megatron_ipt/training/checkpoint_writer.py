@@ -1,14 +1,17 @@
 """Puts the state of a run on disk, in this process or in one beside it, and proves that it is there.
 
-Megatron-Core plans the writing and forks writers; three of its traps are dealt with here. Without psutil the writers
-hang. Their result queue starts a manager process that outlives a killed rank: a file takes its place. And what is said
+Megatron-Core plans the writing and forks writers; four of its traps are dealt with here. Without psutil the writers
+hang. Their result queue starts a manager process that outlives a killed rank: a file takes its place. The writers
+themselves would outlive it and wait for ever: the system ends them with the process they belong to. And what is said
 to be written is not looked at again: every file is read back for a checksum, and the checkpoint's own table of contents
 is held against the files' sizes, before anything is called a checkpoint.
 """
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
+import os
 import pickle
 import queue
 import shutil
@@ -120,8 +123,29 @@ class Writer:
                 finalize()
 
 
-def _write_beside(*job: Any) -> None:
+def _end_with_the_run() -> None:
     end_with_parent(signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        # It ended before the system could be asked.
+        os._exit(1)
+
+
+_write_bucket = filesystem_async.FileSystemWriterAsync.write_preloaded_data
+
+
+@functools.wraps(_write_bucket)
+def _write_and_end_with_the_run(*arguments: Any, **options: Any) -> None:
+    _end_with_the_run()
+    _write_bucket(*arguments, **options)
+
+
+# Megatron-Core forks a process for each bucket, and looks this function up then.
+filesystem_async.FileSystemWriterAsync.write_preloaded_data = staticmethod(_write_and_end_with_the_run)
+
+
+def _write_beside(*job: Any) -> None:
+    _end_with_the_run()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     _write(*job)

@@ -204,7 +204,7 @@ def _compile(template: str, name: str) -> Any:
         from jinja2.ext import Extension, loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
-        raise InputError('tuning.template: chat templates need jinja2; pip install "megatron-ipt[report]"') from error
+        raise InputError('tuning.template: chat templates need jinja2; pip install "megatron-ipt[tuning]"') from error
 
     class Generation(Extension):
         """``{% generation %}``, which marks the assistant's part for other tools; its content stays as it is."""

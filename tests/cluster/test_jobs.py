@@ -15,7 +15,7 @@ from megatron_ipt.cluster.progress import StageProgress
 from megatron_ipt.cluster.site import read_site
 from megatron_ipt.cluster.slurm import expand, parse_scontrol
 from megatron_ipt.errors import RecipeError
-from megatron_ipt.pipeline import STAGES
+from megatron_ipt.pipeline import stages_of
 from megatron_ipt.recipe import load_recipe
 from tests.conftest import REPOSITORY
 
@@ -32,11 +32,11 @@ def site(tmp_path):
     return make
 
 
-def jobs(site, done=None, **status):
-    recipe = load_recipe(REPOSITORY / "examples/quickstart.yaml")
+def jobs(site, done=None, recipe="quickstart", **status):
+    recipe = load_recipe(REPOSITORY / f"examples/{recipe}.yaml")
     progress = [
         StageProgress(stage, status.get(stage.name, "missing"), (done or {}).get(stage.name, ()), {})
-        for stage in STAGES
+        for stage in stages_of(recipe)
     ]
     folders = Folders(SCRIPTS, Path("/logs"), Path("/exits"), "/venv/bin/python")
     return jobs_of(recipe, Path("/r.yaml"), ("seed=2",), site, folders, progress)
@@ -50,6 +50,13 @@ def test_the_chain_is_in_the_order_of_the_flow(site):
     ]  # fmt: skip
     assert [job.after for job in chain] == ["", *(job.key for job in chain[:-1])]
     assert all((job.script).is_file() for job in chain)
+
+
+def test_a_tuning_recipe_has_a_chain_of_its_own(site):
+    chain = jobs(site("ACCOUNT=me\nTUNING_MEM=7G\n"), recipe="synthesizer_tiny")
+    assert [job.key for job in chain] == ["tuning-data", "train", "export", "evaluate", "report"]
+    assert all((job.script).is_file() for job in chain)
+    assert "--mem=7G" in chain[0].options and "--mem=7G" not in chain[2].options
 
 
 def test_the_line_of_an_array(site):

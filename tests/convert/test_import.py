@@ -331,7 +331,7 @@ def test_an_attempt_that_was_ended_is_continued(source, tmp_path, monkeypatch):
 
 
 def test_what_was_begun_from_other_weights_is_not_continued(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "_publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(work, "put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         import_model(source, tmp_path / "checkpoints")
     monkeypatch.undo()
