@@ -34,16 +34,16 @@ def status_rows(run):
 
 
 def ranks_of(run):
-    """Processes of the run's ranks."""
-    found = []
+    """Processes of the run's ranks, without those that they forked to write a checkpoint."""
+    found, parents = {}, {}
     for process in psutil.process_iter():
         try:
-            environment = process.environ()
+            environment, parent = process.environ(), process.ppid()
         except psutil.Error:
             continue
         if "RANK" in environment and str(run.folder) in environment.get("MEGATRON_IPT_JOB", ""):
-            found.append(process)
-    return found
+            found[process.pid], parents[process.pid] = process, parent
+    return [process for number, process in found.items() if parents[number] not in found]
 
 
 def is_alive(process):
