@@ -89,7 +89,7 @@ def make_trainer(folder: Path, size: int, seq_length: int, precision: str, *more
     trainer = Trainer(config, StageContext("training", directory, 1, {"tokens": tokens}), StopRequest())
     # The order of samples of a hundred thousand steps is not what is measured here.
     trainer.steps = 1000
-    trainer._build_data()
+    trainer.prepare()
     trainer.metrics = None
     return trainer
 
@@ -193,6 +193,9 @@ def bench_speed(folder: Path, sizes: list[int], seconds: float) -> None:
                     f" {len(figures['loop']):>7}",
                     flush=True,
                 )
+                FIGURES.add(
+                    f"training against transformers, {size}M, sequence {seq_length}, {precision}", ratio, "x", 1
+                )
                 stop_model_parallel()
 
 
@@ -215,6 +218,7 @@ def bench_loop(folder: Path, sizes: list[int], seconds: float) -> None:
             f"{size}M: bare step {bare:.3f} s, loop {loop:.3f} s, {share:+.1%} ({len(figures['loop'])} rounds)",
             flush=True,
         )
+        FIGURES.add(f"what the loop adds to forward, backward and update, {size}M", 100 * share, "%", 2, at_most=True)
         stop_model_parallel()
 
 
@@ -241,6 +245,10 @@ def bench_save(folder: Path, sizes: list[int], seconds: float) -> None:
             print(
                 f"{size}M, {label}: in line {line:.2f} s, beside {beside:.3f} s ({beside / line:.0%} of it)", flush=True
             )
+            FIGURES.add(
+                f"a save beside the training blocks, {size}M, {label}, of one in line", 100 * beside / line, "%", 10,
+                at_most=True,
+            )  # fmt: skip
         stop_model_parallel()
 
 

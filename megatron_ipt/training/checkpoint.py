@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,10 @@ class Checkpoints:
         self._first_rank = torch.distributed.get_rank() == 0
         self._writer = Writer(_SHARDING)
         self._pending: ModelFile | None = None
-        self._removal: threading.Thread | None = None
+        # Waits for the disk that no step needs to see: names are synced one by one, large files take long to delete.
+        self._beside = ThreadPoolExecutor(1, "checkpoints")
+        self._publication: Future[None] | None = None
+        self._removal: Future[None] | None = None
 
     def load_latest(self) -> RunState | None:
         """Restores the newest checkpoint; None where there is none.
@@ -111,6 +114,7 @@ class Checkpoints:
             InputError: the checkpoint is incomplete or damaged, and the recipe does not say to take an earlier one.
             StageError: it is of another model.
         """
+        self._wait_for_publication()
         folder = self._newest_whole()
         if folder is None:
             return None
@@ -174,8 +178,9 @@ class Checkpoints:
         self._pending = described
         if wait or not self._settings.async_save:
             self.finish()
-        if wait:
-            self._finish_removal()
+            self._wait_for_publication()
+        if wait and self._removal is not None:
+            self._removal.result()
 
     def is_writing(self) -> bool:
         """Whether this rank is still writing a checkpoint that was not waited for."""
@@ -187,7 +192,7 @@ class Checkpoints:
         return self._pending is not None
 
     def finish(self) -> None:
-        """Waits for a checkpoint that is being written and makes it visible; nothing where there is none.
+        """Waits for a checkpoint that is being written and has it made visible; nothing where there is none.
 
         Raises:
             StorageError: it could not be written.
@@ -198,7 +203,13 @@ class Checkpoints:
         self._pending = None
         self._writer.finish()
         if self._first_rank:
-            self._publish(folder, described)
+            self._publication = self._beside.submit(self._publish, folder, described)
+
+    def _wait_for_publication(self) -> None:
+        """Returns once the checkpoint that was finished last can be read by every rank."""
+        if self._publication is not None:
+            self._publication.result()
+            self._publication = None
         torch.distributed.barrier()
 
     def _newest_whole(self) -> Path | None:
@@ -244,7 +255,10 @@ class Checkpoints:
             raise InputError(found)
 
     def _prepare(self, hidden: Path) -> None:
-        self._finish_removal()
+        for earlier in (self._publication, self._removal):
+            if earlier is not None:
+                earlier.result()
+        self._publication = self._removal = None
         try:
             for leftover in self._root.glob(".iter_*.tmp"):
                 shutil.rmtree(leftover)
@@ -270,14 +284,8 @@ class Checkpoints:
         for folder in earlier[: len(earlier) - (self._settings.keep_last - 1)]:
             if not self._settings.keep_every or _iteration_of(folder) % self._settings.keep_every:
                 outdated.append(folder.rename(_hidden(folder)))
-        # Deleting large files takes a file system long; a hidden folder that is left is removed at the next save.
-        self._removal = threading.Thread(target=_delete, args=(outdated,), name="old checkpoints")
-        self._removal.start()
-
-    def _finish_removal(self) -> None:
-        if self._removal is not None:
-            self._removal.join()
-            self._removal = None
+        # A hidden folder that is left is removed at the next save.
+        self._removal = self._beside.submit(_delete, outdated)
 
     def _named_chunks(self) -> list[tuple[str, Any]]:
         if len(self._chunks) == 1:

@@ -110,11 +110,7 @@ class Trainer:
             StageError: a loss was wrong, and the recipe says to stop.
         """
         config, started = self.config, time.monotonic()
-        self._load()
-        self._build_data()
-        # Megatron-Core collects garbage at every save; what lives as long as the run need not be looked at again.
-        gc.collect()
-        gc.freeze()
+        self.prepare()
         with self._metrics() as self.metrics:
             while self.state.step < self.steps:
                 asked = self._train_step()
@@ -139,6 +135,14 @@ class Trainer:
                         "the same command continues from it"
                     )
         return self._counts()
+
+    def prepare(self) -> None:
+        """All that comes before the first step: weights and state, samples, one look at the garbage."""
+        self._load()
+        self._build_data()
+        # Megatron-Core collects garbage at every save; what lives as long as the run need not be looked at again.
+        gc.collect()
+        gc.freeze()
 
     def _load(self) -> None:
         """The last checkpoint, or else the weights to start from, or else the random ones that are there."""
