@@ -18,11 +18,10 @@ EXTRAS = {
         "torch>=2.6",
         "megatron-core>=0.16,<0.18",
         "psutil",
-        "safetensors>=0.4",
         "transformers>=4.57,<6",
         "tensorboard>=2.16",
     ],
-    "report": ["jinja2>=3.1", "matplotlib>=3.8"],
+    "report": ["jinja2>=3.1", "markupsafe>=2.0", "matplotlib>=3.8"],
     # Chat templates of instruction tuning.
     "tuning": ["jinja2>=3.1"],
     # Pairs from any OpenAI-compatible server. The engine transformers needs the extra train.

@@ -19,6 +19,7 @@ from megatron_ipt.files import read_json
 from megatron_ipt.published import read_sentencepiece, read_tokenizer_json
 from megatron_ipt.recipe import Recipe
 from megatron_ipt.synthesis.sources import source_named
+from megatron_ipt.tokens.description import DATASET
 from megatron_ipt.training.families import padded_vocabulary
 from megatron_ipt.training.flops import flops_per_token
 from megatron_ipt.training.model_config import hugging_face_vocabulary
@@ -157,7 +158,7 @@ def vocabulary_of(recipe: Recipe) -> int:
     Raises:
         RecipeError: the tokenizer is not here.
     """
-    dataset = Path(recipe.output_dir) / "tokens" / "dataset.json"
+    dataset = Path(recipe.output_dir) / "tokens" / DATASET
     if dataset.exists():
         return int(read_json(dataset)["vocab_size"])
     settings = recipe.tokens.tokenizer

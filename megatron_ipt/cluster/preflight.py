@@ -23,6 +23,7 @@ from typing import Any
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.files import read_json
 from megatron_ipt.recipe import Recipe, load_recipe
+from megatron_ipt.tokens.description import DATASET
 from megatron_ipt.training.families import padded_vocabulary
 
 _QUERY = "name,memory.total,memory.used,driver_version,ecc.errors.uncorrected.volatile.total"
@@ -121,7 +122,7 @@ def problems_of_storage(recipe: Recipe) -> list[str]:
     output = Path(recipe.output_dir)
     there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
-    dataset = output / "tokens" / "dataset.json"
+    dataset = output / "tokens" / DATASET
     needed = float(os.environ.get("MEGATRON_IPT_FREE_GB", 0))
     if not dataset.exists():
         problems.append(f"{dataset} is not there as seen from this node")

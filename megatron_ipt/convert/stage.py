@@ -17,6 +17,7 @@ from megatron_ipt.convert.tokenizer_files import TokenIds, check_tokenizer
 from megatron_ipt.convert.work import unfinished_folder
 from megatron_ipt.files import read_json
 from megatron_ipt.manifest import StageContext, read_manifest
+from megatron_ipt.tokens.description import DATASET, has_loss_masks
 
 MODEL_FOLDER = "model"
 
@@ -30,7 +31,7 @@ def run(config: ExportConfig, context: StageContext) -> dict[str, Any]:
     """
     checkpoint = find_checkpoint(context.inputs["training"] / "checkpoints", config.iteration)
     tokens = context.inputs["tokens"]
-    dataset = read_json(tokens / "dataset.json")
+    dataset = read_json(tokens / DATASET)
     reader = CheckpointReader(checkpoint)
     model = describe(checkpoint, reader)
     plan = plan_export(reader, model, config.dtype, config.max_shard_size)
@@ -43,7 +44,7 @@ def run(config: ExportConfig, context: StageContext) -> dict[str, Any]:
     with unfinished_folder(final, identity, plan.size, overwrite=True) as folder:
         exported = write_export(plan, folder, ids, config.workers)
         sources = (read_manifest(tokens) or {}).get("counts", {}).get("train_by_source", {})
-        origin = "tuned" if tokens.name == "tuning" else "pre-trained"
+        origin = "tuned" if has_loss_masks(dataset) else "pre-trained"
         card = model_card(context.recipe_name, model, exported, sources, origin)
         (folder / "README.md").write_text(card)
         for file in sorted(tokenizer.iterdir()):

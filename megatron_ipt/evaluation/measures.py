@@ -19,6 +19,7 @@ from megatron_ipt.evaluation.language_model import LanguageModel
 from megatron_ipt.evaluation.masked import masked_loss, masked_targets
 from megatron_ipt.files import read_json
 from megatron_ipt.rejects import Rejects
+from megatron_ipt.tokens.description import DATASET, has_loss_masks
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +47,12 @@ class Measures:
         self._apart = apart
         self._frequencies: npt.NDArray[np.float64] | None = None
         self._questions = {name: questions.read_questions(path) for name, path in config.questions.items()}
-        self.dataset: dict[str, Any] = read_json(tokens / "dataset.json")
+        self.dataset: dict[str, Any] = read_json(tokens / DATASET)
         self.held_out = {entry["name"]: entry for entry in self.dataset["valid"] if entry["tokens"] > 1}
         if not self.held_out:
             logger.warning(
                 "evaluation: nothing was held out, so there is no perplexity; %s.valid_share sets some",
-                "tuning" if tokens.name == "tuning" else "corpus",
+                "tuning" if has_loss_masks(self.dataset) else "corpus",
             )
 
     def run(self, model: LanguageModel, directory: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from megatron_ipt.report import figures, measured, readable
 from megatron_ipt.report.charts import Chart, draw
 from megatron_ipt.report.config import ReportConfig
 from megatron_ipt.report.figures import Metrics, Run
+from megatron_ipt.tokens.description import DATASET
 from megatron_ipt.training.metrics import METRICS_FILE, read_metrics
 
 PAGE = "report.html"
@@ -61,7 +62,7 @@ def read_run(name: str, folders: Mapping[str, Path]) -> Run:
         manifests={stage: manifest for stage, manifest in manifests.items() if manifest is not None},
         metrics=Metrics.of(read_metrics(metrics) if "training" in folders else ()),
         samples=_read(folders, "augment", "samples.json", []),
-        dataset=_read(folders, "tokens", "dataset.json", {}),
+        dataset=_read(folders, "tokens", DATASET, {}),
         results=_read(folders, "evaluation", "results.json", {}),
         curves=_read(folders, "evaluation", "curves.json", {}),
     )

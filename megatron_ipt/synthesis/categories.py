@@ -84,9 +84,6 @@ _RULES: tuple[tuple[str, Callable[[Pair], bool]], ...] = (
     ("question answering", _asks(r"\b(?:what|which|how)\b|\?$")),
 )  # fmt: skip
 
-CATEGORIES = tuple(dict.fromkeys([*(name for name, _ in _RULES), OTHER]))
-"""Every category there is, in the order of the table."""
-
 
 def classify(pair: Pair) -> str:
     """The category of ``pair``."""

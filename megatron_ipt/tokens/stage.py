@@ -38,6 +38,7 @@ from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import derive
 from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
+from megatron_ipt.tokens.description import DATASET, tokenizer_keys
 from megatron_ipt.tokens.encode import Encoding, Frame, Part, encode_part
 from megatron_ipt.tokens.indexed import dtype_for
 from megatron_ipt.tokens.mix import Source, write_interleaved, write_single
@@ -54,7 +55,6 @@ from megatron_ipt.tokens.verify import checksums
 
 logger = logging.getLogger(__name__)
 
-DATASET = "dataset.json"
 _LINE_CHARACTERS = 10_000
 
 
@@ -119,12 +119,7 @@ def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | No
     if shard is not None:
         return {"parts": len(encoded)}
     dataset: dict[str, Any] = {
-        "tokenizer": tokenizer_folder.name,
-        "vocab_size": tokenizer.vocab_size,
-        "bos_id": tokenizer.bos_id,
-        "eod_id": tokenizer.eod_id,
-        "pad_id": tokenizer.pad_id,
-        "dtype": encoding.dtype,
+        **tokenizer_keys(tokenizer_folder, tokenizer, encoding.dtype),
         "engine": encoding.engine,
         "train": _write_train(config, context, parts, encoded, encoding.dtype),
         **{split: _write_held_out(split, config, context, parts, encoded, encoding.dtype) for split in SPLITS[1:]},

@@ -15,6 +15,7 @@ import xxhash
 
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import read_json
+from megatron_ipt.tokens.description import DATASET
 from megatron_ipt.tokens.indexed import IndexedReader, bin_path, idx_path
 
 _ENTRIES = 1 << 20
@@ -53,7 +54,7 @@ def description_of(prefix: str | Path) -> dict[str, Any] | None:
     own = Path(f"{prefix}.json")
     if own.is_file():
         return _with_folder(read_json(own), prefix.parent)
-    shared = prefix.parent / "dataset.json"
+    shared = prefix.parent / DATASET
     if shared.is_file():
         dataset = read_json(shared)
         splits = {name: value for name, value in dataset.items() if isinstance(value, list)}

@@ -17,6 +17,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import read_json
+from megatron_ipt.tokens.description import DATASET
 from megatron_ipt.training.layout import Layout
 from megatron_ipt.training.masked import open_rows
 from megatron_ipt.training.ramp import BatchRamp
@@ -67,7 +68,7 @@ class TokenData:
         Raises:
             InputError: a file or key is missing, or there is nothing to train on.
         """
-        path = directory / "dataset.json"
+        path = directory / DATASET
         description = read_json(path)
         try:
             sources = {split: tuple(_source(directory, entry) for entry in description.get(split, ())) for split in

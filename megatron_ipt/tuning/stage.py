@@ -26,8 +26,9 @@ from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.tokenizer import PromptTokenizer, open_prompt_tokenizer
+from megatron_ipt.tokens.description import DATASET, tokenizer_keys
 from megatron_ipt.tokens.indexed import dtype_for
-from megatron_ipt.tokens.stage import DATASET, prepare_tokenizer, tokenizer_fingerprints
+from megatron_ipt.tokens.stage import prepare_tokenizer, tokenizer_fingerprints
 from megatron_ipt.tokens.tokenizer import open_tokenizer
 from megatron_ipt.tokens.verify import checksums
 from megatron_ipt.tuning import few_shot, templates
@@ -72,12 +73,7 @@ def run(config: TuningConfig, context: StageContext) -> dict[str, Any]:
         encoded, counts = _encode_all(config, context, sets, prompt_tokenizer, work, dtype)
         rejected = {collected.name: collected.rejects.count for collected in sets}
     dataset: dict[str, Any] = {
-        "tokenizer": tokenizer_folder.name,
-        "vocab_size": tokenizer.vocab_size,
-        "bos_id": tokenizer.bos_id,
-        "eod_id": tokenizer.eod_id,
-        "pad_id": tokenizer.pad_id,
-        "dtype": dtype,
+        **tokenizer_keys(tokenizer_folder, tokenizer, dtype),
         "train": [_write_train(config, context, encoded, dtype)],
         **{split: _write_held_out(split, config, context, encoded, dtype) for split in SPLITS[1:]},
     }
