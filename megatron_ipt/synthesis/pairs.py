@@ -7,15 +7,14 @@ A *pair* is one instruction and its response, in typed fields, so that augmentat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 TEXT_COMPLETION = "text completion"
 """Category of a pair whose answer is how its text goes on; it stands first and directly follows the text."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One instruction and its response.
+class Pair(NamedTuple):
+    """One instruction and its response. A tuple, because a corpus has hundreds of millions of them.
 
     Attributes:
         question: the instruction, without options and without a request for reasoning.

@@ -137,7 +137,7 @@ class Synthesizer:
             drops.append(Drop(EMPTY, ""))
         kept, filtered = filter_pairs(example.text, pairs, self._filters)
         outcome.drops += [(example.id, drop) for drop in (*drops, *filtered)]
-        return [replace(pair, category=classify(pair)) for pair in kept]
+        return [pair._replace(category=classify(pair)) for pair in kept]
 
     def _clean(self, completion: Completion) -> tuple[list[int], str]:
         """The answer as the next prompt repeats it: without a beginning that never became a pair."""

@@ -119,7 +119,7 @@ def vary(example: Example, share: float, seed: int) -> Example:
                 options.append(other)
         if len(options) > 2:
             chance.shuffle(options)
-            pairs[number] = replace(pairs[number], options=tuple(options))
+            pairs[number] = pairs[number]._replace(options=tuple(options))
     return replace(example, pairs=pairs)
 
 

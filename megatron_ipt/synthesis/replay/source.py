@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +122,7 @@ class ReplaySource:
         if pair is None:
             rejects.add(fault, str(path), number, sample=str(record))
             return None
-        return replace(pair, category=classify(pair))
+        return pair._replace(category=classify(pair))
 
     def _chain(self, examples: list[Example]) -> Chain:
         name = examples[0].id
