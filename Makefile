@@ -14,10 +14,10 @@ quickstart: $(VENV)/.installed-train,report ## Install, then take the sample cor
 	$(BIN)/megatron-ipt run examples/quickstart.yaml
 
 test: $(VENV)/.installed-test ## Install the test extra, then run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 test-fast: $(VENV)/.installed-test ## Run the unit tests only (a few minutes)
-	$(BIN)/python -m pytest -m "not slow and not slurm"
+	$(BIN)/python -m pytest -n logical --dist loadfile -m "not slow and not slurm"
 
 lint: $(VENV)/.installed-test ## Check style, format and types
 	$(BIN)/ruff check .

@@ -47,6 +47,7 @@ EXTRAS["test"] = [
     "transformers[serving]",
     "mistral-common",
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "hypothesis>=6",
     "ruff",
     "mypy",

@@ -8,6 +8,19 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
+_MOST_WORKERS = 8
+"""Each holds torch and Megatron-Core, and its tests start ranks of their own."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes for ``-n auto`` and ``-n logical``: the cores that this one may use."""
+    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no worker begins one when the others have nothing left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture

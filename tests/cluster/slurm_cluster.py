@@ -6,8 +6,10 @@ daemon and every process of its jobs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -132,7 +134,7 @@ class SlurmCluster:
     def _write_configuration(self) -> None:
         host = socket.gethostname().split(".")[0]
         user = pwd.getpwuid(os.geteuid()).pw_name
-        ports = _free_ports(len(self.nodes) + 1)
+        ports = free_ports(len(self.nodes) + 1)
         nodes = "\n".join(
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=16 RealMemory=100000 "
             f"Gres=gpu:h100:{self._gpus} State=UNKNOWN"
@@ -204,11 +206,13 @@ PartitionName=research Nodes=ALL AllowAccounts=research MaxTime=INFINITE State=U
         return found
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for opened in sockets:
-        opened.bind(("127.0.0.1", 0))
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, below those that the system hands out: a node that is down for a while would not
+    get one of these back."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as opened:
+            opened.bind(("127.0.0.1", port))
+            ports.append(port)
     return ports

@@ -12,7 +12,7 @@ from megatron_ipt.cluster.preflight import Place, all_nodes, check_node, problem
 from megatron_ipt.errors import StageError
 from megatron_ipt.files import write_json
 from megatron_ipt.recipe import load_recipe
-from tests.cluster.slurm_cluster import _free_ports
+from tests.cluster.slurm_cluster import free_ports
 from tests.conftest import REPOSITORY
 
 
@@ -58,7 +58,7 @@ def exchange(nodes, present, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setattr(module, "_SECONDS_FOR_NODES", 1.0)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(_free_ports(1)[0]))
+    monkeypatch.setenv("MASTER_PORT", str(free_ports(1)[0]))
     heard = {}
 
     def one(index, problems, facts):
