@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -31,6 +32,8 @@ from megatron_ipt.progress import configure_logging
 from megatron_ipt.recipe import Recipe, load_recipe
 
 _TERMINATED_STATUS = 128 + signal.SIGTERM
+_FAULT_STATUS = 1
+_FAULT = "this is a fault of megatron-ipt or of an extension, not of your input: please report the lines above"
 
 
 @click.group(cls=Overview, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -195,9 +198,12 @@ def main() -> None:
         status_code = _say_interrupted()
     except Exception:
         # A library that is interrupted inside compiled code may turn the interrupt into an error of its own.
-        if not _interrupts:
-            raise
-        status_code = _say_interrupted()
+        if _interrupts:
+            status_code = _say_interrupted()
+        else:
+            traceback.print_exc()
+            click.echo(_FAULT, err=True)
+            status_code = _FAULT_STATUS
     sys.exit(status_code or 0)
 
 

@@ -185,6 +185,14 @@ def test_bad_input_is_explained_and_leaves_no_shard(corpus_of, name, content, me
     assert not list(output.rglob("shard-*"))
 
 
+def test_a_fault_is_called_one_below_its_traceback(tmp_path):
+    (tmp_path / "faulty.py").write_text("1 / 0\n")
+    result = megatron_ipt("keys", env={**os.environ, "MEGATRON_IPT_EXTENSIONS": str(tmp_path / "faulty.py")})
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("this is a fault of megatron-ipt or of an extension")
+
+
 def test_a_stage_continues_after_bad_input_was_mended(corpus_of):
     assert corpus_of("a.jsonl", b"{\n")[0].returncode == 3
     result, output = corpus_of("a.jsonl", b'{"text": "good"}\n', "--overwrite")

@@ -89,6 +89,7 @@ HOW = (
         "needs the weights or that run",
     ),
     How(r"examples/(instructlm|llama3).*--gpus|--gpus", "run", "a plan needs no GPU"),
+    How(r"^megatron-ipt run examples/extensions/recipe", "parse", "tests/examples runs it"),
     How(r"examples/llama3_8b_continual", "parse", "needs the weights"),
     How(r"checkpoints/quickstart$", "parse", "the README imports the same model"),
     How(r"^megatron-ipt import runs/quickstart", "run", "tests/convert verifies", leave_out=" --verify"),

@@ -255,9 +255,11 @@ class Checkpoints:
             raise InputError(found)
 
     def _prepare(self, hidden: Path) -> None:
-        for earlier in (self._publication, self._removal):
-            if earlier is not None:
-                earlier.result()
+        # The publication is what starts the removal.
+        if self._publication is not None:
+            self._publication.result()
+        if self._removal is not None:
+            self._removal.result()
         self._publication = self._removal = None
         try:
             for leftover in self._root.glob(".iter_*.tmp"):

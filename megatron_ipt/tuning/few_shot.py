@@ -87,8 +87,7 @@ class FewShotFormat:
 
     def _neutralised(self, pair: Pair) -> Pair:
         clean = self._prompts.neutralise
-        return replace(
-            pair,
+        return pair._replace(
             question=clean(pair.question),
             answer=clean(pair.answer),
             options=tuple(map(clean, pair.options)),

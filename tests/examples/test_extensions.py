@@ -15,6 +15,7 @@ from megatron_ipt.corpus.inputs import InputFile
 from megatron_ipt.corpus.readers import Record, read_file
 from megatron_ipt.corpus.stage import input_files
 from megatron_ipt.errors import InputError, RecipeError
+from megatron_ipt.extensions import import_code
 from megatron_ipt.files import read_json, read_jsonl
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.pipeline import run_recipe
@@ -148,6 +149,27 @@ class TestEngine:
         write_corpus(context.inputs["corpus"], [texts_of(1)])
         with pytest.raises(RecipeError, match=r"synthesis\.options\.command: no_such_program: No such file"):
             synthesis.run(configure("no_such_program"), context)
+
+
+class TestPairsWithoutAModel:
+    """``definitions.py``"""
+
+    def test_pairs(self, extensions):
+        module = import_code(str(extensions / "definitions.py"), "extensions")
+        text = "A cistern is a tank that keeps rain. Some had two. The arches were the work of masons. It is a pity."
+        assert module.pairs_of(text) == [
+            Pair("What is a cistern?", "A tank that keeps rain.", "definition"),
+            Pair("What were the arches?", "The work of masons.", "definition"),
+        ]
+
+    def test_in_a_run(self, extensions, tmp_path):
+        overrides = [
+            f"output_dir={tmp_path}", f"extensions=[{extensions / 'definitions.py'}]", "synthesis.engine=definitions",
+        ]  # fmt: skip
+        recipe = load_recipe(REPOSITORY / "examples/quickstart.yaml", overrides)
+        run_recipe(recipe, until="augment")
+        counts = read_json(tmp_path / "synthesis/manifest.json")["counts"]
+        assert counts["pairs"] > 0 and set(counts["categories"]) == {"definition"}
 
 
 def test_the_recipe_with_every_extension(extensions, tokenizer_folder, tmp_path, monkeypatch):  # noqa: F811
