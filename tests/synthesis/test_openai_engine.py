@@ -237,7 +237,7 @@ def test_only_the_first_request_goes_alone(
     async def answer(body: dict[str, Any]) -> Any:
         now.append(1)
         seen.append(len(now))
-        await asyncio.sleep(0.5)  # long enough for all to come, on a busy machine too
+        await asyncio.sleep(0.2)  # long enough for all to come, on a busy machine too
         now.pop()
         return good(body)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from megatron_ipt.errors import RecipeError
@@ -78,8 +78,7 @@ def response_accuracy(config: SynthesisConfig, gold: Sequence[GoldText], limit: 
 def question_prompt(prompts: PromptFormat, text: TextPrompt, question: GoldPair) -> Prompt:
     """The prompt of ``text`` with the question's marks behind it, up to and with ``<ANS>``."""
     pair = question.pair
-    neutral = replace(
-        pair,
+    neutral = pair._replace(
         question=prompts.neutralise(pair.question),
         options=tuple(map(prompts.neutralise, pair.options)),
     )
