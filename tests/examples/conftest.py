@@ -16,21 +16,26 @@ from megatron_ipt.training.families import FAMILIES, PRESETS
 from tests.conftest import REPOSITORY
 
 EXTENSIONS = REPOSITORY / "examples" / "extensions"
+TABLES = [names.FAMILIES, READERS, SOURCES, FAMILIES, PRESETS]
+_BUILT_IN = [dict(table) for table in TABLES]
+"""As they are before any test has run: recipes that other tests load in this process name extensions, too."""
+
+
+def _forget_extensions() -> None:
+    for table, rows in zip(TABLES, _BUILT_IN):
+        table.clear()
+        table.update(rows)
+    for module in list(sys.modules):
+        if module.startswith("megatron_ipt_extension_"):
+            del sys.modules[module]
 
 
 @pytest.fixture
 def extensions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of the examples; what is loaded from it, or from anywhere, is gone after the test."""
-    tables = [names.FAMILIES, READERS, SOURCES, FAMILIES, PRESETS]
-    before = [dict(table) for table in tables]
-    modules = set(sys.modules)
+    _forget_extensions()
     # Set and deleted, so that monkeypatch restores it whatever the test makes of it.
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.delenv(VARIABLE)
     yield EXTENSIONS
-    for table, rows in zip(tables, before):
-        table.clear()
-        table.update(rows)
-    for module in set(sys.modules) - modules:
-        if module.startswith("megatron_ipt_extension_"):
-            del sys.modules[module]
+    _forget_extensions()
