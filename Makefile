@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One process a core; the tests of a file share what they set up.
+PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: help quickstart test test-fast lint format bench package docs licences clean
@@ -14,10 +16,10 @@ quickstart: $(VENV)/.installed-train,report ## Install, then take the sample cor
 	$(BIN)/megatron-ipt run examples/quickstart.yaml
 
 test: $(VENV)/.installed-test ## Install the test extra, then run every test
-	$(BIN)/python -m pytest -n logical --dist loadfile
+	$(PYTEST)
 
 test-fast: $(VENV)/.installed-test ## Run the unit tests only (a few minutes)
-	$(BIN)/python -m pytest -n logical --dist loadfile -m "not slow and not slurm"
+	$(PYTEST) -m "not slow and not slurm"
 
 lint: $(VENV)/.installed-test ## Check style, format and types
 	$(BIN)/ruff check .

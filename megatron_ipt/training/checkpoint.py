@@ -179,8 +179,8 @@ class Checkpoints:
         if wait or not self._settings.async_save:
             self.finish()
             self._wait_for_publication()
-        if wait and self._removal is not None:
-            self._removal.result()
+        if wait:
+            self._await_removal()
 
     def is_writing(self) -> bool:
         """Whether this rank is still writing a checkpoint that was not waited for."""
@@ -207,10 +207,18 @@ class Checkpoints:
 
     def _wait_for_publication(self) -> None:
         """Returns once the checkpoint that was finished last can be read by every rank."""
+        self._await_publication()
+        torch.distributed.barrier()
+
+    def _await_publication(self) -> None:
         if self._publication is not None:
             self._publication.result()
             self._publication = None
-        torch.distributed.barrier()
+
+    def _await_removal(self) -> None:
+        if self._removal is not None:
+            self._removal.result()
+            self._removal = None
 
     def _newest_whole(self) -> Path | None:
         """The newest checkpoint, or the newest whole one where the recipe allows to fall back."""
@@ -255,12 +263,9 @@ class Checkpoints:
             raise InputError(found)
 
     def _prepare(self, hidden: Path) -> None:
-        # The publication is what starts the removal.
-        if self._publication is not None:
-            self._publication.result()
-        if self._removal is not None:
-            self._removal.result()
-        self._publication = self._removal = None
+        # In this order: the publication is what starts the removal.
+        self._await_publication()
+        self._await_removal()
         try:
             for leftover in self._root.glob(".iter_*.tmp"):
                 shutil.rmtree(leftover)
