@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.errors import InputError, RecipeError
-from megatron_ipt.evaluation.harness import library
+from megatron_ipt.evaluation.harness import lm_evaluation
 from megatron_ipt.evaluation.harness.config import HarnessConfig
-from megatron_ipt.evaluation.harness.library import LoadedBenchmark
+from megatron_ipt.evaluation.harness.lm_evaluation import LoadedBenchmark
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +23,9 @@ _NOT_METRICS = ("name", "alias", "sample_len", "sample_count")
 
 
 def load(config: HarnessConfig) -> list[LoadedBenchmark]:
-    """The section's benchmarks with their data; see :func:`.library.load_benchmarks`."""
+    """The section's benchmarks with their data; see :func:`.lm_evaluation.load_benchmarks`."""
     benchmarks = config.benchmarks()
-    return library.load_benchmarks(benchmarks, config.include_path) if benchmarks else []
+    return lm_evaluation.load_benchmarks(benchmarks, config.include_path) if benchmarks else []
 
 
 def run(config: HarnessConfig, folder: Path, loaded: list[LoadedBenchmark]) -> dict[str, Any]:
@@ -43,19 +43,19 @@ def run(config: HarnessConfig, folder: Path, loaded: list[LoadedBenchmark]) -> d
         raise InputError(f"{folder}: no Hugging Face model there (config.json is missing)")
     if not loaded:
         raise RecipeError("benchmarks: none are named; give --preset or --tasks (evaluation.harness in a recipe)")
-    model = library.open_model(folder, config.dtype, config.batch_size, config.add_bos_token)
+    model = lm_evaluation.open_model(folder, config.dtype, config.batch_size, config.add_bos_token)
     tasks = {}
     for number, benchmark in enumerate(loaded, 1):
         name = benchmark.benchmark.task
         label = f"benchmark {name} ({number}/{len(loaded)})"
-        report = library.measure(model, benchmark, config.limit, config.seed, label)
+        report = lm_evaluation.measure(model, benchmark, config.limit, config.seed, label)
         tasks[name] = _figures(name, report, benchmark)
         logger.info("%s: %s %.4g", label, tasks[name]["metric"], tasks[name]["accuracy"])
         asked, used = benchmark.benchmark.shots, tasks[name]["shots"]
         if asked is not None and used != asked:
             logger.warning("benchmark %s: %s shots were asked for; its task file insists on %s", name, asked, used)
     return {
-        "library": f"lm-eval {library.library_version()}",
+        "library": f"lm-eval {lm_evaluation.version()}",
         "dtype": str(model.model.dtype).removeprefix("torch."),
         "device": str(model.device.type),
         "add_bos_token": config.add_bos_token,

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from megatron_ipt.cli import cli
 from megatron_ipt.config import load
 from megatron_ipt.errors import InputError, RecipeError, UserError
-from megatron_ipt.evaluation.harness import library, run, table
+from megatron_ipt.evaluation.harness import lm_evaluation, run, table
 from megatron_ipt.evaluation.harness.config import HarnessConfig
 from megatron_ipt.evaluation.harness.presets import PRESETS, Benchmark, benchmarks_of
 from tests.evaluation.conftest import TASKS
@@ -71,7 +71,7 @@ def scores_by_hand(likelihoods):
 @pytest.mark.parametrize("add_bos", [True, False])
 def test_the_score_is_that_of_the_log_likelihoods(tiny_model, add_bos, monkeypatch):
     seen = []
-    opened = library.open_model
+    opened = lm_evaluation.open_model
 
     def open_and_listen(*arguments):
         model = opened(*arguments)
@@ -85,7 +85,7 @@ def test_the_score_is_that_of_the_log_likelihoods(tiny_model, add_bos, monkeypat
         model.loglikelihood = loglikelihood
         return model
 
-    monkeypatch.setattr(library, "open_model", open_and_listen)
+    monkeypatch.setattr(lm_evaluation, "open_model", open_and_listen)
     found = measured(tiny_model, NAME, add_bos_token=add_bos, batch_size=5)
     expected = likelihoods_by_hand(tiny_model, add_bos)
     assert [value for _, _, value in sorted(seen)] == pytest.approx([v for row in expected for v in row], abs=1e-3)
@@ -111,11 +111,11 @@ def test_limit_and_shots(tiny_model):
 
 def test_shots_stand_before_the_question(tiny_model):
     (loaded,) = run.load(HarnessConfig(tasks=[f"{NAME}:2"], include_path=str(TASKS)))
-    model = library.open_model(tiny_model, "fp32", 4, True)
+    model = lm_evaluation.open_model(tiny_model, "fp32", 4, True)
     asked = []
     real = model.loglikelihood
     model.loglikelihood = lambda requests: asked.extend(request.args for request in requests) or real(requests)
-    library.measure(model, loaded, 1, 7, "test")
+    lm_evaluation.measure(model, loaded, 1, 7, "test")
     worked = [f"Question: {r['question']}\nAnswer: {r['options'][r['answer']]}" for r in records(f"{NAME}_examples")]
     first, second, question = asked[0][0].split("\n\n")
     assert {first, second} < set(worked) and first != second
@@ -172,7 +172,7 @@ def test_the_preset_is_the_table_of_the_paper():
 def test_every_benchmark_of_the_preset_is_one_of_the_library():
     from lm_eval.tasks import TaskManager
 
-    with library.quiet():
+    with lm_evaluation.quiet():
         assert {benchmark.task for benchmark in PRESETS["paper"]} <= set(TaskManager().all_tasks)
 
 
@@ -204,9 +204,9 @@ def test_what_cannot_be_asked_for(tmp_path, tiny_model, monkeypatch):
         run.run(HarnessConfig(), tmp_path, [])
     with pytest.raises(RecipeError, match="none are named; give --preset or --tasks"):
         run.run(HarnessConfig(), tiny_model, [])
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(lm_evaluation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install megatron-ipt\[eval\]"):
-        library.load_benchmarks([Benchmark("x")], "")
+        lm_evaluation.load_benchmarks([Benchmark("x")], "")
 
 
 @pytest.mark.slow
@@ -225,6 +225,6 @@ def test_task_files_are_fingerprinted_only_when_used():
 def test_the_libraries_are_quiet_only_meanwhile():
     logger = logging.getLogger("lm_eval")
     before = logger.level
-    with library.quiet():
+    with lm_evaluation.quiet():
         assert logger.level == logging.ERROR
     assert logger.level == before

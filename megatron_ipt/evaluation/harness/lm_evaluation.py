@@ -42,7 +42,7 @@ def require_library() -> None:
         raise UserError("benchmarks: lm-eval is not installed; `pip install megatron-ipt[eval]` brings what they need")
 
 
-def library_version() -> str:
+def version() -> str:
     return importlib.metadata.version("lm-eval")
 
 
