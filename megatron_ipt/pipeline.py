@@ -35,6 +35,7 @@ class Stage:
         reads: earlier stages whose folders it is given.
         code: ``module:function``, called with (section, context), returns counts.
         files: ``module:function`` that fingerprints inputs from outside the run, called with (section).
+        check: ``module:function`` that refuses at once what the stage would refuse later, called with (section).
         shardable: several processes may each do a share of it; ``code`` then takes ``shard=(i, N)``.
         libraries: packages of the extra ``train`` that it needs.
     """
@@ -45,6 +46,7 @@ class Stage:
     reads: tuple[str, ...]
     code: str
     files: str = ""
+    check: str = ""
     shardable: bool = False
     libraries: tuple[str, ...] = ()
 
@@ -52,19 +54,22 @@ class Stage:
 STAGES = (
     Stage(
         "corpus", "corpus", "Read raw text into sharded documents with id and split.", (),
-        "megatron_ipt.corpus.stage:run", "megatron_ipt.corpus.stage:fingerprints",
+        "megatron_ipt.corpus.stage:run", "megatron_ipt.corpus.stage:fingerprints", "megatron_ipt.corpus.stage:check",
     ),
     Stage(
         "synthesis", "synthesize", "Make instruction–response pairs from the documents.", ("corpus",),
-        "megatron_ipt.synthesis.stage:run", "megatron_ipt.synthesis.stage:fingerprints", shardable=True,
+        "megatron_ipt.synthesis.stage:run", "megatron_ipt.synthesis.stage:fingerprints",
+        "megatron_ipt.synthesis.stage:check", shardable=True,
     ),
     Stage(
         "augment", "augment", "Lay texts and their pairs out as pre-training documents.", ("synthesis",),
-        "megatron_ipt.augment.stage:run", "megatron_ipt.augment.stage:fingerprints", shardable=True,
+        "megatron_ipt.augment.stage:run", "megatron_ipt.augment.stage:fingerprints",
+        "megatron_ipt.augment.templates:load_templates", shardable=True,
     ),
     Stage(
         "tokens", "tokenize", "Tokenize and interleave into Megatron indexed datasets.", ("corpus", "augment"),
-        "megatron_ipt.tokens.stage:run", "megatron_ipt.tokens.stage:fingerprints", shardable=True,
+        "megatron_ipt.tokens.stage:run", "megatron_ipt.tokens.stage:fingerprints",
+        "megatron_ipt.tokens.stage:check", shardable=True,
     ),
     Stage(
         "tuning", "tuning-data", "Pack tasks or conversations into masked sequences.", (),
@@ -185,16 +190,24 @@ def run_one(stage: Stage, recipe: Recipe, overwrite: bool = False, shard: tuple[
 
 
 def run_recipe(recipe: Recipe, overwrite: bool = False, until: str | None = None) -> None:
-    """Runs all stages in order, skipping finished ones, up to and including ``until``."""
+    """Runs all stages in order, skipping finished ones, up to and including ``until``.
+
+    What can be told from the recipe alone is told before the first stage starts: code that cannot be imported, files
+    that are not there, templates that are not valid.
+    """
     stages = stages_of(recipe)
     last = stage_of(recipe, until) if until else stages[-1]
     root = Path(recipe.output_dir)
-    for stage in stages:
+    todo = stages[: stages.index(last) + 1]
+    for stage in todo:
+        done = (read_manifest(root / stage.name) or {}).get("status") == "complete"
+        # An engine may live in an environment of its own, which later stages do not have.
+        if stage.check and (overwrite or not done):
+            _code(stage, stage.check)(getattr(recipe, stage.name))
+    for stage in todo:
         run_one(stage, recipe, overwrite)
         if stage is stages[0] or overwrite:
             save_recipe(recipe, root / "recipe.yaml")
-        if stage is last:
-            return
 
 
 def status_of(recipe: Recipe) -> list[dict[str, Any]]:
@@ -214,15 +227,26 @@ def status_of(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def summarize(counts: dict[str, Any]) -> str:
-    """The plain figures among ``counts`` in one line."""
+    """The plain figures among ``counts`` in one line; what did not occur is left out."""
     figures = []
     for name, value in counts.items():
         label = name.replace("_", " ")
-        if isinstance(value, int) and not isinstance(value, bool):
-            figures.append(f"{value:,} {label}")
-        elif isinstance(value, float):
-            figures.append(f"{label} {value:.4g}")
+        if isinstance(value, dict):
+            if name == "rejected":
+                value = sum(value.values())
+            elif "tokens" in value:
+                value, label = value["tokens"], f"{label} tokens"
+        if isinstance(value, float):
+            figures.append(f"{value:.3g} {label}" if " per " in label else f"{label} {value:.4g}")
+        elif isinstance(value, int) and not isinstance(value, bool) and value:
+            figures.append(f"{value:,} {_singular(label) if value == 1 else label}")
     return ", ".join(figures[:6])
+
+
+def _singular(label: str) -> str:
+    """``text files`` -> ``text file``; the counted word comes last, or before its attribute (``texts with pairs``)."""
+    counted, with_, attribute = label.partition(" with ")
+    return f"{counted.removesuffix('s')}{with_}{attribute}"
 
 
 def _code(stage: Stage, target: str) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ _MOST_WORKERS = 8
 """Each holds torch and Megatron-Core, and its tests start ranks of their own."""
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Processes for ``-n auto`` and ``-n logical``: the cores that this one may use."""
     return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))

@@ -93,6 +93,7 @@ HOW = (
     How(r"examples/llama3_8b_continual", "parse", "needs the weights"),
     How(r"checkpoints/quickstart$", "parse", "the README imports the same model"),
     How(r"^megatron-ipt import runs/quickstart", "run", "tests/convert verifies", leave_out=" --verify"),
+    How(r"name=first( |$)", "parse", "the stages of the README's quickstart, one by one"),
     How(r"name=continued", "run", "data stages; tests/convert trains from imported weights", "--until tokens"),
     How(r"name=mine .*steps=", "run", "the data stages of it", "--until tokens"),
     How(r"tensor_model_parallel_size=2", "parse", "a whole run under two ranks: tests/training does such"),

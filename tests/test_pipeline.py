@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron_ipt.errors import RecipeError, UserError
 from megatron_ipt.files import list_shards, read_json, read_jsonl
+from megatron_ipt.pipeline import context_of, run_recipe, stage_named, stage_of, stages_of, summarize
+from megatron_ipt.recipe import load_recipe
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -78,10 +81,6 @@ def test_losses_of_training_and_of_transformers_agree(finished):
 
 
 def test_a_recipe_either_reads_a_corpus_or_tunes():
-    from megatron_ipt.errors import RecipeError
-    from megatron_ipt.pipeline import context_of, stage_named, stage_of, stages_of
-    from megatron_ipt.recipe import load_recipe
-
     quickstart = REPOSITORY / "examples/quickstart.yaml"
     tuning = load_recipe(REPOSITORY / "examples/synthesizer_tiny.yaml", ["output_dir=/o"])
     assert [stage.name for stage in stages_of(tuning)] == ["tuning", "training", "export", "evaluation", "report"]
@@ -95,6 +94,44 @@ def test_a_recipe_either_reads_a_corpus_or_tunes():
         load_recipe(quickstart, ["tuning.datasets.chats.inputs=[chats.jsonl]"])
     with pytest.raises(RecipeError, match=r"corpus\.inputs: is empty"):
         load_recipe(quickstart, ["corpus.inputs=[]"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("corpus.reader=mine.py:read", r"corpus\.reader: mine\.py: no such file"),
+        (
+            "synthesis.engine=no_such_module:Engine synthesis.generation.model=mine",
+            r"synthesis\.engine: no_such_module cannot be imported",
+        ),
+        (
+            "synthesis.engine=openai synthesis.generation.model=mine",
+            r"synthesis\.generation\.\w+: no tokenizer at mine",
+        ),
+        ("augment.extend_templates=[mine.yaml]", r"mine\.yaml"),
+        ("tokens.tokenizer.kind=huggingface tokens.tokenizer.path=mine", "mine"),
+    ],
+)
+def test_what_the_recipe_alone_tells_is_told_before_the_first_stage(settings, message, tmp_path):
+    recipe = load_recipe(REPOSITORY / "examples/quickstart.yaml", [f"output_dir={tmp_path / 'run'}", *settings.split()])
+    with pytest.raises(UserError, match=message):
+        run_recipe(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "line"),
+    [
+        ({"files": 1, "text_files": 2, "empty_files": []}, "1 file, 2 text files"),
+        ({"texts_with_pairs": 1, "rejects": 0, "pairs_per_text": 5.077}, "1 text with pairs, 5.08 pairs per text"),
+        ({"train": {"documents": 5, "tokens": 1024}, "rejected": {"empty": 2, "short": 1}, "mixed": {"raw": 3}},
+         "1,024 train tokens, 3 rejected"),
+        ({"final_loss": 2.34567, "resumed": True}, "final loss 2.346"),
+    ],
+)  # fmt: skip
+def test_counts_in_a_line(counts, line):
+
+    assert summarize(counts) == line
 
 
 def test_a_rerun_skips_everything(finished):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -41,9 +41,18 @@ def read_file(file: InputFile, config: CorpusConfig, rejects: Rejects) -> Iterat
         InputError: the file cannot be opened or is damaged.
         RecipeError: ``corpus.reader`` cannot be imported.
     """
-    reader = load_object(config.reader, "corpus.reader") if config.reader else READERS[base_suffix(file.path)]
+    reader = own_reader(config) or READERS[base_suffix(file.path)]
     records: Iterator[Record] = reader(file, config, rejects)
     return records
+
+
+def own_reader(config: CorpusConfig) -> Reader | None:
+    """What ``corpus.reader`` names; None where files are read by their suffix.
+
+    Raises:
+        RecipeError: it cannot be imported.
+    """
+    return cast(Reader, load_object(config.reader, "corpus.reader")) if config.reader else None
 
 
 def is_readable(path: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.documents import Document
 from megatron_ipt.corpus.inputs import InputFile, find_files
-from megatron_ipt.corpus.readers import is_readable, read_file, readable_suffixes
+from megatron_ipt.corpus.readers import is_readable, own_reader, read_file, readable_suffixes
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import JsonlWriter, atomic_jsonl, shard_name
 from megatron_ipt.manifest import StageContext, fingerprint_file
@@ -41,6 +41,15 @@ def input_files(config: CorpusConfig) -> list[InputFile]:
     if passed_over:
         logger.warning("corpus: %d files of other formats passed over, e.g. %s", len(passed_over), passed_over[0])
     return files
+
+
+def check(config: CorpusConfig) -> None:
+    """Raises what the first file would raise.
+
+    Raises:
+        RecipeError: ``corpus.reader`` cannot be imported.
+    """
+    own_reader(config)
 
 
 def fingerprints(config: CorpusConfig) -> list[dict[str, Any]]:

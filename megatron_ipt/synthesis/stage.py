@@ -80,6 +80,17 @@ def summary_of(config: SynthesisConfig, context: StageContext) -> dict[str, Any]
     return summary | ({"unfinished_shards": missing} if missing else {})
 
 
+def check(config: SynthesisConfig) -> None:
+    """Raises what would otherwise be found when the corpus is made.
+
+    Raises:
+        RecipeError: the engine's code cannot be imported, or a file to replay is missing.
+        InputError: there is no tokenizer where the recipe says.
+    """
+    load_class(config.engine)
+    fingerprints(config)
+
+
 def fingerprints(config: SynthesisConfig) -> list[dict[str, Any]]:
     """Fingerprints of what is read beside the corpus: the tokenizer of the prompts, or the files to replay."""
     kind = source_named(config.engine).kind

@@ -75,6 +75,15 @@ def fingerprints(config: TokensConfig) -> list[dict[str, Any]]:
     return prints
 
 
+def check(config: TokensConfig) -> None:
+    """Raises what would otherwise be found when all pairs are made.
+
+    Raises:
+        InputError: the tokenizer that the recipe gives is not there, or cannot be used.
+    """
+    _given_tokenizer(config.tokenizer)
+
+
 def tokenizer_fingerprints(settings: TokenizerConfig) -> list[dict[str, Any]]:
     """Fingerprints of the files of a given tokenizer; empty for one that is trained."""
     path = Path(settings.path)
@@ -201,12 +210,8 @@ def prepare_tokenizer(settings: TokenizerConfig, lines: Iterator[str], folder: P
     Args:
         lines: to train on; read for that alone.
     """
-    tokenizer: Tokenizer
-    if settings.kind == "huggingface":
-        tokenizer = HuggingFaceTokenizer(settings.path)
-    elif settings.kind == "sentencepiece":
-        tokenizer = SentencePieceTokenizer.read(settings.path)
-    else:
+    tokenizer = _given_tokenizer(settings)
+    if tokenizer is None:
         tokenizer = train_sentencepiece(lines, settings.vocab_size)
         if tokenizer.vocab_size < settings.vocab_size:
             logger.warning(
@@ -216,6 +221,14 @@ def prepare_tokenizer(settings: TokenizerConfig, lines: Iterator[str], folder: P
             )
     with atomic_folder(folder) as temporary:
         tokenizer.save(temporary)
+
+
+def _given_tokenizer(settings: TokenizerConfig) -> Tokenizer | None:
+    if settings.kind == "huggingface":
+        return HuggingFaceTokenizer(settings.path)
+    if settings.kind == "sentencepiece":
+        return SentencePieceTokenizer.read(settings.path)
+    return None
 
 
 def _training_lines(parts: list[Part], seed: int, characters: int) -> Iterator[str]:

@@ -53,6 +53,7 @@ def run(config: TrainingConfig, context: StageContext) -> dict[str, Any]:
         report = Path(folder)
         job = report / "job.json"
         Job(config, context, report).write(job)
+        logger.info("training: starting %d rank%s", ranks, "s" * (ranks > 1))
         process = subprocess.Popen(_command(ranks, job), env=_environment(ranks), start_new_session=True)
         with _forwarding(process, report) as received:
             try:

@@ -111,6 +111,7 @@ class Trainer:
         """
         config, started = self.config, time.monotonic()
         self.prepare()
+        self._log_beginning()
         with self._metrics() as self.metrics:
             while self.state.step < self.steps:
                 asked = self._train_step()
@@ -143,6 +144,20 @@ class Trainer:
         # Megatron-Core collects garbage at every save; what lives as long as the run need not be looked at again.
         gc.collect()
         gc.freeze()
+
+    def _log_beginning(self) -> None:
+        counts, ranks = self._counts(), self.layout.world_size
+        logger.info(
+            "training: %s parameters in %s on %d rank%s, %s %d of %d, %s tokens each",
+            f"{counts['parameters']:,}",
+            self.precision,
+            ranks,
+            "s" * (ranks > 1),
+            "continuing with step" if self.state.step else "step",
+            self.state.step + 1,
+            self.steps,
+            f"{self.config.global_batch_size * self.seq_length:,}",
+        )
 
     def _load(self) -> None:
         """The last checkpoint, or else the weights to start from, or else the random ones that are there."""
