@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
+# Workers and the ranks that their tests start share the cores: threads that wait for each other there burn them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 _MOST_WORKERS = 8
 """Each holds torch and Megatron-Core, and its tests start ranks of their own."""
 

@@ -70,6 +70,7 @@ def install() -> None:
     _stand_in_for_random_state()
     _stand_in_for_factories()
     _stand_in_for_tensor_methods()
+    _keep_the_compiler_away()
 
     # Imported last: it decorates functions with torch.compile and binds what was replaced above.
     import megatron.core.tensor_parallel.random as megatron_random
@@ -112,6 +113,14 @@ def _stand_in_for_expert_dispatch() -> None:
 
 def _identity_decorator(model: Any = None, **_: Any) -> Any:
     return (lambda function: function) if model is None else model
+
+
+def _keep_the_compiler_away() -> None:
+    """torch would import its compiler, a second's work, to exempt its optimizers from it; here nothing is compiled."""
+    for method in vars(torch.optim.Optimizer).values():
+        exempt = getattr(method, "__wrapped__", None)
+        if exempt is not None:
+            exempt.__dynamo_disable = exempt
 
 
 def _does_nothing() -> Callable[..., None]:

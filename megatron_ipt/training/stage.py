@@ -1,4 +1,4 @@
-"""The training stage: starts the ranks under torchrun, passes signals on, and reports as one.
+"""The training stage: starts the ranks, several under torchrun, passes signals on, and reports as one.
 
 What a rank raises for the user is raised here again with the same message; anything else comes back as its traceback.
 Ctrl-C, TERM and USR1 ask the ranks for a checkpoint at the next step; a second one ends them at once. Rerunning
@@ -55,7 +55,8 @@ def run(config: TrainingConfig, context: StageContext) -> dict[str, Any]:
         Job(config, context, report).write(job)
         logger.info("training: starting %d rank%s", ranks, "s" * (ranks > 1))
         process = subprocess.Popen(_command(ranks, job), env=_environment(ranks), start_new_session=True)
-        with _forwarding(process, report) as received:
+        # Torchrun ends its ranks when asked to; a rank that was asked to stop only notes that it is asked again.
+        with _forwarding(process, report, signal.SIGTERM if ranks > 1 else signal.SIGKILL) as received:
             try:
                 status = process.wait()
             finally:
@@ -70,8 +71,9 @@ def run(config: TrainingConfig, context: StageContext) -> dict[str, Any]:
 
 
 def _command(ranks: int, job: Path) -> list[str]:
+    worker = ["-m", "megatron_ipt.training.worker", str(job)]
     launch = ["-m", "megatron_ipt.training.launch", "--standalone", f"--nproc-per-node={ranks}"]
-    return [sys.executable, *launch, "-m", "megatron_ipt.training.worker", str(job)]
+    return [sys.executable, *worker] if ranks == 1 else [sys.executable, *launch, *worker]
 
 
 def _environment(ranks: int) -> dict[str, str]:
@@ -79,6 +81,10 @@ def _environment(ranks: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
     environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if ranks == 1:
+        # This process may itself be a rank of something else, as in a Slurm job.
+        environment |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        environment.pop("MASTER_ADDR", None)
     if sys.platform == "linux":
         # All ranks are on this machine; its own name may not resolve where there is no network.
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -86,8 +92,12 @@ def _environment(ranks: int) -> dict[str, str]:
 
 
 @contextmanager
-def _forwarding(process: subprocess.Popen[bytes], report: Path) -> Iterator[list[int]]:
-    """Passes stop signals on to the ranks while the block runs; yields the list of those received."""
+def _forwarding(process: subprocess.Popen[bytes], report: Path, to_end: signal.Signals) -> Iterator[list[int]]:
+    """Passes stop signals on to the ranks while the block runs; yields the list of those received.
+
+    Args:
+        to_end: what ends ``process`` at once when a second signal comes.
+    """
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -96,8 +106,10 @@ def _forwarding(process: subprocess.Popen[bytes], report: Path) -> Iterator[list
         if len(received) == 1 and first_rank.exists():
             logger.info("training: stopping after this step; once more stops at once")
             os.kill(int(first_rank.read_text()), signal.SIGUSR1)
+        elif len(received) == 1:
+            _signal_group(process, signal.SIGTERM)
         else:
-            _signal_group(process, signal.SIGTERM if len(received) < 3 else signal.SIGKILL)
+            _signal_group(process, to_end if len(received) == 2 else signal.SIGKILL)
 
     if threading.current_thread() is not threading.main_thread():
         yield received

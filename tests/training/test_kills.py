@@ -16,7 +16,10 @@ from .conftest import SMALL_RUN
 pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
 pytestmark = pytest.mark.slow
 
-RUN = (*SMALL_RUN, "steps=60", "checkpoint.save_interval=2", "validation.eval_interval=20")
+RUN = (
+    *SMALL_RUN, "steps=60", "checkpoint.save_interval=2", "validation.eval_interval=20", "model.num_layers=2",
+    "micro_batch_size=4",
+)  # fmt: skip
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -24,6 +24,8 @@ pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
 pytestmark = pytest.mark.slow
 
 Train = Callable[..., tuple[Path, dict[str, Any]]]
+LONG_RUN = ("steps=60", "checkpoint.save_interval=7", "model.num_layers=2", "micro_batch_size=4")
+"""Long enough to be met at work; its end is far when it is."""
 TRACKER = "checkpoints/latest_checkpointed_iteration.txt"
 
 
@@ -111,12 +113,12 @@ def assert_all_end(processes: list[psutil.Process]) -> None:
 
 @pytest.fixture(scope="module")
 def long_run(train: Train) -> Path:
-    return train("steps=60", "checkpoint.save_interval=7")[0]
+    return train(*LONG_RUN)[0]
 
 
 @pytest.fixture
 def running(tokens: Path, tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    process = start(tmp_path, tokens, "steps=60", "checkpoint.save_interval=7")
+    process = start(tmp_path, tokens, *LONG_RUN)
     wait_for_step(tmp_path, 16, process)
     yield tmp_path, process
     if process.poll() is None:
@@ -134,7 +136,7 @@ def test_killed_and_resumed_equals_never_interrupted(
         child.send_signal(signal.SIGKILL)
     assert process.wait(30) != 0
     assert 14 <= int((directory / TRACKER).read_text()) < 60
-    train("steps=60", "checkpoint.save_interval=7", directory=directory)
+    train(*LONG_RUN, directory=directory)
     assert steps(directory) == steps(long_run)
     assert validations(directory) == validations(long_run)
 
