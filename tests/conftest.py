@@ -16,8 +16,8 @@ _MOST_WORKERS = 8
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Processes for ``-n auto`` and ``-n logical``: the cores that this one may use."""
-    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+    """Processes for ``-n auto`` and ``-n logical``: one more than there are cores, since one mostly waits for Slurm."""
+    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -300,7 +300,9 @@ def bench_data(folder: Path) -> None:
     for label in ("built", "reopened"):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.perf_counter()
-        DatasetBuilder(data, 2048, DataConfig(), 1, folder / "indices").train(1000)
+        builder = DatasetBuilder(data, 2048, DataConfig(), 1, folder / "indices")
+        builder.train(1000)
+        builder.finish()
         seconds, bar = time.perf_counter() - began, {"built": 60, "reopened": 1}[label]
         FIGURES.add(f"index of {documents:,} documents {label}", seconds, "s", bar, at_most=True)
         memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
