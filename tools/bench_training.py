@@ -1,6 +1,6 @@
 """How fast training is on this machine, each figure beside the one it is to be compared with, taken in turns.
 
-Usage: python tools/bench_training.py [speed|loop|save|start|data] [--sizes 10 50] [--seconds 20]
+Usage: python tools/bench_training.py [speed|loop|save|start|data] [--sizes 10 50] [--precisions fp32] [--seconds 20]
 
 speed  tokens per CPU-second of the training loop against transformers' MistralForCausalLM with torch's AdamW
 loop   time of a step of the loop against Megatron-Core's bare forward, backward and optimizer step
@@ -40,7 +40,8 @@ SHAPES = {
 """Millions of parameters with a vocabulary of 8192."""
 
 VOCABULARY = 8192
-TOKENS_PER_STEP = 2048
+TOKENS_PER_STEP = 1024
+"""Few, so that the sides take turns often: a shared machine changes its speed from second to second."""
 
 
 def write_dataset(folder: Path, tokens: int, vocabulary: int = VOCABULARY, document: int = 512) -> Path:
@@ -139,18 +140,20 @@ def bare_step(trainer: Any) -> Callable[[], None]:
     return step
 
 
-def in_turns(steps: dict[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of CPU of each, taken one after the other until ``seconds`` are over, four rounds at least. With one
-    thread, time that other users of the machine take does not count, but what they do to its caches does."""
+def in_turns(steps: dict[str, Callable[[], Any]], seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Seconds of CPU of each, taken one after the other, every second round backwards, until ``seconds`` are over and
+    there are ``rounds``. With one thread, time that other users of the machine take does not count, but what they do to
+    its caches and clock does."""
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or len(next(iter(taken.values()))) < 4:
-        for name, step in steps.items():
+    end, order = time.monotonic() + seconds, list(steps)
+    while time.monotonic() < end or len(taken[order[0]]) < rounds:
+        for name in order:
             began = time.process_time()
-            step()
+            steps[name]()
             taken[name].append(time.process_time() - began)
+        order.reverse()
     return taken
 
 
@@ -173,19 +176,18 @@ def stop_model_parallel() -> None:
     parallel_state.destroy_model_parallel()
 
 
-def bench_speed(folder: Path, sizes: list[int], seconds: float) -> None:
+def bench_speed(folder: Path, arguments: argparse.Namespace) -> None:
     start_ranks()
     print(
         f"{'size':>5} {'seq':>5} {'type':>5} {'loop tokens/s':>14} {'transformers':>13} {'ratio':>6} {'rounds':>7}",
         flush=True,
     )
-    for size in sizes:
+    for size in arguments.sizes:
         for seq_length in (256, 1024):
-            for precision in ("fp32", "bf16"):
+            for precision in arguments.precisions:
                 trainer = make_trainer(folder, size, seq_length, precision)
-                figures = in_turns(
-                    {"loop": _loop_step(trainer), "theirs": hugging_face_step(trainer, seq_length)}, seconds
-                )
+                steps = {"loop": _loop_step(trainer), "theirs": hugging_face_step(trainer, seq_length)}
+                figures = in_turns(steps, arguments.seconds, arguments.rounds)
                 ours, theirs = (TOKENS_PER_STEP / np.median(figures[name]) for name in ("loop", "theirs"))
                 ratio = median_ratio(figures["theirs"], figures["loop"])
                 print(
@@ -207,11 +209,12 @@ def _loop_step(trainer: Any) -> Callable[[], None]:
     return step
 
 
-def bench_loop(folder: Path, sizes: list[int], seconds: float) -> None:
+def bench_loop(folder: Path, arguments: argparse.Namespace) -> None:
     start_ranks()
-    for size in sizes:
+    for size in arguments.sizes:
         trainer = make_trainer(folder, size, 256, "fp32")
-        figures = in_turns({"bare": bare_step(trainer), "loop": _loop_step(trainer)}, seconds)
+        steps = {"bare": bare_step(trainer), "loop": _loop_step(trainer)}
+        figures = in_turns(steps, arguments.seconds, arguments.rounds)
         share = median_ratio(figures["loop"], figures["bare"]) - 1
         bare, loop = (float(np.median(figures[name])) for name in ("bare", "loop"))
         print(
@@ -222,12 +225,13 @@ def bench_loop(folder: Path, sizes: list[int], seconds: float) -> None:
         stop_model_parallel()
 
 
-def bench_save(folder: Path, sizes: list[int], seconds: float) -> None:
+def bench_save(folder: Path, arguments: argparse.Namespace) -> None:
     start_ranks()
-    for size in sizes:
+    for size in arguments.sizes:
         trainer = make_trainer(folder, size, 256, "fp32", "checkpoint.keep_last=1")
         trainer._train_step()
-        stalls: dict[str, list[float]] = {"in line": [], "beside": []}
+        # In this order: the last one waits for everything, so that nothing is still being written at the end.
+        stalls: dict[str, list[float]] = {"beside": [], "in line": []}
         for _ in range(6):
             for name, values in stalls.items():
                 trainer._train_step()
@@ -241,7 +245,7 @@ def bench_save(folder: Path, sizes: list[int], seconds: float) -> None:
                 values.append(stall + time.perf_counter() - began)
         # A wait on a busy machine is mostly a wait for the processor: the shortest tells what saving itself takes.
         for label, choose in (("median", np.median), ("shortest", np.min)):
-            line, beside = (float(choose(values)) for values in stalls.values())
+            beside, line = (float(choose(values)) for values in stalls.values())
             print(
                 f"{size}M, {label}: in line {line:.2f} s, beside {beside:.3f} s ({beside / line:.0%} of it)", flush=True
             )
@@ -313,7 +317,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "loop", "save", "start", "data"))
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50], choices=tuple(SHAPES))
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each figure")
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each figure, at least")
+    parser.add_argument("--rounds", type=int, default=4, help="of each figure, at least")
     add_option(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-training-") as name:
@@ -324,7 +330,7 @@ def main() -> None:
             bench_data(folder)
         else:
             bench = {"speed": bench_speed, "loop": bench_loop, "save": bench_save}[arguments.what]
-            bench(folder, arguments.sizes, arguments.seconds)
+            bench(folder, arguments)
     FIGURES.write(arguments.json)
 
 

@@ -108,7 +108,8 @@ def typed_pair(question: str, answer: str) -> Pair | Drop:
         return Pair(question, answer, reasoning=reasoning)
     if len(options) < 2:
         return Drop(BAD_OPTIONS, written)
-    right = {_loose(option): option for option in reversed(options)}.get(_loose(answer))
+    # Options differ in more than case and blanks, so that one that is written like the answer is the only one.
+    right = answer if answer in options else {_loose(option): option for option in options}.get(_loose(answer))
     if right is None:
         return Drop(NOT_AN_OPTION, f"{answer} :: {' | '.join(options)}")
     return Pair(question, right, options=options, reasoning=reasoning)
