@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -39,6 +40,7 @@ def cites_letter(reasoning: str) -> bool:
     return _CITED_LETTER.search(reasoning) is not None
 
 
+@functools.cache
 def upper(index: int) -> str:
     """0 -> A, 25 -> Z, 26 -> AA, 27 -> AB."""
     letters = ""
@@ -57,6 +59,7 @@ def number(index: int) -> str:
     return str(index + 1)
 
 
+@functools.cache
 def roman(index: int) -> str:
     """0 -> i, 3 -> iv."""
     rest, numeral = index + 1, ""

@@ -260,13 +260,15 @@ class _Writer:
             uniform = self._uniform
             order.sort(key=lambda _: uniform())
         letter_of = LETTERINGS[style.letters] if style.letters else None
-        item = style.item
-        listed = []
+        write, bullet, options, right = style.item.text, style.bullet, task.options, task.right
+        listed, option = [], {"letter": ""}
         for place, index in enumerate(order):
-            option = {"option": task.options[index], "letter": letter_of(place) if letter_of else ""}
-            written = item.text(option)
-            listed.append(style.bullet + written)
-            if index == task.right:
+            option["option"] = options[index]
+            if letter_of is not None:
+                option["letter"] = letter_of(place)
+            written = write(option)
+            listed.append(bullet + written)
+            if index == right:
                 values["letter"] = option["letter"]
                 values["choice"] = written
         values["options"] = style.join.join(listed)

@@ -86,6 +86,7 @@ class Templates:
     shuffle_pairs_share: float
     no_answer_share: float
     no_answer_marks: frozenset[str]
+    longest_mark: int
     no_answer_wordings: Pool[str]
     text_separators: Pool[str]
     pairs: Mapping[str, ByAsks[PairPattern]]
@@ -97,10 +98,6 @@ class Templates:
     examples: ByAsks[Pattern]
     next_turn: ByAsks[NextTurn]
     counts: Mapping[str, int]
-
-    @property
-    def longest_mark(self) -> int:
-        return max((len(mark) for mark in self.no_answer_marks), default=0)
 
 
 def template_files(config: AugmentConfig) -> list[Path]:
@@ -208,12 +205,14 @@ def _compile(merged: TemplateFile) -> Templates:
         return ((key, key.removeprefix(prefix)) for key in KINDS if key.startswith(prefix))
 
     styles = [(_style(entry), entry.weight) for entry in entries["option_styles"]]
+    marks = frozenset(map(normalized_mark, merged.marks))
     return Templates(
         layouts={group: Pool.of(list(weights.items())) for group, weights in merged.layout_weights.items()},
         text_last_share=merged.shares["text_last_share"],
         shuffle_pairs_share=merged.shares["shuffle_pairs_share"],
         no_answer_share=merged.shares["no_answer.share"],
-        no_answer_marks=frozenset(map(normalized_mark, merged.marks)),
+        no_answer_marks=marks,
+        longest_mark=max(map(len, marks), default=0),
         no_answer_wordings=literals("no_answer.wordings"),
         text_separators=literals("text_separators"),
         pairs={name: by_asks(key, _pair_pattern) for key, name in section("patterns.")},
