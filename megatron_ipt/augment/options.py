@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _CITED_LETTER = re.compile(
     r"(?i:\b(?:options?|answers?|ans|choices?|alternatives?|choose|pick|select)\b)"
@@ -69,7 +69,7 @@ def roman(index: int) -> str:
     return numeral
 
 
-LETTERINGS = {"upper": upper, "lower": lower, "roman": roman, "number": number}
+LETTERINGS: dict[str, Callable[[int], str]] = {"upper": upper, "lower": lower, "roman": roman, "number": number}
 
 
 def _lenient(text: str) -> str:
