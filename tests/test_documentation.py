@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from megatron_ipt import config
 from megatron_ipt.cli import cli
 from megatron_ipt.errors import RecipeError
-from megatron_ipt.files import write_json
+from megatron_ipt.files import read_json, write_json
 from megatron_ipt.recipe import Recipe, load_recipe
 from tests.conftest import REPOSITORY
 
@@ -366,3 +366,14 @@ def test_pages_are_listed_in_the_index():
     index = (REPOSITORY / "docs/README.md").read_text()
     missing = [page.name for page in (REPOSITORY / "docs").glob("*.md") if f"({page.name})" not in index]
     assert missing == ["README.md"], "list the new page in docs/README.md"
+
+
+def test_figures_of_the_readme_and_of_the_page_are_those_that_were_measured(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "tools")
+    import bench
+
+    result = read_json(bench.PAGE.with_suffix(".json"))
+    assert set(result["rooms"]) == set(bench.SUITE)
+    assert set(bench.HEADLINES) <= {figure.name for figure in bench.figures_of(result)}
+    assert bench.PAGE.read_text() == bench.page(result)
+    assert f"<!-- figures -->\n{bench.headlines(result)}<!-- end -->" in bench.README.read_text()

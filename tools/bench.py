@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Measures every room on this machine and writes one dated table, ``docs/benchmarks.md``, and its JSON beside it.
+"""Measures every room on this machine and writes one dated table, ``docs/benchmarks.md``, and its JSON beside it; the
+README's table of figures is made from the same.
 
     make bench                                   # all of it, under 20 minutes on two cores
     python tools/bench.py --only tokens augment  # some rooms; the others keep their rows
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,12 +28,26 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmark_table import Figure, Figures, table  # noqa: E402
+from benchmark_table import Figure, Figures, number, table  # noqa: E402
 
 from megatron_ipt.manifest import installed_versions  # noqa: E402
 
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
+README = REPOSITORY / "README.md"
 RESULT_SECONDS = 900
+HEADLINES = {
+    "chains against rounds, prefix cache: 64 chains": "synthesis in chains against round by round, same server",
+    "tokens, megatron-ipt, gigatoken, 1 process against Megatron-LM's loop": "tokenizing against Megatron-LM's tool",
+    "training against transformers, 10M, sequence 256, fp32": "training 10M parameters in fp32 against transformers",
+    "training against transformers, 50M, sequence 256, fp32": "the same, 50M",
+    "training against transformers, 50M, sequence 256, bf16": "the same in bf16, on a processor without bf16",
+    "start to first step, tiny model": "from the command to the first step of training",
+    "index of 10,000,000 documents built": "sample index of 10 million documents, built",
+    "index of 10,000,000 documents reopened": "the same, opened again",
+    "import of instructlm_500m: time against cp": "Hugging Face to Megatron-Core, 500M: time against `cp`",
+}
+"""Figures that the README shows, and its words for them."""
+_BLOCK = re.compile(r"(<!-- figures -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 SUITE: dict[str, list[tuple[list[str], list[str]]]] = {
     # Room: commands, each with what is added to make it quick.
@@ -94,6 +110,8 @@ def write(output: Path, data: Path, result: dict[str, Any]) -> None:
     data.parent.mkdir(parents=True, exist_ok=True)
     data.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     output.write_text(page(result))
+    if output == PAGE:
+        README.write_text(_BLOCK.sub(lambda found: found[1] + headlines(result), README.read_text()))
     missed = [figure.name for figure in figures_of(result) if figure.ratio is not None and figure.ratio < 1]
     print(f"\n{output}: {len(figures_of(result))} figures, {len(missed)} below their bar")
 
@@ -141,6 +159,17 @@ def page(result: dict[str, Any]) -> str:
         lines += ["", f"## {name}", "", f"{room['date']}, {room['seconds']} s: {commands}", ""]
         lines.append(table([Figure(**row) for row in room["figures"]]).rstrip())
     return "\n".join(lines) + "\n"
+
+
+def headlines(result: dict[str, Any]) -> str:
+    """The README's table, as Markdown."""
+    figures = {figure.name: figure for figure in figures_of(result)}
+    rows = [
+        f"| {words} | {number(figures[name].value)} {figures[name].unit} |"
+        for name, words in HEADLINES.items()
+        if name in figures
+    ]
+    return "\n".join(["| measured on CPU | |", "|---|--:|", *rows]) + "\n"
 
 
 def machine() -> dict[str, Any]:

@@ -35,6 +35,7 @@ DOCUMENT_CHARACTERS = 3000
 SMALL_LINES = 20
 RUNS = 2
 INDEX_DOCUMENTS = 10_000_000
+MEGATRON_LOOP = "Megatron-LM's loop"
 
 
 class Run(NamedTuple):
@@ -72,7 +73,7 @@ def main() -> None:
                 name = f"megatron-ipt, {engine}, {of}"
                 rows.append(_measure_tool(name, engine, workers, small, text, model, Path(folder)))
         rows.append(_measure_row("sentencepiece alone", "sentencepiece", small, tenth, model))
-        for module, name in (("megatron.core", "Megatron-LM's loop"), ("datatrove", "datatrove")):
+        for module, name in (("megatron.core", MEGATRON_LOOP), ("datatrove", "datatrove")):
             if _is_installed(module):
                 rows.append(_measure_row(name, module, small, tenth, model))
             else:
@@ -212,6 +213,9 @@ def _report(rows: list[Row], figures: Figures) -> None:
         figures.add(f"tokens, {row.name}", row.speed, "per CPU-s")
         if row.name.startswith("megatron-ipt"):
             figures.add(f"tokens, {row.name}: of the limit", share, "x")
+            for other in rows:
+                if other.name == MEGATRON_LOOP:
+                    figures.add(f"tokens, {row.name} against {other.name}", row.speed / other.speed, "x")
             figures.add(f"tokens, {row.name}: peak memory", row.megabytes, "MB")
 
 
