@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
 import sys
 import traceback
@@ -25,7 +26,7 @@ from megatron_ipt.commands.common import (
 )
 from megatron_ipt.commands.overview import Heading, Overview
 from megatron_ipt.config import describe
-from megatron_ipt.errors import INTERRUPTED_STATUS, UserError
+from megatron_ipt.errors import INTERRUPTED_STATUS, UserError, did_you_mean
 from megatron_ipt.extensions import load_registered_extensions
 from megatron_ipt.pipeline import STAGES, Stage, run_one, run_recipe, status_of
 from megatron_ipt.progress import configure_logging
@@ -107,13 +108,24 @@ def keys(section: str | None, as_json: bool) -> None:
     """
     rows = [row for row in describe(Recipe) if section is None or f"{row[0]}.".startswith(f"{section}.")]
     if not rows:
-        raise click.UsageError(f"no key begins with {section!r}; `megatron-ipt keys` lists all")
+        raise click.UsageError(f"no key begins with {section!r};{_nearest(str(section))} `megatron-ipt keys` lists all")
     if as_json:
         print_json([dict(zip(("key", "type", "default", "help"), row)) for row in rows])
         return
     for path, kind, default, text in rows:
         click.echo(f"{styled(path, bold=True)}  ({kind}{f', default {default}' if default else ''})")
         click.echo(f"    {text}")
+
+
+def _nearest(section: str) -> str:
+    """A hint at the key meant: of a like path, or else one that ends in a like name."""
+    paths = dict.fromkeys(
+        ".".join(parts[:length]) for row in describe(Recipe) for parts in [row[0].split(".")] for length in range(1, 9)
+    )
+    by_name = {path.rpartition(".")[2]: path for path in reversed(paths)}
+    hint = did_you_mean(section, paths, cutoff=0.8)
+    near = difflib.get_close_matches(section, by_name, n=1, cutoff=0.8)
+    return hint or (f" Did you mean {by_name[near[0]]}?" if near else "")
 
 
 _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
@@ -221,7 +233,7 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> None:
 
 
 def _say_interrupted() -> int:
-    click.echo("interrupted; the same command continues where it stopped", err=True)
+    click.echo("interrupted; the same command goes on with what is not finished", err=True)
     return INTERRUPTED_STATUS
 
 

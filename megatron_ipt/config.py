@@ -77,6 +77,7 @@ def load(section: type[T], path: str | Path | None, overrides: tuple[str, ...] |
     merged = OmegaConf.structured(section)
     try:
         for part in parts:
+            _wrap_single_values(section, part)
             merged = OmegaConf.merge(merged, part)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
@@ -144,10 +145,12 @@ def _read_overrides(overrides: tuple[str, ...] | list[str]) -> DictConfig:
     for override in overrides:
         if "=" not in override:
             raise RecipeError(f"{override!r}: expected key=value, e.g. training.steps=100")
-    try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise RecipeError(f"overrides {' '.join(overrides)}: {error}") from error
+        try:
+            OmegaConf.from_dotlist([override])
+        except (YAMLError, OmegaConfBaseException) as error:
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise RecipeError(f"{override}: cannot be read as YAML: {problem}") from error
+    return OmegaConf.from_dotlist(list(overrides))
 
 
 def _fields(section: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
@@ -181,7 +184,8 @@ def _unknown_keys(section: type, part: DictConfig, prefix: str) -> Iterator[str]
     for name in map(str, part):
         path = f"{prefix}{name}"
         if name not in known:
-            hint = did_you_mean(str(name), known, prefix)
+            below = {row[0].rpartition(".")[2]: row[0] for row in describe(section, prefix) if ".NAME." not in row[0]}
+            hint = did_you_mean(str(name), known, prefix) or f" Did you mean {below[name]}?" * (name in below)
             where = prefix.rstrip(".") or "the recipe"
             yield f"{path}: unknown key.{hint} Valid in {where}: {', '.join(known)}"
             continue
@@ -199,6 +203,24 @@ def _unknown_keys(section: type, part: DictConfig, prefix: str) -> Iterator[str]
                     yield from _unknown_keys(nested, item, f"{path}.{entry}.")
         else:
             yield from _unknown_keys(nested, value, f"{path}.")
+
+
+def _wrap_single_values(section: type, part: DictConfig) -> None:
+    """Lets ``inputs=texts/`` stand for ``inputs=[texts/]`` wherever a key takes a list."""
+    for field, annotation in _fields(section):
+        value = part._get_node(field.name) if field.name in part else None
+        if value is None or value._is_none() or value._is_interpolation():
+            continue
+        nested = _section_of(annotation)
+        if typing.get_origin(annotation) is list and not OmegaConf.is_config(value):
+            part[field.name] = [part[field.name]]
+        elif nested is not None and isinstance(value, DictConfig) and not _is_mapping(annotation):
+            _wrap_single_values(nested, value)
+        elif nested is not None and isinstance(value, DictConfig):
+            for entry in value:
+                item = value._get_node(entry)
+                if isinstance(item, DictConfig) and not item._is_none():
+                    _wrap_single_values(nested, item)
 
 
 def _problems(value: Any, prefix: str) -> Iterator[tuple[str, str]]:

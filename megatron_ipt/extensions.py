@@ -77,6 +77,15 @@ def load_object(name: str, source: str) -> Any:
         ) from None
 
 
+def own_file(name: str) -> Path | None:
+    """The file that ``path/to/file.py:name`` names, as seen from here; None for a module."""
+    path = Path(name.rpartition(":")[0])
+    if not _is_file(path.name):
+        return None
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def import_code(name: str, source: str) -> ModuleType:
     """The module called ``name``, or the file if ``name`` ends in ``.py``; a file is executed once in a process.
 

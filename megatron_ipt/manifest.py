@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 import platform
 import shutil
 import time
@@ -25,6 +26,8 @@ from megatron_ipt import __version__
 from megatron_ipt.errors import InputError, StageError, StorageError
 from megatron_ipt.files import atomic_path, is_remote, read_json, remove_leftovers, write_json
 from megatron_ipt.locks import locked
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _SAMPLED_BYTES = 1 << 20
@@ -84,6 +87,15 @@ def fingerprint_file(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     return {"path": str(path), "bytes": size, "xxh128": digest.hexdigest()}
+
+
+def fingerprint_code(path: Path | None) -> list[dict[str, Any]]:
+    """Fingerprint of a file of the user's own code, none without one.
+
+    Where it alone differs, output is neither refused nor discarded unasked: a mended engine shall go on with what is
+    finished.
+    """
+    return [] if path is None else [fingerprint_file(path) | {"code": True}]
 
 
 def fingerprint_stage(directory: Path) -> dict[str, Any]:
@@ -161,14 +173,18 @@ def _prepare(directory: Path, manifest: dict[str, Any], overwrite: bool) -> floa
     """Makes ``directory`` ready for work; seconds of earlier attempts, or None when nothing is left to do."""
     earlier = read_manifest(directory)
     if earlier is not None:
-        differences = _differences(earlier, manifest)
+        differences, changed_code = _differences(earlier, manifest)
+        if changed_code and not differences and not overwrite:
+            logger.warning(
+                "%s: %s; what was made before stays, --overwrite makes it anew", directory, ", ".join(changed_code)
+            )
         if differences and not overwrite:
             raise StageError(
                 f"{directory}: holds output of other settings or inputs:\n  "
                 + "\n  ".join(differences)
                 + "\nUse another output_dir, or --overwrite to discard the old output of this and all later stages."
             )
-        if differences:
+        if overwrite and (differences or changed_code):
             shutil.rmtree(directory)
             earlier = None
         elif earlier["status"] == "complete":
@@ -220,8 +236,10 @@ def _write_quietly(path: Path, manifest: dict[str, Any]) -> None:
         return
 
 
-def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    found = []
+def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """What differs in settings and inputs, and in code of the user's own."""
+    found: list[str] = []
+    code: list[str] = []
     old, new = _flatten(earlier["settings"]), _flatten(now["settings"])
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
@@ -229,13 +247,14 @@ def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
     before = {entry["path"]: entry for entry in earlier["inputs"]}
     after = {entry["path"]: entry for entry in now["inputs"]}
     for path in sorted(before.keys() | after.keys()):
+        differences = code if (after.get(path) or before[path]).get("code") else found
         if path not in after:
-            found.append(f"input {path}: no longer among the inputs")
+            differences.append(f"input {path}: no longer among the inputs")
         elif path not in before:
-            found.append(f"input {path}: new")
+            differences.append(f"input {path}: new")
         elif before[path] != after[path]:
-            found.append(f"input {path}: changed")
-    return found
+            differences.append(f"input {path}: changed")
+    return found, code
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from megatron_ipt.config import as_dict
 from megatron_ipt.errors import RecipeError, StageError
 from megatron_ipt.manifest import StageContext, fingerprint_stage, read_manifest, run_stage
 from megatron_ipt.progress import duration
-from megatron_ipt.recipe import Recipe, save_recipe
+from megatron_ipt.recipe import SAVED_RECIPE, Recipe, save_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Stage:
         check: ``module:function`` that refuses at once what the stage would refuse later, called with (section).
         shardable: several processes may each do a share of it; ``code`` then takes ``shard=(i, N)``.
         libraries: packages of the extra ``train`` that it needs.
+        shows: its counts for the log, in order; all of them where none are named.
     """
 
     name: str
@@ -49,27 +50,32 @@ class Stage:
     check: str = ""
     shardable: bool = False
     libraries: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
 
 
 STAGES = (
     Stage(
         "corpus", "corpus", "Read raw text into sharded documents with id and split.", (),
         "megatron_ipt.corpus.stage:run", "megatron_ipt.corpus.stage:fingerprints", "megatron_ipt.corpus.stage:check",
+        shows=("documents", "synthesis_documents", "raw_documents", "characters", "rejected"),
     ),
     Stage(
         "synthesis", "synthesize", "Make instruction–response pairs from the documents.", ("corpus",),
         "megatron_ipt.synthesis.stage:run", "megatron_ipt.synthesis.stage:fingerprints",
         "megatron_ipt.synthesis.stage:check", shardable=True,
+        shows=("texts", "texts_with_pairs", "pairs", "pairs_per_text", "generated_tokens", "refused_texts", "dropped"),
     ),
     Stage(
         "augment", "augment", "Lay texts and their pairs out as pre-training documents.", ("synthesis",),
         "megatron_ipt.augment.stage:run", "megatron_ipt.augment.stage:fingerprints",
         "megatron_ipt.augment.templates:load_templates", shardable=True,
+        shows=("documents", "texts", "pairs", "characters", "unmatched_options"),
     ),
     Stage(
         "tokens", "tokenize", "Tokenize and interleave into Megatron indexed datasets.", ("corpus", "augment"),
         "megatron_ipt.tokens.stage:run", "megatron_ipt.tokens.stage:fingerprints",
         "megatron_ipt.tokens.stage:check", shardable=True,
+        shows=("train", "valid", "test", "empty_documents", "rejected"),
     ),
     Stage(
         "tuning", "tuning-data", "Pack tasks or conversations into masked sequences.", (),
@@ -78,10 +84,11 @@ STAGES = (
     Stage(
         "training", "train", "Train with Megatron-Core.", ("tokens",),
         "megatron_ipt.training.stage:run", libraries=("torch", "megatron"),
+        shows=("steps", "tokens", "parameters", "final_loss", "interventions"),
     ),
     Stage(
         "export", "export", "Write the trained model as a Hugging Face folder.", ("training", "tokens"),
-        "megatron_ipt.convert.stage:run", libraries=("torch", "megatron"),
+        "megatron_ipt.convert.stage:run", libraries=("torch", "megatron"), shows=("parameters", "bytes"),
     ),
     Stage(
         "evaluation", "evaluate", "Compare the exported model with the trained one; measure.",
@@ -185,7 +192,7 @@ def run_one(stage: Stage, recipe: Recipe, overwrite: bool = False, shard: tuple[
     ran = run_stage(context, settings, inputs, lambda: _code(stage, stage.code)(section, context), overwrite)
     manifest = cast("dict[str, Any]", read_manifest(context.directory))
     verb = f"done in {duration(manifest['seconds'])}" if ran else "already done"
-    logger.info("%-10s %s  %s", stage.name, verb, summarize(manifest["counts"]))
+    logger.info("%-10s %s  %s", stage.name, verb, summarize(manifest["counts"], stage.shows))
     return ran
 
 
@@ -207,7 +214,7 @@ def run_recipe(recipe: Recipe, overwrite: bool = False, until: str | None = None
     for stage in todo:
         run_one(stage, recipe, overwrite)
         if stage is stages[0] or overwrite:
-            save_recipe(recipe, root / "recipe.yaml")
+            save_recipe(recipe, root / SAVED_RECIPE)
 
 
 def status_of(recipe: Recipe) -> list[dict[str, Any]]:
@@ -226,13 +233,14 @@ def status_of(recipe: Recipe) -> list[dict[str, Any]]:
     return rows
 
 
-def summarize(counts: dict[str, Any]) -> str:
-    """The plain figures among ``counts`` in one line; what did not occur is left out."""
+def summarize(counts: dict[str, Any], names: tuple[str, ...] = ()) -> str:
+    """The plain figures among ``counts``, or those of ``names`` that there are, in one line; what did not occur is left
+    out, and what was lost for several reasons is added up."""
     figures = []
-    for name, value in counts.items():
-        label = name.replace("_", " ")
+    for name in names or counts:
+        value, label = counts.get(name), name.replace("_", " ")
         if isinstance(value, dict):
-            if name == "rejected":
+            if name in ("rejected", "dropped"):
                 value = sum(value.values())
             elif "tokens" in value:
                 value, label = value["tokens"], f"{label} tokens"
@@ -240,7 +248,7 @@ def summarize(counts: dict[str, Any]) -> str:
             figures.append(f"{value:.3g} {label}" if " per " in label else f"{label} {value:.4g}")
         elif isinstance(value, int) and not isinstance(value, bool) and value:
             figures.append(f"{value:,} {_singular(label) if value == 1 else label}")
-    return ", ".join(figures[:6])
+    return ", ".join(figures)
 
 
 def _singular(label: str) -> str:

@@ -63,6 +63,10 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -
     return load(Recipe, path, overrides)
 
 
+SAVED_RECIPE = "recipe.yaml"
+"""In the folder of a run: the recipe as it was resolved when the run began."""
+
+
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Writes the recipe as it was resolved, every key included."""
     import yaml

@@ -156,10 +156,13 @@ def test_data_commands_do_not_import_torch():
         (["tokenise", QUICKSTART], 2, "No such command 'tokenise'. Did you mean 'tokenize'?"),
         (["run", QUICKSTART, "--utnil", "tokens"], 2, "No such option '--utnil'. Did you mean '--until'?"),
         (["keys", "nothing"], 2, "no key begins with 'nothing'"),
+        (["keys", "training.optimiser"], 2, "Did you mean training.optimizer?"),
+        (["keys", "optimizer"], 2, "Did you mean training.optimizer?"),
+        (["status", "docs"], 2, "docs is a folder without recipe.yaml"),
     ],
 )
 def test_mistakes_are_explained(tmp_path, arguments, status, message):
-    arguments = [*arguments, f"output_dir={tmp_path / 'run'}"] if arguments[0] != "keys" else arguments
+    arguments = [*arguments, f"output_dir={tmp_path / 'run'}"] if arguments[0] not in ("keys", "status") else arguments
     result = megatron_ipt(*arguments)
     assert message in result.stderr
     assert result.returncode == status

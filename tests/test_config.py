@@ -57,6 +57,21 @@ def test_every_unknown_key_is_named_with_the_nearest_valid_one():
     assert "pahts: unknown key. Did you mean paths?" in message
 
 
+def test_a_key_in_the_wrong_section_is_found_by_its_name():
+    assert "width: unknown key. Did you mean inner.width?" in refusal("paths=[a]", "width=3")
+
+
+def test_one_value_stands_for_a_list_of_one(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("paths: one\n")
+    assert load(Outer, recipe).paths == ["one"]
+    assert load(Outer, recipe, ["paths=two"]).paths == ["two"]
+
+
+def test_an_override_that_is_no_yaml_is_the_one_that_is_named():
+    assert refusal("inner.width=3", "paths=[a").startswith("paths=[a: cannot be read as YAML: did not find expected")
+
+
 def test_a_wrong_type_names_the_key():
     assert refusal("paths=[a]", "inner.width=wide").startswith("inner.width: Value 'wide'")
     assert refusal("paths=[a]", "inner=3") == "inner: expected keys below it, found 3"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ipt.errors import RecipeError
-from megatron_ipt.extensions import VARIABLE, import_code, load_extensions, load_object
+from megatron_ipt.extensions import VARIABLE, import_code, load_extensions, load_object, own_file
 from tests.conftest import REPOSITORY
 from tests.examples.conftest import extensions  # noqa: F401
 
@@ -49,6 +49,14 @@ def test_a_file_is_executed_once(code, monkeypatch):
 def test_what_cannot_be_found(name, message):
     with pytest.raises(RecipeError, match=message):
         load_object(name, "some.key")
+
+
+def test_the_file_of_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert own_file("engines/mine.py:Mine") == Path("engines/mine.py")
+    assert own_file(f"{tmp_path}/mine.py:Mine") == Path("mine.py")
+    assert own_file("/elsewhere/mine.py:Mine") == Path("/elsewhere/mine.py")
+    assert own_file("my_package.engines:Mine") is None
 
 
 def test_a_name_that_the_file_does_not_have_lists_those_it_has(code):

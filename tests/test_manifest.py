@@ -7,6 +7,7 @@ from megatron_ipt.files import write_json
 from megatron_ipt.manifest import (
     ShardMarkers,
     StageContext,
+    fingerprint_code,
     fingerprint_file,
     fingerprint_stage,
     read_manifest,
@@ -55,6 +56,21 @@ def test_overwrite_discards_what_other_settings_made(context):
 def test_overwrite_keeps_what_equal_settings_made(context):
     run(context)
     assert not run(context, overwrite=True)
+
+
+def test_changed_code_is_told_and_what_it_made_stays_until_overwritten(context, tmp_path, caplog):
+    assert fingerprint_code(None) == []
+    code = tmp_path / "engine.py"
+    code.write_text("one")
+    run(context, inputs=fingerprint_code(code))
+    code.write_text("two")
+    assert not run(context, inputs=fingerprint_code(code))
+    assert "engine.py: changed; what was made before stays, --overwrite makes it anew" in caplog.text
+    (context.directory / "old.jsonl").touch()
+    assert run(context, inputs=fingerprint_code(code), overwrite=True)
+    assert not (context.directory / "old.jsonl").exists()
+    caplog.clear()
+    assert not run(context, inputs=fingerprint_code(code)) and not caplog.text
 
 
 def test_a_failed_stage_continues_with_its_partial_output(context):

@@ -143,6 +143,16 @@ def test_a_rerun_skips_everything(finished):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_the_folder_of_a_run_names_its_recipe(finished):
+    command = [sys.executable, "-m", "megatron_ipt", "status", str(finished)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["complete"] * 8
+    assert f"step {STEPS} of {STEPS}" in lines[4]
+    # As of the run, whatever the recipe says.
+    command[-1:] = [str(REPOSITORY / "examples/quickstart.yaml"), f"output_dir={finished}"]
+    assert f"step {STEPS} of {STEPS}" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_changed_settings_are_refused(finished):
     result = run_quickstart(finished, "training.optimizer.lr=0.1")
     assert result.returncode == 4

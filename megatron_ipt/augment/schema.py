@@ -5,6 +5,7 @@ Every problem of a file is reported at once, each with the file, the key, the nu
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +33,14 @@ class Slots:
     def problems(self, pattern: Pattern) -> Iterator[str]:
         groups = [group.split("|") for group in self.required]
         known = [slot for group in groups for slot in group] + list(self.optional)
-        for slot in pattern.slots:
-            if slot not in known:
-                yield f"unknown slot {{{slot}}}; valid here: {', '.join(f'{{{name}}}' for name in known)}"
+        unknown = [slot for slot in pattern.slots if slot not in known]
+        meant = {slot: difflib.get_close_matches(slot, known, n=1) for slot in unknown}
+        for slot, near in meant.items():
+            hint = f" Did you mean {{{near[0]}}}?" if near else ""
+            yield f"unknown slot {{{slot}}}; valid here: {', '.join(f'{{{name}}}' for name in known)}.{hint}"
+        named = {*pattern.slots, *(near[0] for near in meant.values() if near)}
         for group in groups:
-            if not any(slot in pattern.slots for slot in group):
+            if not named.intersection(group):
                 yield f"lacks the slot {' or '.join(f'{{{slot}}}' for slot in group)}"
         found = [slot for slot in pattern.slots if slot in known]
         wanted = [slot for slot in known if slot in found]

@@ -119,6 +119,9 @@ def training_progress(recipe: Recipe) -> TrainingProgress | None:
     recent = [record["tokens_per_second"] for record in records[-_RECENT:]]
     speed = len(recent) / sum(1 / max(rate, 1e-9) for rate in recent)
     per_step = config.global_batch_size * config.seq_length()
-    steps = config.steps or (-(-config.tokens // per_step) if config.tokens else None)
+    # What the training was begun with, which the recipe need not say.
+    settings = (read_manifest(Path(recipe.output_dir) / "training") or {}).get("settings", {})
+    steps, tokens = settings.get("steps", config.steps), settings.get("tokens", config.tokens)
+    steps = steps or (-(-tokens // per_step) if tokens else None)
     left = (steps - last["step"]) * per_step / speed if steps else None
     return TrainingProgress(last["step"], steps, int(last["tokens"]), last["loss"], speed, left)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+from megatron_ipt.recipe import SAVED_RECIPE
 
 EXIT_STATUSES = """
 \b
@@ -20,7 +23,7 @@ Exit status:
   5         storage: full disk, no permission
   75        training was asked to stop, saved a checkpoint, and can go on
   130, 143  interrupted (Ctrl-C, TERM)
-  1         a bug, shown with its traceback
+  1         a bug, here or in an extension, shown with its traceback
 """
 
 
@@ -31,7 +34,20 @@ def _complete_key(context: click.Context, parameter: click.Parameter, incomplete
     return [CompletionItem(f"{row[0]}=", help=row[3]) for row in describe(Recipe) if row[0].startswith(incomplete)]
 
 
-recipe_argument = click.argument("recipe", type=click.Path(dir_okay=False))
+class _Recipe(click.Path):
+    """A recipe, or the folder of a run, whose recipe is in it."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        path = Path(str(super().convert(value, parameter, context)))
+        if not path.is_dir():
+            return str(path)
+        inside = path / SAVED_RECIPE
+        if not inside.is_file():
+            self.fail(f"{path} is a folder without {SAVED_RECIPE}; name a recipe or the folder of a run", parameter)
+        return str(inside)
+
+
+recipe_argument = click.argument("recipe", type=_Recipe())
 overrides_argument = click.argument(
     "overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=_complete_key, type=click.UNPROCESSED
 )

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from megatron_ipt.commands.common import json_option, print_json, replace_option
 from megatron_ipt.errors import InputError
 
 
+class Prefix(click.ParamType):
+    """What ``.bin`` and ``.idx`` have in common; either file's name stands for it, too."""
+
+    name = "prefix"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        return str(value).removesuffix(".bin").removesuffix(".idx")
+
+
 @click.command()
-@click.argument("prefix")
+@click.argument("prefix", type=Prefix())
 @click.option("--samples", default=3, show_default=True, help="Documents to decode.")
 @click.option("--tokens", "tokens_each", default=120, show_default=True, help="Tokens of each sample.")
 @click.option("--tokenizer", help="Folder or .model file; by default the one named beside the dataset.")
@@ -32,7 +43,7 @@ def inspect(prefix: str, samples: int, tokens_each: int, tokenizer: str | None, 
 
 
 @click.command()
-@click.argument("prefixes", nargs=-1, required=True, metavar="PREFIX...")
+@click.argument("prefixes", nargs=-1, required=True, metavar="PREFIX...", type=Prefix())
 @click.option("--vocab-size", type=int, help="Every id must be below it; by default as described beside the dataset.")
 @json_option
 def verify(prefixes: tuple[str, ...], vocab_size: int | None, as_json: bool) -> None:
@@ -58,7 +69,7 @@ def verify(prefixes: tuple[str, ...], vocab_size: int | None, as_json: bool) -> 
 
 
 @click.command()
-@click.argument("prefixes", nargs=-1, required=True, metavar="PREFIX...")
+@click.argument("prefixes", nargs=-1, required=True, metavar="PREFIX...", type=Prefix())
 @click.option("--output", required=True, help="Prefix of the new dataset.")
 @replace_option
 @json_option
@@ -79,7 +90,7 @@ def merge(prefixes: tuple[str, ...], output: str, overwrite: bool, as_json: bool
 
 
 @click.command()
-@click.argument("prefix")
+@click.argument("prefix", type=Prefix())
 @click.option("--output", required=True, help="Prefix of the new datasets OUTPUT_0, OUTPUT_1, ...")
 @click.option("--parts", type=int, required=True, help="How many, of about equally many tokens.")
 @replace_option

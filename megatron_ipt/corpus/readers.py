@@ -15,7 +15,7 @@ import orjson
 
 from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.inputs import InputFile, base_suffix
-from megatron_ipt.errors import InputError
+from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.extensions import load_object
 from megatron_ipt.files import iter_lines, open_bytes
 from megatron_ipt.rejects import Rejects
@@ -41,9 +41,17 @@ def read_file(file: InputFile, config: CorpusConfig, rejects: Rejects) -> Iterat
         InputError: the file cannot be opened or is damaged.
         RecipeError: ``corpus.reader`` cannot be imported.
     """
-    reader = own_reader(config) or READERS[base_suffix(file.path)]
-    records: Iterator[Record] = reader(file, config, rejects)
-    return records
+    own = own_reader(config)
+    if own is None:
+        return READERS[base_suffix(file.path)](file, config, rejects)
+    return _records(own(file, config, rejects), str(config.reader))
+
+
+def _records(made: Iterator[Any], reader: str) -> Iterator[Record]:
+    for record in made:
+        if not isinstance(record, Record):
+            raise RecipeError(f"corpus.reader: {reader} yielded {record!r:.80}; expected Record(id, text, title)")
+        yield record
 
 
 def own_reader(config: CorpusConfig) -> Reader | None:

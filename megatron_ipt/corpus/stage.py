@@ -19,8 +19,9 @@ from megatron_ipt.corpus.documents import Document
 from megatron_ipt.corpus.inputs import InputFile, find_files
 from megatron_ipt.corpus.readers import is_readable, own_reader, read_file, readable_suffixes
 from megatron_ipt.errors import InputError
+from megatron_ipt.extensions import own_file
 from megatron_ipt.files import JsonlWriter, atomic_jsonl, shard_name
-from megatron_ipt.manifest import StageContext, fingerprint_file
+from megatron_ipt.manifest import StageContext, fingerprint_code, fingerprint_file
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import unit_interval
@@ -53,8 +54,9 @@ def check(config: CorpusConfig) -> None:
 
 
 def fingerprints(config: CorpusConfig) -> list[dict[str, Any]]:
-    """Fingerprints of all input files, for the manifest."""
-    return [fingerprint_file(file.path) for file in input_files(config)]
+    """Fingerprints of all input files and of a reader of the user's own, for the manifest."""
+    files = [fingerprint_file(file.path) for file in input_files(config)]
+    return files + (fingerprint_code(own_file(config.reader)) if config.reader else [])
 
 
 def split_of(document_id: str, seed: int, valid_share: float, test_share: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,20 @@ import orjson
 from megatron_ipt.config import as_dict
 from megatron_ipt.corpus.documents import Document
 from megatron_ipt.errors import RecipeError
+from megatron_ipt.extensions import own_file
 from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
-from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_file, read_manifest
+from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_code, fingerprint_file, read_manifest
 from megatron_ipt.parallel import map_shards
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.engines.base import Engine
 from megatron_ipt.synthesis.pairs import Chain
-from megatron_ipt.synthesis.shard import ShardTask
+from megatron_ipt.synthesis.shard import REJECTS_FOLDER, ShardTask
 from megatron_ipt.synthesis.sources import load_class, source_named
 from megatron_ipt.synthesis.statistics import Statistics, total_of
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -54,7 +59,12 @@ def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] |
         _convert(config, context, own)
     for task in own:
         task.tidy(context.directory)
-    return summary_of(config, context)
+    summary = summary_of(config, context)
+    if summary["texts"] and not summary["pairs"] and not summary.get("unfinished_shards"):
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in summary["dropped"].items())
+        why = f"dropped: {reasons}; see {context.directory / REJECTS_FOLDER}" if reasons else "the engine found none"
+        logger.warning("synthesis: none of %s texts got a pair; %s", f"{summary['texts']:,}", why)
+    return summary
 
 
 def tasks_of(config: SynthesisConfig, context: StageContext) -> list[ShardTask]:
@@ -87,20 +97,27 @@ def check(config: SynthesisConfig) -> None:
         RecipeError: the engine's code cannot be imported, or a file to replay is missing.
         InputError: there is no tokenizer where the recipe says.
     """
-    load_class(config.engine)
+    engine = load_class(config.engine)
+    if source_named(config.engine).kind == "model" and not (isinstance(engine, type) and issubclass(engine, Engine)):
+        raise RecipeError(
+            f"synthesis.engine: {config.engine} is no subclass of {Engine.__module__}.Engine; one that makes pairs "
+            "without prompts is entered in SOURCES by an extension"
+        )
     fingerprints(config)
 
 
 def fingerprints(config: SynthesisConfig) -> list[dict[str, Any]]:
-    """Fingerprints of what is read beside the corpus: the tokenizer of the prompts, or the files to replay."""
-    kind = source_named(config.engine).kind
-    if kind == "files":
-        return [fingerprint_file(path) for path in load_class(config.engine)(config, 0).files()]
-    if kind == "model":
+    """Fingerprints of what is read beside the corpus: the tokenizer of the prompts, or the files to replay; and of the
+    code of an engine of the user's own."""
+    source = source_named(config.engine)
+    files: list[dict[str, Any]] = []
+    if source.kind == "files":
+        files = [fingerprint_file(path) for path in load_class(config.engine)(config, 0).files()]
+    elif source.kind == "model":
         from megatron_ipt.synthesis.tokenizer import find_tokenizer
 
-        return [fingerprint_file(find_tokenizer(config.generation.tokenizer or config.generation.model))]
-    return []
+        files = [fingerprint_file(find_tokenizer(config.generation.tokenizer or config.generation.model))]
+    return files + fingerprint_code(own_file(source.code))
 
 
 def _share(tasks: list[ShardTask], shard: tuple[int, int] | None) -> list[ShardTask]:

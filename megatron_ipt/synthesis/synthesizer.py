@@ -15,7 +15,7 @@ import orjson
 
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.categories import classify
-from megatron_ipt.synthesis.engines.base import Completion, Engine, Request, RequestRefused
+from megatron_ipt.synthesis.engines.base import Completion, Engine, EngineError, Request, RequestRefused
 from megatron_ipt.synthesis.filters import FilterConfig, filter_pairs
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
 from megatron_ipt.synthesis.parsing import Drop, parse_answer
@@ -122,6 +122,9 @@ class Synthesizer:
         request = Request(prompt, number, derive(self._seed, "generation", example.id) % (1 << 31))
         try:
             completion = await self._engine.generate(request)
+            if not isinstance(completion, Completion):
+                name = type(self._engine).__name__
+                raise EngineError(f"synthesis.engine: generate of {name} returned {completion!r:.80}, no Completion")
         except RequestRefused as refusal:
             outcome.counts["refused_texts"] += 1
             outcome.drops.append((example.id, Drop(REFUSED, str(refusal))))

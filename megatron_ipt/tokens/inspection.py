@@ -115,7 +115,7 @@ def render(found: dict[str, Any]) -> str:
     for name, source in found["sources"].items():
         lines.append(
             f"  {name}: {source['share']:.2%} of the tokens, {source['documents']:,} documents; in windows of "
-            f"{source['window_tokens']:,} tokens at most {source['worst_window']:.2%} away"
+            f"{source['window_tokens']:,} tokens the share differs by at most {source['worst_window']:.2%}"
         )
     for sample in found["samples"]:
         of_source = f", {sample['source']}" if sample["source"] else ""

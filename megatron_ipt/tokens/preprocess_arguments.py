@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        print("interrupted; the same command goes on with what is not finished", file=sys.stderr)
         return INTERRUPTED_STATUS
     if parsed.json:
         print(json.dumps(result, indent=2))

@@ -49,6 +49,7 @@ BOTH = "{question} {answer}"
     [
         ("patterns.free", [BOTH, "{question} only"], "patterns.free, entry 2: .*lacks the slot {answer}"),
         ("patterns.free", [BOTH + "{extra}"], "entry 1: .*unknown slot {extra}; valid here: {question}, {answer}"),
+        ("patterns.free", ["{qestion} {answer}"], "unknown slot {qestion}; .* Did you mean {question}?"),
         ("patterns.free", ["{question {answer}"], "entry 1: .*unbalanced '{' at character 1"),
         ("patterns.free", [BOTH + "{answer}"], "entry 1: .*slot {answer} appears twice"),
         ("patterns.free", [{"pattern": BOTH, "weigth": 2}], "entry 1: unknown field 'weigth'; valid: pattern"),

@@ -11,7 +11,7 @@ import zstandard
 from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.inputs import InputFile
 from megatron_ipt.corpus.readers import read_file
-from megatron_ipt.errors import InputError
+from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.rejects import Rejects
 
 
@@ -28,6 +28,13 @@ def read(tmp_path):
         return records, dict(rejects.reasons)
 
     return read_it
+
+
+def test_a_reader_of_ones_own_is_held_to_records(read, tmp_path):
+    code = tmp_path / "mine.py"
+    code.write_text("def read(file, config, rejects):\n    yield {'text': 'one'}\n")
+    with pytest.raises(RecipeError, match=r"mine\.py:read yielded \{'text': 'one'\}; expected Record"):
+        read("a.tsv", "one", reader=f"{code}:read")
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".gz", gzip.compress), (".zst", zstandard.compress)])

@@ -49,6 +49,31 @@ def test_every_text_in_one_chain_in_order(
     )
 
 
+class SilentEngine(InstantEngine):
+    def answer(self, request: Request) -> str:
+        return "Question: what is it? Answer: nothing."
+
+
+class WrongEngine(InstantEngine):
+    async def generate(self, request: Request) -> Any:
+        return "an answer"
+
+
+def test_nothing_but_drops_is_told_with_reasons(
+    configure: Configure, context: StageContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts, _ = run(configure(engine="tests.synthesis.test_stage:SilentEngine"), context, [texts_of(3)])
+    assert (counts["pairs"], counts["dropped"]) == (0, {"without </END>": 3})
+    assert "none of 3 texts got a pair; dropped: without </END> (3); see" in caplog.text
+
+
+def test_engines_are_held_to_their_interface(configure: Configure, context: StageContext) -> None:
+    with pytest.raises(EngineError, match="generate of WrongEngine returned 'an answer', no Completion"):
+        run(configure(engine="tests.synthesis.test_stage:WrongEngine"), context, [texts_of(1)])
+    with pytest.raises(RecipeError, match="texts_of is no subclass of megatron_ipt"):
+        stage.check(configure(engine="tests.synthesis.conftest:texts_of"))
+
+
 def test_a_text_without_pairs_cuts_the_chain(configure: Configure, context: StageContext) -> None:
     texts = texts_of(6)
     texts[1] += " NOPAIRS"
