@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import signal
 import sys
 import traceback
@@ -26,7 +25,7 @@ from megatron_ipt.commands.common import (
 )
 from megatron_ipt.commands.overview import Heading, Overview
 from megatron_ipt.config import describe
-from megatron_ipt.errors import INTERRUPTED_STATUS, UserError, did_you_mean
+from megatron_ipt.errors import INTERRUPTED_STATUS, UserError, nearest
 from megatron_ipt.extensions import load_registered_extensions
 from megatron_ipt.pipeline import STAGES, Stage, run_one, run_recipe, status_of
 from megatron_ipt.progress import configure_logging
@@ -123,9 +122,8 @@ def _nearest(section: str) -> str:
         ".".join(parts[:length]) for row in describe(Recipe) for parts in [row[0].split(".")] for length in range(1, 9)
     )
     by_name = {path.rpartition(".")[2]: path for path in reversed(paths)}
-    hint = did_you_mean(section, paths, cutoff=0.8)
-    near = difflib.get_close_matches(section, by_name, n=1, cutoff=0.8)
-    return hint or (f" Did you mean {by_name[near[0]]}?" if near else "")
+    near = nearest(section, paths, cutoff=0.8) or by_name.get(nearest(section, by_name, cutoff=0.8), "")
+    return f" Did you mean {near}?" if near else ""
 
 
 _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (

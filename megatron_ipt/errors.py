@@ -41,6 +41,11 @@ class StorageError(UserError):
     exit_status = 5
 
 
+def nearest(found: str, known: Iterable[object], cutoff: float = 0.6) -> str:
+    """The name in ``known`` nearest to ``found``; empty where none is near."""
+    return next(iter(difflib.get_close_matches(found, list(map(str, known)), n=1, cutoff=cutoff)), "")
+
+
 def did_you_mean(found: str, known: Iterable[object], prefix: str = "", cutoff: float = 0.6) -> str:
     """``" Did you mean NAME?"`` for the name in ``known`` nearest to ``found``; empty where none is near.
 
@@ -48,8 +53,8 @@ def did_you_mean(found: str, known: Iterable[object], prefix: str = "", cutoff: 
         prefix: what stands before the names where they are used, e.g. ``training.``.
         cutoff: least similarity, from 0 to 1.
     """
-    near = difflib.get_close_matches(found, list(map(str, known)), n=1, cutoff=cutoff)
-    return f" Did you mean {prefix}{near[0]}?" if near else ""
+    near = nearest(found, known, cutoff)
+    return f" Did you mean {prefix}{near}?" if near else ""
 
 
 INTERRUPTED_STATUS = 130

@@ -5,7 +5,6 @@ Every problem of a file is reported at once, each with the file, the key, the nu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 
 from megatron_ipt.augment.options import LETTERINGS
 from megatron_ipt.augment.patterns import Pattern, PatternError, compile_pattern
-from megatron_ipt.errors import RecipeError, did_you_mean
+from megatron_ipt.errors import RecipeError, did_you_mean, nearest
 
 ASKS = ("question", "instruction")
 PAIRS = ("one", "several")
@@ -34,11 +33,11 @@ class Slots:
         groups = [group.split("|") for group in self.required]
         known = [slot for group in groups for slot in group] + list(self.optional)
         unknown = [slot for slot in pattern.slots if slot not in known]
-        meant = {slot: difflib.get_close_matches(slot, known, n=1) for slot in unknown}
+        meant = {slot: nearest(slot, known) for slot in unknown}
         for slot, near in meant.items():
-            hint = f" Did you mean {{{near[0]}}}?" if near else ""
+            hint = f" Did you mean {{{near}}}?" if near else ""
             yield f"unknown slot {{{slot}}}; valid here: {', '.join(f'{{{name}}}' for name in known)}.{hint}"
-        named = {*pattern.slots, *(near[0] for near in meant.values() if near)}
+        named = {*pattern.slots, *meant.values()}
         for group in groups:
             if not named.intersection(group):
                 yield f"lacks the slot {' or '.join(f'{{{slot}}}' for slot in group)}"
