@@ -65,7 +65,7 @@ def table(figures: list[Figure]) -> str:
     lines = ["| measured | figure | bar | ratio |", "|---|--:|--:|--:|"]
     for figure in figures:
         sign = "≤" if figure.at_most else "≥"
-        bar = "" if figure.bar is None else f"{sign} {number(figure.bar)}"
+        bar = "" if figure.bar is None else f"{sign} {figure.bar:,g}"
         ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
         if figure.ratio is not None and figure.ratio < 1:
             ratio = f"**{ratio}**"
@@ -74,5 +74,5 @@ def table(figures: list[Figure]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits at least, and thousands apart: ``0.0521``, ``1.25``, ``310``, ``22,105``."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    """Three digits at least, and thousands apart: ``0.0521``, ``1.00``, ``310``, ``22,105``."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
