@@ -316,4 +316,4 @@ def test_ctrl_c_while_a_library_compiles_code_still_gives_the_status_of_an_inter
         [sys.executable, program, "compile"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 130
-    assert "interrupted; the same command continues" in result.stderr
+    assert "interrupted; the same command goes on" in result.stderr
