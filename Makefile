@@ -48,6 +48,7 @@ clean: ## Remove the environment, runs and caches
 # torch is installed first and by itself: its pinned build must be there before another package can ask for any torch.
 $(VENV)/.installed-%: setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing torch and the rest into $(VENV), some minutes"
 	$(PIP_INSTALL) torch
 	$(PIP_INSTALL) --editable '.[$*]'
 	touch $@

@@ -42,6 +42,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 rank``, ``2 ranks``, ``1,024 ranks``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 class Progress:
     """Counts ``unit`` up to ``total`` (unknown when None) under ``label``.
 

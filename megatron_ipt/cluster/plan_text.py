@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from megatron_ipt.cluster.plan import Plan
+from megatron_ipt.progress import counted
 from megatron_ipt.report.readable import compact, exact, size, time
 
 
@@ -31,7 +32,7 @@ def render_plan(plan: Plan) -> str:
         lines.append("others     " + "; ".join(_short(option) for option in plan.alternatives))
     lines += ["", f"{'stage':<12}{'on':<18}{'time':>14}{'GPU hours':>14}  at"]
     for cost in plan.stages:
-        workers = f"{exact(cost.workers)} {'GPUs' if cost.resource == 'gpu' else 'cores'}"
+        workers = f"{counted(cost.workers, 'GPU' if cost.resource == 'gpu' else 'core')}"
         gpu_hours = exact(cost.gpu_hours) if cost.gpu_hours else ""
         lines.append(f"{cost.stage:<12}{workers:<18}{time(cost.hours * 3600):>14}{gpu_hours:>14}  {cost.basis}")
     stored = ", ".join(f"{name.replace('_', ' ')} {size(value * 1e9)}" for name, value in plan.storage_gb.items())

@@ -24,6 +24,7 @@ from megatron_ipt import errors
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.files import read_json
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.progress import counted
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.job import Job
 from megatron_ipt.training.layout import Layout
@@ -53,7 +54,7 @@ def run(config: TrainingConfig, context: StageContext) -> dict[str, Any]:
         report = Path(folder)
         job = report / "job.json"
         Job(config, context, report).write(job)
-        logger.info("training: starting %d rank%s", ranks, "s" * (ranks > 1))
+        logger.info("training: starting %s", counted(ranks, "rank"))
         process = subprocess.Popen(_command(ranks, job), env=_environment(ranks), start_new_session=True)
         # Torchrun ends its ranks when asked to; a rank that was asked to stop only notes that it is asked again.
         with _forwarding(process, report, signal.SIGTERM if ranks > 1 else signal.SIGKILL) as received:

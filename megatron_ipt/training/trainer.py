@@ -23,6 +23,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron_ipt.config import as_dict
 from megatron_ipt.errors import InputError, RecipeError, StageError
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.progress import counted
 from megatron_ipt.seeding import derive
 from megatron_ipt.training.anomalies import Anomaly, LossWatch
 from megatron_ipt.training.checkpoint import Checkpoints, checkpoint_folder
@@ -146,17 +147,16 @@ class Trainer:
         gc.freeze()
 
     def _log_beginning(self) -> None:
-        counts, ranks = self._counts(), self.layout.world_size
+        counts = self._counts()
         logger.info(
-            "training: %s parameters in %s on %d rank%s, %s %d of %d, %s tokens each",
-            f"{counts['parameters']:,}",
+            "training: %s in %s on %s, %s %d of %d, %s each",
+            counted(counts["parameters"], "parameter"),
             self.precision,
-            ranks,
-            "s" * (ranks > 1),
+            counted(self.layout.world_size, "rank"),
             "continuing with step" if self.state.step else "step",
             self.state.step + 1,
             self.steps,
-            f"{self.config.global_batch_size * self.seq_length:,}",
+            counted(self.config.global_batch_size * self.seq_length, "token"),
         )
 
     def _load(self) -> None:
