@@ -15,7 +15,7 @@ import numpy
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from megatron_ipt.errors import InputError
+from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.files import read_json
 from megatron_ipt.tokens.description import DATASET
 from megatron_ipt.training.layout import Layout
@@ -102,14 +102,21 @@ def _source(directory: Path, entry: dict[str, Any]) -> Source:
     )
 
 
-def check_sources(data: TokenData, seq_length: int) -> None:
-    """Refuses datasets that would fail or mislead later: too short for one sequence, or ids the model has no row for.
+def check_sources(data: TokenData, seq_length: int, eod_mask_loss: bool = False) -> None:
+    """Refuses datasets that would fail or mislead later: too short for one sequence, or ids the model has no row for;
+    and ``eod_mask_loss`` where every source says by a mask what is to be predicted.
 
     Ids are looked at in full up to 64M tokens a dataset, beyond that in 64 chunks spread over the file.
 
     Raises:
         InputError: names the file.
+        RecipeError: ``eod_mask_loss`` would have no effect.
     """
+    if eod_mask_loss and all(source.loss_mask is not None for source in data.train):
+        raise RecipeError(
+            f"training.data.eod_mask_loss: has no effect on {data.directory}, whose rows say by a mask which tokens "
+            "are to be predicted; leave it out"
+        )
     for source in (*data.train, *data.valid):
         if source.loss_mask is not None:
             _check_rows(source, source in data.train, seq_length)

@@ -78,7 +78,7 @@ class Trainer:
         self.padded_vocab_size = padded_vocabulary(self.vocab_size, config.model.make_vocab_size_divisible_by)
         epoch = self.tokens.tokens_of_epoch(self.seq_length)
         self.steps = number_of_steps(config.steps, config.tokens, config.epochs, epoch, self.seq_length, self.ramp)
-        self._on_first_rank(partial(check_sources, self.tokens, self.seq_length))
+        self._on_first_rank(partial(check_sources, self.tokens, self.seq_length, config.data.eod_mask_loss))
         self.builder = self._data_builder()
         self.validation = Validation(config, self.tokens, self.builder, self.layout, partial(self._forward, True))
         self._build_model()

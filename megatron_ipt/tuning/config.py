@@ -86,6 +86,8 @@ class TuningConfig:
                 yield f"datasets.{name}.format", f"{dataset.format} is not of kind {self.kind}, which reads {known}"
             if "/" in name or name.startswith("."):
                 yield f"datasets.{name}", "the name becomes part of file names; use letters, digits, - and _"
+        if self.tokenizer.engine == "gigatoken":
+            yield "tokenizer.engine", "gigatoken is for running text; rows are encoded by the tokenizer's own library"
         if len(self.datasets) > MOST_DATASETS:
             yield "datasets", f"has {len(self.datasets)} entries; at most {MOST_DATASETS} can be told apart"
         if self.valid_share + self.test_share >= 1:

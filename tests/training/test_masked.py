@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ipt.errors import InputError
+from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.tuning.rows import RowReader, RowWriter
 
 from .conftest import documents, write_tokens
@@ -117,6 +117,12 @@ def test_a_pass_counts_rows(rows: Path) -> None:
 def test_rows_longer_than_the_sequences(rows: Path) -> None:
     with pytest.raises(InputError, match=r"a row of 65 tokens, more than the 32 of training\.data\.seq_length and one"):
         data.check_sources(data.TokenData.read(rows), 32)
+
+
+def test_a_second_say_in_what_is_predicted_is_refused(rows: Path, blended: Path) -> None:
+    with pytest.raises(RecipeError, match=r"training\.data\.eod_mask_loss: has no effect"):
+        data.check_sources(data.TokenData.read(rows), LENGTH, eod_mask_loss=True)
+    data.check_sources(data.TokenData.read(blended), LENGTH, eod_mask_loss=True)
 
 
 def test_masks_that_do_not_belong(rows: Path, tmp_path: Path) -> None:

@@ -187,6 +187,8 @@ def test_settings_that_do_not_fit(configure: Configure) -> None:
         configure("datasets.a.repeat=2")
     with pytest.raises(RecipeError, match=r"valid_share and test_share together"):
         configure("valid_share=0.5", "test_share=0.5")
+    with pytest.raises(RecipeError, match=r"tokenizer\.engine: gigatoken is for running text"):
+        configure("tokenizer.engine=gigatoken")
 
 
 def test_gold_files(test_data: Path, configure: Configure, context: StageContext) -> None:
