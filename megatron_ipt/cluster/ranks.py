@@ -28,7 +28,7 @@ from megatron_ipt.manifest import StageContext
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.job import Job
 from megatron_ipt.training.metrics import METRICS_FILE, read_metrics
-from megatron_ipt.training.stop import Checkpointed
+from megatron_ipt.training.stop import ENDED, Checkpointed
 from megatron_ipt.training.worker import end_with_parent
 
 logger = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ class RankGroup:
             if not any(sign in text for sign in _BROKEN_CONNECTION):
                 return StageError(f"training: {path.stem} failed:\n{text}")
         if self._asked:
-            return Checkpointed("training: stopped before the first step; the same command starts or continues it")
+            return Checkpointed(ENDED)
         return StageError(
             f"training: the ranks ended with status {status} without a word, as when a node fails or the system runs "
             f"out of memory; see the log above and {self._report}. Submitting again continues from the last checkpoint."

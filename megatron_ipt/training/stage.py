@@ -29,7 +29,7 @@ from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.job import Job
 from megatron_ipt.training.layout import Layout
 from megatron_ipt.training.metrics import METRICS_FILE, last_losses
-from megatron_ipt.training.stop import SIGNALS, Checkpointed
+from megatron_ipt.training.stop import ENDED, SIGNALS, Checkpointed
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _error(report: Path, ranks: int, received: list[int]) -> Exception:
         kind = getattr(errors, outcome["error"], UserError)
         return kind(outcome["message"])
     if received:
-        return Checkpointed("training: stopped before the first step; the same command starts or continues it")
+        return Checkpointed(ENDED)
     traces = sorted(report.glob("rank-*.traceback"), key=lambda path: path.stat().st_mtime_ns)
     for path in traces:
         text = path.read_text()

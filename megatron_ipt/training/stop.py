@@ -12,6 +12,8 @@ from types import FrameType
 from megatron_ipt.errors import CHECKPOINTED_STATUS, UserError
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+ENDED = "training: ended at once, as asked; the same command goes on from the last checkpoint"
+"""Where a stop was too sudden for a checkpoint of its own."""
 
 
 class Checkpointed(UserError):
