@@ -135,7 +135,8 @@ def test_killed_and_resumed_equals_never_interrupted(
     for child in descendants(process):
         child.send_signal(signal.SIGKILL)
     assert process.wait(30) != 0
-    assert 14 <= int((directory / TRACKER).read_text()) < 60
+    # That of step 14 may still have been on its way.
+    assert 7 <= int((directory / TRACKER).read_text()) < 60
     train(*LONG_RUN, directory=directory)
     assert steps(directory) == steps(long_run)
     assert validations(directory) == validations(long_run)
