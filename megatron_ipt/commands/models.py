@@ -80,5 +80,9 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_plain(part)}" for name, part in value.items())
+        return "; ".join(f"{name.replace('_', ' ')} {_plain(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, float):
+        return f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
