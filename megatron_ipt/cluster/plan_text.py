@@ -32,7 +32,7 @@ def render_plan(plan: Plan) -> str:
         lines.append("others     " + "; ".join(_short(option) for option in plan.alternatives))
     lines += ["", f"{'stage':<12}{'on':<18}{'time':>14}{'GPU hours':>14}  at"]
     for cost in plan.stages:
-        workers = f"{counted(cost.workers, 'GPU' if cost.resource == 'gpu' else 'core')}"
+        workers = counted(cost.workers, "GPU" if cost.resource == "gpu" else "core")
         gpu_hours = exact(cost.gpu_hours) if cost.gpu_hours else ""
         lines.append(f"{cost.stage:<12}{workers:<18}{time(cost.hours * 3600):>14}{gpu_hours:>14}  {cost.basis}")
     stored = ", ".join(f"{name.replace('_', ' ')} {size(value * 1e9)}" for name, value in plan.storage_gb.items())

@@ -103,21 +103,25 @@ def check(config: SynthesisConfig) -> None:
             f"synthesis.engine: {config.engine} is no subclass of {Engine.__module__}.Engine; one that makes pairs "
             "without prompts is entered in SOURCES by an extension"
         )
-    fingerprints(config)
+    _files_beside_the_corpus(config)
 
 
 def fingerprints(config: SynthesisConfig) -> list[dict[str, Any]]:
     """Fingerprints of what is read beside the corpus: the tokenizer of the prompts, or the files to replay; and of the
     code of an engine of the user's own."""
-    source = source_named(config.engine)
-    files: list[dict[str, Any]] = []
-    if source.kind == "files":
-        files = [fingerprint_file(path) for path in load_class(config.engine)(config, 0).files()]
-    elif source.kind == "model":
+    files = [fingerprint_file(path) for path in _files_beside_the_corpus(config)]
+    return files + fingerprint_code(own_file(source_named(config.engine).code))
+
+
+def _files_beside_the_corpus(config: SynthesisConfig) -> list[Path]:
+    kind = source_named(config.engine).kind
+    if kind == "files":
+        return list(load_class(config.engine)(config, 0).files())
+    if kind == "model":
         from megatron_ipt.synthesis.tokenizer import find_tokenizer
 
-        files = [fingerprint_file(find_tokenizer(config.generation.tokenizer or config.generation.model))]
-    return files + fingerprint_code(own_file(source.code))
+        return [find_tokenizer(config.generation.tokenizer or config.generation.model)]
+    return []
 
 
 def _share(tasks: list[ShardTask], shard: tuple[int, int] | None) -> list[ShardTask]:
