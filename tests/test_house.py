@@ -17,17 +17,29 @@ PACKAGE = REPOSITORY / "megatron_ipt"
 
 SHARED_GROUND = (
     "errors", "seeding", "progress", "files", "locks", "rejects", "parallel", "extensions", "config", "manifest",
-    "published",
+    "tokenizer_readers",
 )  # fmt: skip
 """Imported by all, imports no room."""
 
-FLOW = ("corpus", "synthesis", "augment", "tokens", "tuning", "training", "convert", "evaluation", "report")
+FLOW = (
+    "models",
+    "corpus",
+    "inference",
+    "synthesis",
+    "augment",
+    "tokens",
+    "tuning",
+    "training",
+    "convert",
+    "evaluation",
+    "report",
+)
 """Rooms in the order in which a document passes them: each imports rooms before it and the shared ground."""
 
 ABOVE = ("recipe", "pipeline", "comparison", "cluster", "commands", "cli", "__main__")
 """What runs the rooms: each imports everything below it."""
 
-DATA_ROOMS = ("corpus", "synthesis", "augment", "tokens", "tuning")
+DATA_ROOMS = ("models", "corpus", "inference", "synthesis", "augment", "tokens", "tuning")
 STARTS_LIGHT = (*SHARED_GROUND, *DATA_ROOMS, "recipe", "pipeline", "cluster", "commands", "cli")
 HEAVY = (
     "torch", "transformers", "megatron", "transformer_engine", "tensorrt_llm", "vllm", "openai", "lm_eval", "datasets",
@@ -101,7 +113,7 @@ def modules(*folders: str) -> list[Path]:
 
 
 def room_of(module: str) -> str:
-    """``megatron_ipt.tokens.mix`` -> ``tokens``; the package itself is no room."""
+    """``megatron_ipt.tokens.dataset.mix`` -> ``tokens``; the package itself is no room."""
     return module.split(".")[1] if module.startswith("megatron_ipt.") else ""
 
 
@@ -219,7 +231,7 @@ def test_only_files_renames() -> None:
     """A finished file gets its name in one place, :func:`megatron_ipt.files.put_in_place`."""
     others = [where(path, line) for path in modules("megatron_ipt") for line in _renames(_tree(path))]
     # Old checkpoints are renamed before a thread deletes them: what is half deleted must not bear a checkpoint's name.
-    known = ("megatron_ipt/files.py:", "megatron_ipt/training/checkpoint.py:")
+    known = ("megatron_ipt/files.py:", "megatron_ipt/training/checkpoints/checkpoint.py:")
     assert all(place.startswith(known) for place in others), others
     assert others
 

@@ -92,13 +92,20 @@ def make_model(folder: Path, preset: str, vocab_size: int, max_shard_size: str) 
     """Writes a Hugging Face folder of random weights; returns the bytes of its largest tensor."""
     import torch
 
-    from megatron_ipt.convert.hugging_face_config import hugging_face_config
-    from megatron_ipt.convert.layouts import tensors
-    from megatron_ipt.convert.safetensors_writer import TensorPlan, file_names, header, pack, parse_size, write_index
-    from megatron_ipt.convert.stored import as_bytes
-    from megatron_ipt.convert.tokenizer_files import TokenIds
+    from megatron_ipt.convert.formats.safetensors_writer import (
+        TensorPlan,
+        file_names,
+        header,
+        pack,
+        parse_size,
+        write_index,
+    )
+    from megatron_ipt.convert.formats.stored_tensor import as_bytes
+    from megatron_ipt.convert.hugging_face.tokenizer_files import TokenIds
+    from megatron_ipt.convert.tensor_mapping import tensors
     from megatron_ipt.files import write_json
-    from megatron_ipt.training.families import resolve_shape
+    from megatron_ipt.models.families import resolve_shape
+    from megatron_ipt.models.hugging_face_config import hugging_face_config
 
     folder.mkdir()
     shape = resolve_shape({"preset": preset})

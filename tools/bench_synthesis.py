@@ -33,14 +33,14 @@ from benchmark_table import Figures, add_option  # noqa: E402
 
 from megatron_ipt.config import load  # noqa: E402
 from megatron_ipt.files import atomic_jsonl, shard_name  # noqa: E402
+from megatron_ipt.inference.engine import Completion, Engine, Request  # noqa: E402
+from megatron_ipt.inference.tokenizer import open_prompt_tokenizer  # noqa: E402
 from megatron_ipt.manifest import StageContext  # noqa: E402
 from megatron_ipt.synthesis import stage  # noqa: E402
 from megatron_ipt.synthesis.config import SynthesisConfig  # noqa: E402
-from megatron_ipt.synthesis.engines.base import Completion, Engine, Request  # noqa: E402
+from megatron_ipt.synthesis.from_text.prompted.parsing import parse_answer  # noqa: E402
+from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat, render_pairs  # noqa: E402
 from megatron_ipt.synthesis.pairs import Pair  # noqa: E402
-from megatron_ipt.synthesis.parsing import parse_answer  # noqa: E402
-from megatron_ipt.synthesis.prompt import PromptFormat, render_pairs  # noqa: E402
-from megatron_ipt.synthesis.tokenizer import open_prompt_tokenizer  # noqa: E402
 
 TEXT_TOKENS = 500
 CONTEXT, MAX_NEW_TOKENS = 4096, 400

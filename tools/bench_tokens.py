@@ -126,7 +126,7 @@ def _tokenizer_at_hand(folder: Path, corpus: Path) -> str:
     found = importlib.util.find_spec("mistral_common")
     if found and found.origin:
         return str(Path(found.origin).parent / "data" / "tokenizer.model.v1")
-    from megatron_ipt.tokens.tokenizer import train_sentencepiece
+    from megatron_ipt.tokens.tokenizer.tokenizer import train_sentencepiece
 
     texts = (text for text in itertools.islice(_texts(str(corpus)), 3000))
     train_sentencepiece((line for text in texts for line in text.splitlines()), 8000).save_model(folder / "trained")
@@ -181,9 +181,9 @@ def _measure_row(name: str, row: str, small: Path, large: Path, model: str, at_o
 def _measure_tool(name: str, engine: str, workers: int, small: Path, large: Path, model: str, folder: Path) -> Row:
     # The small run is cut into a piece for each worker, so that the start of all of them counts as start-up.
     program = (
-        "import json, sys, io, contextlib; from megatron_ipt.tokens import pieces\n"
+        "import json, sys, io, contextlib; from megatron_ipt.tokens.preprocess.preprocess import pieces\n"
         "pieces.LEAST_PIECE_BYTES = int(sys.argv[1])\n"
-        "from megatron_ipt.tokens.preprocess_arguments import main\n"
+        "from megatron_ipt.tokens.preprocess.arguments import main\n"
         "with contextlib.redirect_stdout(io.StringIO()) as out: status = main(sys.argv[2:])\n"
         "print(json.loads(out.getvalue())['tokens']); sys.exit(status)"
     )
@@ -288,7 +288,7 @@ def _datatrove(path: str, model: str) -> None:
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.tokens.megatron_tokenizer import MegatronDocumentTokenizer
 
-    from megatron_ipt.tokens.tokenizer import SentencePieceTokenizer
+    from megatron_ipt.tokens.tokenizer.tokenizer import SentencePieceTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         SentencePieceTokenizer.read(model).save(Path(folder) / "tokenizer")
@@ -304,8 +304,8 @@ def _index(prefix: str, documents: str) -> None:
     """Documents of four tokens, so that next to nothing but the index is measured."""
     import numpy as np
 
-    from megatron_ipt.tokens.indexed import IndexedWriter
-    from megatron_ipt.tokens.verify import verify
+    from megatron_ipt.tokens.dataset.indexed import IndexedWriter
+    from megatron_ipt.tokens.dataset.verify import verify
 
     batch = 100_000
     tokens, lengths = np.ones(4 * batch, np.uint16), np.full(batch, 4, np.int32)

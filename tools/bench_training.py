@@ -69,9 +69,9 @@ def make_trainer(folder: Path, size: int, seq_length: int, precision: str, *more
     """A trainer that is ready for its first step."""
     from megatron_ipt.config import load
     from megatron_ipt.manifest import StageContext
-    from megatron_ipt.training import layout
     from megatron_ipt.training.config import TrainingConfig
-    from megatron_ipt.training.stop import StopRequest
+    from megatron_ipt.training.loop.stop import StopRequest
+    from megatron_ipt.training.ranks import layout
 
     batch = TOKENS_PER_STEP // seq_length
     overrides = [f"model.{name}={value}" for name, value in SHAPES[size].items()]
@@ -85,7 +85,7 @@ def make_trainer(folder: Path, size: int, seq_length: int, precision: str, *more
     directory = folder / f"{size}-{seq_length}-{precision}"
     directory.mkdir(exist_ok=True)
 
-    from megatron_ipt.training.trainer import Trainer
+    from megatron_ipt.training.loop.trainer import Trainer
 
     trainer = Trainer(config, StageContext("training", directory, 1, {"tokens": tokens}), StopRequest())
     # The order of samples of a hundred thousand steps is not what is measured here.
@@ -123,7 +123,7 @@ def hugging_face_step(trainer: Any, seq_length: int) -> Callable[[], None]:
 
 def bare_step(trainer: Any) -> Callable[[], None]:
     """Megatron-Core's own forward, backward and optimizer step on one batch, nothing around it."""
-    from megatron_ipt.training.trainer import forward_step
+    from megatron_ipt.training.loop.trainer import forward_step
 
     batches = list(trainer.train_batches.at(0, 1))
 
@@ -164,9 +164,10 @@ def median_ratio(above: list[float], below: list[float]) -> float:
 
 def start_ranks() -> None:
     warnings.simplefilter("ignore")
-    from megatron_ipt.training import cpu, layout
+    from megatron_ipt.training.cpu import cuda_stand_in
+    from megatron_ipt.training.ranks import layout
 
-    cpu.install()
+    cuda_stand_in.install()
     layout.start_process_group()
 
 
@@ -288,8 +289,8 @@ def bench_data(folder: Path) -> None:
     FIGURES.add("batches from one process", rate, "tokens/s")
 
     from megatron_ipt.training.config import DataConfig
-    from megatron_ipt.training.data import TokenData
-    from megatron_ipt.training.indices import DatasetBuilder
+    from megatron_ipt.training.data.batches import TokenData
+    from megatron_ipt.training.data.sample_index import DatasetBuilder
 
     documents = 10_000_000
     lengths = np.random.default_rng(1).integers(100, 1100, documents, dtype=np.int32)

@@ -110,7 +110,7 @@ def check_resume(folder: Path, tokens: Path, overrides: list[str], end: float) -
 def machine() -> dict[str, Any]:
     import torch
 
-    from megatron_ipt.training.precision import foreign_apex, have_transformer_engine, transformer_engine_version
+    from megatron_ipt.training.model.precision import foreign_apex, have_transformer_engine, transformer_engine_version
 
     found: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__, "cuda": torch.version.cuda}
     found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -3,7 +3,7 @@
 
 import sys
 
-from megatron_ipt.tokens.preprocess_arguments import main
+from megatron_ipt.tokens.preprocess.arguments import main
 
 if __name__ == "__main__":
     sys.exit(main())

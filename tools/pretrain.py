@@ -4,7 +4,7 @@ Usage: torchrun --nproc-per-node 8 tools/pretrain.py RECIPE [KEY=VALUE ...]
 
 Also under ``srun`` with a task for each GPU, or alone. The first rank keeps the manifest, so that a finished training
 is skipped and the later stages find it, as with ``megatron-ipt train``. Exit status 75: saved and stopped because a
-signal asked for it (USR1, TERM); the same command continues. ``python -m megatron_ipt.training.launch`` takes the
+signal asked for it (USR1, TERM); the same command continues. ``python -m megatron_ipt.training.ranks.launch`` takes the
 arguments of torchrun, ends with the status of the ranks, and passes USR1 on to them.
 """
 
@@ -22,8 +22,8 @@ from megatron_ipt.manifest import read_manifest
 from megatron_ipt.pipeline import context_of, run_one, stage_named
 from megatron_ipt.progress import configure_logging
 from megatron_ipt.recipe import load_recipe
-from megatron_ipt.training.layout import Layout, rank_and_world
-from megatron_ipt.training.worker import train_stage
+from megatron_ipt.training.ranks.layout import Layout, rank_and_world
+from megatron_ipt.training.ranks.worker import train_stage
 
 
 def main(arguments: list[str]) -> int:
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         load_registered_extensions()
         recipe = load_recipe(arguments[0], arguments[1:])
         Layout.of(recipe.training, world_size)
-        stage = replace(stage_named("training"), code="megatron_ipt.training.worker:train_stage")
+        stage = replace(stage_named("training"), code="megatron_ipt.training.ranks.worker:train_stage")
         if rank == 0:
             run_one(stage, recipe)
             return 0

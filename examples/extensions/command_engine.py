@@ -13,7 +13,7 @@ import asyncio
 import json
 
 from megatron_ipt.errors import RecipeError
-from megatron_ipt.synthesis.engines.base import Completion, Engine, EngineError, Request, RequestRefused
+from megatron_ipt.inference.engine import Completion, Engine, EngineError, Request, RequestRefused
 
 _LONGEST_LINE = 1 << 24
 

@@ -8,9 +8,9 @@ It gets documents and gives chains of examples; the rest of the run is as with a
 import re
 from dataclasses import replace
 
-from megatron_ipt.synthesis.chaining import chain_up
+from megatron_ipt.synthesis.from_text.chaining import chain_up
+from megatron_ipt.synthesis.pair_sources import SOURCES, Source
 from megatron_ipt.synthesis.pairs import Pair
-from megatron_ipt.synthesis.sources import SOURCES, Source
 
 _IS_A = re.compile(r"(?<![^.!?] )\b((?:An?|The) [a-z][a-z -]{2,40}?) (is|are|was|were) ((?:an?|the) [^.!?]{5,200})[.]")
 

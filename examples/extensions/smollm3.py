@@ -8,8 +8,7 @@ recipe under ``extensions``, or for commands without a recipe in the environment
 from collections.abc import Iterator
 from typing import Any
 
-from megatron_ipt.convert import names
-from megatron_ipt.training import families
+from megatron_ipt.models import families, weight_names as names
 
 INTERVAL = 4
 

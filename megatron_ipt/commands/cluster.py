@@ -26,7 +26,7 @@ def submit(
     Example:
       megatron-ipt submit examples/instructlm_1.3b.yaml --site slurm/site.env --dry-run
     """
-    from megatron_ipt.cluster.submit import render_submission, submit as submit_recipe
+    from megatron_ipt.cluster.slurm.submit import render_submission, submit as submit_recipe
 
     submission = submit_recipe(recipe, overrides, site, scripts, dry_run)
     if as_json:
@@ -46,7 +46,7 @@ def status(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     Example:
       megatron-ipt status examples/quickstart.yaml
     """
-    from megatron_ipt.cluster.status import cluster_status, render_status
+    from megatron_ipt.cluster.watch.status import cluster_status, render_status
 
     rows = cluster_status(load_recipe(recipe, overrides))
     if as_json:
@@ -85,9 +85,9 @@ def plan(
     Example:
       megatron-ipt plan examples/instructlm_1.3b.yaml --gpus 64 --gpu h100
     """
-    from megatron_ipt.cluster.plan import make_plan
-    from megatron_ipt.cluster.plan_text import render_plan
-    from megatron_ipt.cluster.volume import Assumptions
+    from megatron_ipt.cluster.plan.estimate import make_plan
+    from megatron_ipt.cluster.plan.text import render_plan
+    from megatron_ipt.cluster.plan.volume import Assumptions
 
     assumptions = Assumptions(**{name: value for name, value in assumed.items() if value is not None})
     made = make_plan(load_recipe(recipe, overrides), gpus, gpu, gpus_per_node, cpus, vocab_size, assumptions)
@@ -109,7 +109,7 @@ def preflight(recipe: str, overrides: tuple[str, ...], gpus: int | None, as_json
     Example:
       srun megatron-ipt preflight examples/instructlm_1.3b.yaml --gpus 8
     """
-    from megatron_ipt.cluster.preflight import Place, expected_gpus, preflight as check
+    from megatron_ipt.cluster.watch.preflight import Place, expected_gpus, preflight as check
 
     expected = gpus if gpus is not None else expected_gpus(os.environ)
     place = Place.of(os.environ)

@@ -33,7 +33,7 @@ def inspect(prefix: str, samples: int, tokens_each: int, tokenizer: str | None, 
     Example:
       megatron-ipt inspect runs/quickstart/tokens/train
     """
-    from megatron_ipt.tokens import inspection
+    from megatron_ipt.tokens.dataset import inspection
 
     found = inspection.inspect(prefix, samples, tokens_each, tokenizer, seed)
     if as_json:
@@ -53,7 +53,7 @@ def verify(prefixes: tuple[str, ...], vocab_size: int | None, as_json: bool) -> 
     Example:
       megatron-ipt verify runs/quickstart/tokens/train
     """
-    from megatron_ipt.tokens import verify as verification
+    from megatron_ipt.tokens.dataset import verify as verification
 
     results = [verification.verify(prefix, vocab_size) for prefix in prefixes]
     if as_json:
@@ -80,7 +80,7 @@ def merge(prefixes: tuple[str, ...], output: str, overwrite: bool, as_json: bool
     Example:
       megatron-ipt merge part-0 part-1 --output whole
     """
-    from megatron_ipt.tokens.joining import merge as merge_datasets
+    from megatron_ipt.tokens.dataset.joining import merge as merge_datasets
 
     description = merge_datasets(list(prefixes), output, overwrite)
     if as_json:
@@ -102,7 +102,7 @@ def split(prefix: str, output: str, parts: int, overwrite: bool, as_json: bool) 
     Example:
       megatron-ipt split whole --output part --parts 4
     """
-    from megatron_ipt.tokens.joining import split as split_dataset
+    from megatron_ipt.tokens.dataset.joining import split as split_dataset
 
     descriptions = split_dataset(prefix, output, parts, overwrite)
     if as_json:

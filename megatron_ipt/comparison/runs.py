@@ -20,7 +20,7 @@ from megatron_ipt.files import atomic_open
 from megatron_ipt.pipeline import status_of
 from megatron_ipt.progress import Progress, duration
 from megatron_ipt.recipe import Recipe, load_recipe
-from megatron_ipt.training.metrics import METRICS_FILE, read_metrics
+from megatron_ipt.training.loop.metrics import METRICS_FILE, read_metrics
 
 logger = logging.getLogger(__name__)
 

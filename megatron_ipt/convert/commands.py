@@ -10,15 +10,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.convert.checkpoint_folder import describe, find_checkpoint
-from megatron_ipt.convert.checkpoint_reader import CheckpointReader
+from megatron_ipt.convert.checkpoint.folder import describe, find_checkpoint
+from megatron_ipt.convert.checkpoint.reader import CheckpointReader
+from megatron_ipt.convert.dtypes import DTYPES
 from megatron_ipt.convert.export import plan_export, write_export
+from megatron_ipt.convert.hugging_face.model_card import model_card
+from megatron_ipt.convert.hugging_face.tokenizer_files import TokenIds, check_tokenizer, control_ids, tokenizer_files
 from megatron_ipt.convert.importer import import_checkpoint
-from megatron_ipt.convert.model_card import model_card
-from megatron_ipt.convert.numbers import DTYPES
-from megatron_ipt.convert.tokenizer_files import TokenIds, check_tokenizer, control_ids, tokenizer_files
+from megatron_ipt.convert.output_folder import unfinished_folder
 from megatron_ipt.convert.verify import verify as verify_both
-from megatron_ipt.convert.work import unfinished_folder
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.files import is_remote
 

@@ -49,7 +49,7 @@ def _transformers(folder: Path, text: Path | None) -> tuple[torch.Tensor, torch.
 
 @torch.inference_mode()
 def _megatron(checkpoint: Path, tokens: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    from megatron_ipt.training.inference import CheckpointModel
+    from megatron_ipt.training.checkpoint_model import CheckpointModel
 
     with CheckpointModel(checkpoint) as model:
         layers = _watch(model.module.decoder.layers)

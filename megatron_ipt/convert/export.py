@@ -1,6 +1,6 @@
 """A Megatron-Core checkpoint as a Hugging Face folder, block of rows by block of rows.
 
-What the folder must hold follows from the model's shape and the tables in :mod:`megatron_ipt.convert.names`; the
+What the folder must hold follows from the model's shape and the tables in :mod:`megatron_ipt.models.weight_names`; the
 checkpoint is held against that list, names and shapes, before anything is written, so that a missing or unexpected
 tensor is an error and not a silent hole. Any layout of ranks may have written the checkpoint. Memory holds one block of
 a tensor for each thread.
@@ -16,18 +16,25 @@ from typing import Any
 
 import torch
 
-from megatron_ipt.convert.checkpoint_reader import METADATA, CheckpointReader
-from megatron_ipt.convert.hugging_face_config import generation_config, hugging_face_config
-from megatron_ipt.convert.layouts import Joined, Part, tensors
-from megatron_ipt.convert.names import MEGATRON_LAYERS
-from megatron_ipt.convert.numbers import DTYPES, WEIGHTS, not_finite, report_not_finite, type_name
-from megatron_ipt.convert.safetensors_writer import TensorPlan, file_names, header, pack, parse_size, write_index
-from megatron_ipt.convert.stored import as_bytes, rows_of_block
-from megatron_ipt.convert.tokenizer_files import TokenIds
-from megatron_ipt.convert.work import Output, Segment, Workers
+from megatron_ipt.convert.checkpoint.reader import METADATA, CheckpointReader
+from megatron_ipt.convert.dtypes import DTYPES, WEIGHTS, not_finite, report_not_finite, type_name
+from megatron_ipt.convert.formats.safetensors_writer import (
+    TensorPlan,
+    file_names,
+    header,
+    pack,
+    parse_size,
+    write_index,
+)
+from megatron_ipt.convert.formats.stored_tensor import as_bytes, rows_of_block
+from megatron_ipt.convert.hugging_face.tokenizer_files import TokenIds
+from megatron_ipt.convert.output_folder import Output, Segment, Workers
+from megatron_ipt.convert.tensor_mapping import Joined, Part, tensors
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import write_json
-from megatron_ipt.training.model_file import ModelFile
+from megatron_ipt.models.hugging_face_config import generation_config, hugging_face_config
+from megatron_ipt.models.weight_names import MEGATRON_LAYERS
+from megatron_ipt.training.checkpoints.model_file import ModelFile
 
 _SEGMENT_BYTES = 64_000_000
 _NOT_WEIGHTS = ("optimizer", "chained_", "rng_state", "opt_param_scheduler", "iteration", "rerun_state")

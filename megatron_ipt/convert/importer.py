@@ -16,27 +16,27 @@ from typing import Any
 import torch
 import xxhash
 
-from megatron_ipt.convert.checkpoint_reader import METADATA
-from megatron_ipt.convert.checkpoint_writer import (
+from megatron_ipt.convert.checkpoint.reader import METADATA
+from megatron_ipt.convert.checkpoint.writer import (
     Chunk,
     chunks_of,
     extra_states,
     write_common,
     write_metadata,
 )
-from megatron_ipt.convert.chunk_file import save_chunk
-from megatron_ipt.convert.hugging_face_folder import read_folder
-from megatron_ipt.convert.layouts import Joined, tensors
-from megatron_ipt.convert.numbers import DTYPES, WEIGHTS, not_finite, report_not_finite, type_name
-from megatron_ipt.convert.stored import StoredTensor, as_bytes, rows_of_block
-from megatron_ipt.convert.tokenizer_files import check_tokenizer
-from megatron_ipt.convert.work import Output, Segment, Workers, unfinished_folder
+from megatron_ipt.convert.dtypes import DTYPES, WEIGHTS, not_finite, report_not_finite, type_name
+from megatron_ipt.convert.formats.chunk_file import save_chunk
+from megatron_ipt.convert.formats.stored_tensor import StoredTensor, as_bytes, rows_of_block
+from megatron_ipt.convert.hugging_face.folder import read_folder
+from megatron_ipt.convert.hugging_face.tokenizer_files import check_tokenizer
+from megatron_ipt.convert.output_folder import Output, Segment, Workers, unfinished_folder
+from megatron_ipt.convert.tensor_mapping import Joined, tensors
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import atomic_open, read_json
-from megatron_ipt.training.families import ModelShape, padded_vocabulary, resolve_shape
-from megatron_ipt.training.hugging_face import config_file, read_model_config
-from megatron_ipt.training.megatron_arguments import megatron_arguments
-from megatron_ipt.training.model_file import RELEASE, TRACKER, ModelFile
+from megatron_ipt.models.families import ModelShape, padded_vocabulary, resolve_shape
+from megatron_ipt.models.hugging_face import config_file, read_model_config
+from megatron_ipt.training.checkpoints.megatron_arguments import megatron_arguments
+from megatron_ipt.training.checkpoints.model_file import RELEASE, TRACKER, ModelFile
 
 _STATES_FILE = "__0_0.distcp"
 _FILE_BYTES = 2_000_000_000

@@ -8,16 +8,16 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from megatron_ipt.convert.checkpoint_folder import describe, find_checkpoint
-from megatron_ipt.convert.checkpoint_reader import CheckpointReader
+from megatron_ipt.convert.checkpoint.folder import describe, find_checkpoint
+from megatron_ipt.convert.checkpoint.reader import CheckpointReader
 from megatron_ipt.convert.config import ExportConfig
 from megatron_ipt.convert.export import plan_export, write_export
-from megatron_ipt.convert.model_card import model_card
-from megatron_ipt.convert.tokenizer_files import TokenIds, check_tokenizer
-from megatron_ipt.convert.work import unfinished_folder
+from megatron_ipt.convert.hugging_face.model_card import model_card
+from megatron_ipt.convert.hugging_face.tokenizer_files import TokenIds, check_tokenizer
+from megatron_ipt.convert.output_folder import unfinished_folder
 from megatron_ipt.files import read_json
 from megatron_ipt.manifest import StageContext, read_manifest
-from megatron_ipt.tokens.description import DATASET, has_loss_masks
+from megatron_ipt.tokens.dataset.description import DATASET, has_loss_masks
 
 MODEL_FOLDER = "model"
 

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 import xxhash
 
-from megatron_ipt.convert.checkpoint_folder import describe
-from megatron_ipt.convert.checkpoint_reader import CheckpointReader
+from megatron_ipt.convert.checkpoint.folder import describe
+from megatron_ipt.convert.checkpoint.reader import CheckpointReader
+from megatron_ipt.convert.dtypes import type_name
 from megatron_ipt.convert.export import blocks, plan_export
-from megatron_ipt.convert.hugging_face_folder import read_folder
-from megatron_ipt.convert.numbers import type_name
-from megatron_ipt.convert.stored import as_bytes
+from megatron_ipt.convert.formats.stored_tensor import as_bytes
+from megatron_ipt.convert.hugging_face.folder import read_folder
 from megatron_ipt.errors import InputError, StageError
-from megatron_ipt.training.model_file import MODEL_FILE, ModelFile
+from megatron_ipt.training.checkpoints.model_file import MODEL_FILE, ModelFile
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from megatron_ipt.convert.commands import export_model
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import read_json, write_json
 from megatron_ipt.progress import duration
-from megatron_ipt.training.model_file import ModelFile, checkpoints_in
+from megatron_ipt.training.checkpoints.model_file import ModelFile, checkpoints_in
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from megatron_ipt.corpus.readers import read_file
 from megatron_ipt.corpus.stage import input_files
 from megatron_ipt.errors import InputError
 from megatron_ipt.rejects import Rejects
-from megatron_ipt.tokens.indexed import IndexedReader
+from megatron_ipt.tokens.dataset.indexed import IndexedReader
 
 
 def first_tokens(folder: Path, entry: dict[str, Any], limit: int) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ from megatron_ipt.evaluation.language_model import LanguageModel
 from megatron_ipt.evaluation.masked import masked_loss, masked_targets
 from megatron_ipt.files import read_json
 from megatron_ipt.rejects import Rejects
-from megatron_ipt.tokens.description import DATASET, has_loss_masks
+from megatron_ipt.tokens.dataset.description import DATASET, has_loss_masks
 
 logger = logging.getLogger(__name__)
 

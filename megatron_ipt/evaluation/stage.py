@@ -20,7 +20,7 @@ from megatron_ipt.evaluation.measures import Measures
 from megatron_ipt.evaluation.parity import check_parity, compare_logits, parity_tolerance
 from megatron_ipt.files import write_json
 from megatron_ipt.manifest import StageContext, fingerprint_file, read_manifest
-from megatron_ipt.training.model_file import ModelFile
+from megatron_ipt.training.checkpoints.model_file import ModelFile
 
 RESULTS = "results.json"
 _PROMPT_TOKENS = 32
@@ -106,7 +106,7 @@ def _parity(
     texts: dict[str, dict[str, Any]],
     seq_length: int,
 ) -> dict[str, Any]:
-    from megatron_ipt.training.inference import CheckpointModel
+    from megatron_ipt.training.checkpoint_model import CheckpointModel
 
     entry = max(texts.values(), key=lambda entry: entry["tokens"])
     ids = first_tokens(tokens, entry, config.parity_tokens)

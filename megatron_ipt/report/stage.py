@@ -20,8 +20,8 @@ from megatron_ipt.report import figures, measured, readable
 from megatron_ipt.report.charts import Chart, draw
 from megatron_ipt.report.config import ReportConfig
 from megatron_ipt.report.figures import Metrics, Run
-from megatron_ipt.tokens.description import DATASET
-from megatron_ipt.training.metrics import METRICS_FILE, read_metrics
+from megatron_ipt.tokens.dataset.description import DATASET
+from megatron_ipt.training.loop.metrics import METRICS_FILE, read_metrics
 
 PAGE = "report.html"
 _REQUIRED = ("jinja2", "matplotlib")

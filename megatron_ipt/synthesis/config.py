@@ -8,12 +8,12 @@ from typing import Any
 
 from megatron_ipt.config import key
 from megatron_ipt.errors import did_you_mean
-from megatron_ipt.synthesis.engines.config import GenerationConfig, OpenAIConfig, TensorRTConfig, TransformersConfig
-from megatron_ipt.synthesis.engines.profiles import PROFILES
-from megatron_ipt.synthesis.filters import FilterConfig
-from megatron_ipt.synthesis.mined.config import MinedConfig
-from megatron_ipt.synthesis.replay.config import ReplayConfig
-from megatron_ipt.synthesis.sources import SOURCES, source_named
+from megatron_ipt.inference.config import GenerationConfig, OpenAIConfig, TensorRTConfig, TransformersConfig
+from megatron_ipt.inference.profiles import PROFILES
+from megatron_ipt.synthesis.from_text.mined.config import MinedConfig
+from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig
+from megatron_ipt.synthesis.from_text.replay.config import ReplayConfig
+from megatron_ipt.synthesis.pair_sources import SOURCES, source_named
 
 
 @dataclass

@@ -21,15 +21,15 @@ from megatron_ipt.corpus.documents import Document
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.extensions import own_file
 from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
+from megatron_ipt.inference.engine import Engine
 from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_code, fingerprint_file, read_manifest
 from megatron_ipt.parallel import map_shards
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.config import SynthesisConfig
-from megatron_ipt.synthesis.engines.base import Engine
+from megatron_ipt.synthesis.from_text.prompted.shard import REJECTS_FOLDER, ShardTask
+from megatron_ipt.synthesis.pair_sources import load_class, source_named
 from megatron_ipt.synthesis.pairs import Chain
-from megatron_ipt.synthesis.shard import REJECTS_FOLDER, ShardTask
-from megatron_ipt.synthesis.sources import load_class, source_named
 from megatron_ipt.synthesis.statistics import Statistics, total_of
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _files_beside_the_corpus(config: SynthesisConfig) -> list[Path]:
     if kind == "files":
         return list(load_class(config.engine)(config, 0).files())
     if kind == "model":
-        from megatron_ipt.synthesis.tokenizer import find_tokenizer
+        from megatron_ipt.inference.tokenizer import find_tokenizer
 
         return [find_tokenizer(config.generation.tokenizer or config.generation.model)]
     return []
@@ -177,10 +177,10 @@ def _generate(
     shard: tuple[int, int] | None,
 ) -> None:
     """Makes shards with a language model."""
-    from megatron_ipt.synthesis.monitor import Monitor
-    from megatron_ipt.synthesis.prompt import PromptFormat
-    from megatron_ipt.synthesis.runner import Runner, check_refused
-    from megatron_ipt.synthesis.tokenizer import open_prompt_tokenizer
+    from megatron_ipt.inference.tokenizer import open_prompt_tokenizer
+    from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
+    from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
+    from megatron_ipt.synthesis.from_text.prompted.runner import Runner, check_refused
 
     markers = ShardMarkers(context.directory)
     finished = [record for task in tasks if (record := markers.counts(task.name)) is not None]

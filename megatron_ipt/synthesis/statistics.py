@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_ipt.synthesis.categories import OTHER
+from megatron_ipt.synthesis.from_text.categories import OTHER
 from megatron_ipt.synthesis.pairs import Chain
 
 _LENGTHS = ("question_words", "answer_words", "reasoning_words", "pairs_per_text", "texts_per_chain")

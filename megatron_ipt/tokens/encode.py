@@ -20,9 +20,9 @@ import numpy.typing as npt
 from megatron_ipt.corpus.documents import Document
 from megatron_ipt.files import read_jsonl
 from megatron_ipt.manifest import ShardMarkers
-from megatron_ipt.tokens.engines import Ids
-from megatron_ipt.tokens.indexed import IndexedWriter
-from megatron_ipt.tokens.tokenizer import engine_in
+from megatron_ipt.tokens.dataset.indexed import IndexedWriter
+from megatron_ipt.tokens.tokenizer.engines import Ids
+from megatron_ipt.tokens.tokenizer.tokenizer import engine_in
 
 BATCH_CHARACTERS = 1 << 22
 

@@ -38,11 +38,12 @@ from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import derive
 from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
-from megatron_ipt.tokens.description import DATASET, tokenizer_keys
+from megatron_ipt.tokens.dataset.description import DATASET, tokenizer_keys
+from megatron_ipt.tokens.dataset.indexed import dtype_for
+from megatron_ipt.tokens.dataset.mix import Source, write_interleaved, write_single
+from megatron_ipt.tokens.dataset.verify import checksums
 from megatron_ipt.tokens.encode import Encoding, Frame, Part, encode_part
-from megatron_ipt.tokens.indexed import dtype_for
-from megatron_ipt.tokens.mix import Source, write_interleaved, write_single
-from megatron_ipt.tokens.tokenizer import (
+from megatron_ipt.tokens.tokenizer.tokenizer import (
     TOKENIZER_FILES,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
@@ -51,7 +52,6 @@ from megatron_ipt.tokens.tokenizer import (
     open_tokenizer,
     train_sentencepiece,
 )
-from megatron_ipt.tokens.verify import checksums
 
 logger = logging.getLogger(__name__)
 

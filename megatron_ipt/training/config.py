@@ -1,8 +1,8 @@
 """The ``training`` section of a recipe. Field names are Megatron's own wherever Megatron has a name for the thing.
 
 Impossible combinations are refused here, before any process starts, with the nearest values that would do. What
-depends on the number of ranks is checked once more by :class:`~megatron_ipt.training.layout.Layout` where that number
-is known. Importing this module must not import torch: every command reads it.
+depends on the number of ranks is checked again by :class:`~megatron_ipt.training.ranks.layout.Layout`, where that
+number is known. Importing this module must not import torch: every command reads it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from megatron_ipt.config import key
-from megatron_ipt.training import nearest
-from megatron_ipt.training.model_config import ModelConfig
-from megatron_ipt.training.ramp import BatchRamp
+from megatron_ipt.models import divisibility
+from megatron_ipt.models.config import ModelConfig
+from megatron_ipt.training.loop.batch_ramp import BatchRamp
 
 DECAY_STYLES = ("cosine", "linear", "WSD", "inverse-square-root", "constant")
 
@@ -307,14 +307,14 @@ class TrainingConfig:
             yield (
                 "global_batch_size",
                 f"{self.global_batch_size} is not divisible by micro_batch_size={self.micro_batch_size}; "
-                f"nearest that are: {nearest.multiples(self.global_batch_size, self.micro_batch_size)}",
+                f"nearest that are: {divisibility.multiples(self.global_batch_size, self.micro_batch_size)}",
             )
         least = self.parallel.least_ranks()
         if self.nproc is not None and self.nproc % least:
             yield (
                 "nproc",
                 f"{self.nproc} ranks cannot be shared out in groups of {least} (tensor x pipeline x context or expert "
-                f"parallel); nearest that can: {nearest.multiples(self.nproc, least)}",
+                f"parallel); nearest that can: {divisibility.multiples(self.nproc, least)}",
             )
             return
         data_ranks = max(1, self.ranks() // self.parallel.model_ranks())
@@ -323,7 +323,7 @@ class TrainingConfig:
             yield (
                 "global_batch_size",
                 f"{self.global_batch_size} is not divisible by micro_batch_size={self.micro_batch_size} x {data_ranks} "
-                f"data-parallel ranks; nearest that are: {nearest.multiples(self.global_batch_size, samples)}",
+                f"data-parallel ranks; nearest that are: {divisibility.multiples(self.global_batch_size, samples)}",
             )
         start, increment = self.batch_ramp.start, self.batch_ramp.increment
         if start is None:
@@ -335,7 +335,7 @@ class TrainingConfig:
                 yield (
                     f"batch_ramp.{name}",
                     f"{size} is not divisible by micro_batch_size={self.micro_batch_size} x {data_ranks} data-parallel "
-                    f"ranks; nearest that are: {nearest.multiples(size, samples)}",
+                    f"ranks; nearest that are: {divisibility.multiples(size, samples)}",
                 )
 
     def _problems_of_layout(self) -> Iterator[tuple[str, str]]:
@@ -351,14 +351,15 @@ class TrainingConfig:
             if size % tensor:
                 yield (
                     "parallel.tensor_model_parallel_size",
-                    f"{tensor} does not divide model.{name}={size}; nearest that do: {nearest.divisors(size, tensor)}",
+                    f"{tensor} does not divide model.{name}={size}; nearest that do: "
+                    f"{divisibility.divisors(size, tensor)}",
                 )
         chunks = pipeline * (parallel.virtual_pipeline_model_parallel_size or 1)
         if shape.num_layers % chunks:
             yield (
                 "parallel.pipeline_model_parallel_size",
                 f"model.num_layers={shape.num_layers} cannot be cut into {chunks} equal stages; nearest numbers of "
-                f"layers that can: {nearest.multiples(shape.num_layers, chunks)}",
+                f"layers that can: {divisibility.multiples(shape.num_layers, chunks)}",
             )
         if self.seq_length() > shape.max_position_embeddings:
             yield (
@@ -370,7 +371,7 @@ class TrainingConfig:
             yield (
                 "data.seq_length",
                 f"{self.seq_length()} is not divisible by tensor_model_parallel_size={tensor}, as sequence_parallel "
-                f"needs; nearest that are: {nearest.multiples(self.seq_length(), tensor)}",
+                f"needs; nearest that are: {divisibility.multiples(self.seq_length(), tensor)}",
             )
         data_ranks = max(1, self.ranks() // parallel.model_ranks())
         microbatches = self.global_batch_size // (self.micro_batch_size * data_ranks)
@@ -379,7 +380,7 @@ class TrainingConfig:
             yield (
                 "global_batch_size",
                 f"{microbatches} micro-batches cannot be interleaved over {pipeline} pipeline stages; nearest batch "
-                f"sizes that can: {nearest.multiples(self.global_batch_size, needed)}",
+                f"sizes that can: {divisibility.multiples(self.global_batch_size, needed)}",
             )
         yield from self._problems_of_experts()
         context = parallel.context_parallel_size
@@ -387,7 +388,7 @@ class TrainingConfig:
             yield (
                 "data.seq_length",
                 f"{self.seq_length()} cannot be cut into the {2 * context} parts that context_parallel_size={context} "
-                f"needs; nearest that can: {nearest.multiples(self.seq_length(), 2 * context)}",
+                f"needs; nearest that can: {divisibility.multiples(self.seq_length(), 2 * context)}",
             )
         if context > 1 and self.data.reset_attention_mask:
             yield "data.reset_attention_mask", "not with context parallelism, whose ranks hold parts of a sequence"
@@ -401,7 +402,7 @@ class TrainingConfig:
             yield (
                 "parallel.expert_model_parallel_size",
                 f"{expert} does not divide model.num_moe_experts={shape.num_moe_experts}; nearest that do: "
-                f"{nearest.divisors(shape.num_moe_experts, expert)}",
+                f"{divisibility.divisors(shape.num_moe_experts, expert)}",
             )
         if shape.num_moe_experts and parallel.tensor_model_parallel_size > 1 and not parallel.sequence_parallel:
             yield "parallel.sequence_parallel", "must be true where a model with experts is tensor parallel"

@@ -26,10 +26,10 @@ from megatron_ipt.files import read_json
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.progress import counted
 from megatron_ipt.training.config import TrainingConfig
-from megatron_ipt.training.job import Job
-from megatron_ipt.training.layout import Layout
-from megatron_ipt.training.metrics import METRICS_FILE, last_losses
-from megatron_ipt.training.stop import ENDED, SIGNALS, Checkpointed
+from megatron_ipt.training.loop.metrics import METRICS_FILE, last_losses
+from megatron_ipt.training.loop.stop import ENDED, SIGNALS, Checkpointed
+from megatron_ipt.training.ranks.job import Job
+from megatron_ipt.training.ranks.layout import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ def run(config: TrainingConfig, context: StageContext) -> dict[str, Any]:
 
 
 def _command(ranks: int, job: Path) -> list[str]:
-    worker = ["-m", "megatron_ipt.training.worker", str(job)]
-    launch = ["-m", "megatron_ipt.training.launch", "--standalone", f"--nproc-per-node={ranks}"]
+    worker = ["-m", "megatron_ipt.training.ranks.worker", str(job)]
+    launch = ["-m", "megatron_ipt.training.ranks.launch", "--standalone", f"--nproc-per-node={ranks}"]
     return [sys.executable, *worker] if ranks == 1 else [sys.executable, *launch, *worker]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from megatron_ipt.errors import InputError
 from megatron_ipt.rejects import Rejects
-from megatron_ipt.synthesis.replay.records import read_records
+from megatron_ipt.synthesis.from_text.replay.records import read_records
 
 Message = dict[str, str]
 """``{role, content}``."""

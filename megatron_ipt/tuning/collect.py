@@ -20,9 +20,9 @@ from megatron_ipt.files import atomic_jsonl, is_remote, read_jsonl
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.from_text.replay.config import ReplayConfig
+from megatron_ipt.synthesis.from_text.replay.source import ReplaySource
 from megatron_ipt.synthesis.pairs import Example
-from megatron_ipt.synthesis.replay.config import ReplayConfig
-from megatron_ipt.synthesis.replay.source import ReplaySource
 from megatron_ipt.tuning.chats import Chat, read_chats
 from megatron_ipt.tuning.config import SYNTHESIZER_EXAMPLES, TuningConfig
 

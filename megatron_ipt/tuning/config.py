@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from megatron_ipt.config import key
-from megatron_ipt.synthesis.replay.config import FORMATS as TASK_FORMATS
+from megatron_ipt.synthesis.from_text.replay.config import FORMATS as TASK_FORMATS
 from megatron_ipt.tokens.config import TokenizerConfig
 
 CHAT_FORMATS = ("messages", "prompt_response")

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_ipt.corpus.documents import SPLITS
+from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.seeding import derive
-from megatron_ipt.synthesis.tokenizer import PromptTokenizer
 from megatron_ipt.tuning.chats import UnusableChatError
 from megatron_ipt.tuning.collect import Collected
 from megatron_ipt.tuning.config import TuningConfig

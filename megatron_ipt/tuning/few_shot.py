@@ -2,7 +2,7 @@ r"""Tuning data of the synthesizer: texts with their tasks, in the very ids that
 
 One example is BOS, the text in its marks, its pairs in theirs, EOS. The pairs and EOS are to be predicted, the text is
 not. Rows hold examples of one data set, one after another, so that the model learns to go on as it was shown. The ids
-are joined as :class:`~megatron_ipt.synthesis.prompt.PromptFormat` joins them; a prompt of a chain is a prefix of the
+are joined as :class:`.PromptFormat` joins them; a prompt of a chain is a prefix of the
 row that was made of the same chain.
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from megatron_ipt.errors import RecipeError
+from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.seeding import generator, unit_interval
+from megatron_ipt.synthesis.from_text.prompted.parsing import REPEATED, Drop, parse_answer, question_key
+from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat, render_pair, render_pairs, render_text
 from megatron_ipt.synthesis.pairs import Example, Pair
-from megatron_ipt.synthesis.parsing import REPEATED, Drop, parse_answer, question_key
-from megatron_ipt.synthesis.prompt import PromptFormat, render_pair, render_pairs, render_text
-from megatron_ipt.synthesis.tokenizer import PromptTokenizer
 from megatron_ipt.tuning.sequences import Continuation, Masked
 
 TOO_LONG = "text longer than a row"

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.tokens.indexed import IndexedReader, IndexedWriter, bin_path, idx_path
+from megatron_ipt.tokens.dataset.indexed import IndexedReader, IndexedWriter, bin_path, idx_path
 
 MASK_SUFFIX = "-loss-mask"
 

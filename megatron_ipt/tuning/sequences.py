@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_ipt.synthesis.tokenizer import PromptTokenizer
+from megatron_ipt.inference.tokenizer import PromptTokenizer
 
 
 @dataclass

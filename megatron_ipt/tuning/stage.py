@@ -21,16 +21,16 @@ import numpy.typing as npt
 from megatron_ipt.corpus.documents import SPLITS
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import atomic_open, write_json
+from megatron_ipt.inference.tokenizer import PromptTokenizer, open_prompt_tokenizer
 from megatron_ipt.manifest import StageContext, fingerprint_file
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import derive
-from megatron_ipt.synthesis.tokenizer import PromptTokenizer, open_prompt_tokenizer
-from megatron_ipt.tokens.description import DATASET, tokenizer_keys
-from megatron_ipt.tokens.indexed import dtype_for
+from megatron_ipt.tokens.dataset.description import DATASET, tokenizer_keys
+from megatron_ipt.tokens.dataset.indexed import dtype_for
+from megatron_ipt.tokens.dataset.verify import checksums
 from megatron_ipt.tokens.stage import prepare_tokenizer, tokenizer_fingerprints
-from megatron_ipt.tokens.tokenizer import open_tokenizer
-from megatron_ipt.tokens.verify import checksums
+from megatron_ipt.tokens.tokenizer.tokenizer import open_tokenizer
 from megatron_ipt.tuning import few_shot, templates
 from megatron_ipt.tuning.collect import Collected, collect, files_of
 from megatron_ipt.tuning.config import TuningConfig

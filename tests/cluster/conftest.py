@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.cluster.submit import Submission, submit
+from megatron_ipt.cluster.slurm.submit import Submission, submit
 from megatron_ipt.files import read_json
 from megatron_ipt.recipe import Recipe, load_recipe
 from tests.cluster.slurm_cluster import SlurmCluster, missing_programs

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies
 
-from megatron_ipt.cluster.hang import RankState, diagnose, is_stalled
-from megatron_ipt.cluster.jobs import Folders, jobs_of, ranges
-from megatron_ipt.cluster.preflight import NodeGpu, expand_nodes, expected_gpus, parse_gpus, problems_of_gpus
-from megatron_ipt.cluster.progress import StageProgress
-from megatron_ipt.cluster.site import read_site
-from megatron_ipt.cluster.slurm import expand, parse_scontrol
+from megatron_ipt.cluster.slurm.commands import expand, parse_scontrol
+from megatron_ipt.cluster.slurm.jobs import Folders, jobs_of, ranges
+from megatron_ipt.cluster.slurm.site import read_site
+from megatron_ipt.cluster.watch.hang import RankState, diagnose, is_stalled
+from megatron_ipt.cluster.watch.preflight import NodeGpu, expand_nodes, expected_gpus, parse_gpus, problems_of_gpus
+from megatron_ipt.cluster.watch.progress import StageProgress
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.pipeline import stages_of
 from megatron_ipt.recipe import load_recipe

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from megatron_ipt.cluster import lease as lease_module
-from megatron_ipt.cluster.lease import Holder, Lease
+from megatron_ipt.cluster.watch import lease as lease_module
+from megatron_ipt.cluster.watch.lease import Holder, Lease
 from megatron_ipt.errors import StageError
 
 

@@ -9,18 +9,18 @@ from statistics import mean
 
 import pytest
 
-from megatron_ipt.cluster.arrangement import Arrangement, stage_parameters
-from megatron_ipt.cluster.hardware import GIB, GPUS, gpu_named
-from megatron_ipt.cluster.memory import activation_bytes_per_token, memory_of
-from megatron_ipt.cluster.plan import make_plan
-from megatron_ipt.cluster.plan_text import render_plan
-from megatron_ipt.cluster.search import Problem, search
-from megatron_ipt.cluster.speed import seconds_per_request, step_time
-from megatron_ipt.cluster.volume import Assumptions
+from megatron_ipt.cluster.plan.arrangement import Arrangement, stage_parameters
+from megatron_ipt.cluster.plan.estimate import make_plan
+from megatron_ipt.cluster.plan.hardware import GIB, GPUS, gpu_named
+from megatron_ipt.cluster.plan.memory import activation_bytes_per_token, memory_of
+from megatron_ipt.cluster.plan.search import Problem, search
+from megatron_ipt.cluster.plan.speed import seconds_per_request, step_time
+from megatron_ipt.cluster.plan.text import render_plan
+from megatron_ipt.cluster.plan.volume import Assumptions
 from megatron_ipt.errors import RecipeError, UserError
+from megatron_ipt.models.families import resolve_shape
+from megatron_ipt.models.flops import flops_per_token
 from megatron_ipt.recipe import load_recipe
-from megatron_ipt.training.families import resolve_shape
-from megatron_ipt.training.flops import flops_per_token
 from tests.cluster.published import LLAMA3_405B, NARAYANAN, NEMO, PARAMETERS
 from tests.conftest import REPOSITORY
 
@@ -183,6 +183,7 @@ def test_unknowns_are_asked_for():
 
 
 def test_planning_and_submitting_import_no_torch():
-    code = "import sys, megatron_ipt.cluster.plan_text, megatron_ipt.cluster.submit, megatron_ipt.cluster.lead"
-    code += ", megatron_ipt.cluster.status, megatron_ipt.cluster.preflight; print('torch' in sys.modules)"
+    code = "import sys, megatron_ipt.cluster.plan.text, megatron_ipt.cluster.slurm.submit"
+    code += ", megatron_ipt.cluster.watch.training_job"
+    code += ", megatron_ipt.cluster.watch.status, megatron_ipt.cluster.watch.preflight; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

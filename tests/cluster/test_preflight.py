@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.cluster import preflight as module
-from megatron_ipt.cluster.preflight import Place, all_nodes, check_node, problems_of_storage
+from megatron_ipt.cluster.watch import preflight as module
+from megatron_ipt.cluster.watch.preflight import Place, all_nodes, check_node, problems_of_storage
 from megatron_ipt.errors import StageError
 from megatron_ipt.files import write_json
 from megatron_ipt.recipe import load_recipe

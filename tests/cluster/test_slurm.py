@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from megatron_ipt.cluster.status import cluster_status, render_status
+from megatron_ipt.cluster.watch.status import cluster_status, render_status
 from megatron_ipt.errors import RecipeError, StageError
 from megatron_ipt.files import read_json
 from tests.conftest import REPOSITORY

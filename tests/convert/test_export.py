@@ -14,12 +14,12 @@ transformers = pytest.importorskip("transformers")
 from torch.distributed import checkpoint as torch_checkpoint  # noqa: E402
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata  # noqa: E402
 
-from megatron_ipt.convert.checkpoint_reader import CheckpointReader  # noqa: E402
+from megatron_ipt.convert.checkpoint.reader import CheckpointReader  # noqa: E402
 from megatron_ipt.convert.commands import export_model  # noqa: E402
 from megatron_ipt.errors import InputError, RecipeError  # noqa: E402
 from megatron_ipt.files import read_json  # noqa: E402
-from megatron_ipt.training.families import FAMILIES, ModelShape  # noqa: E402
-from megatron_ipt.training.model_file import ModelFile  # noqa: E402
+from megatron_ipt.models.families import FAMILIES, ModelShape  # noqa: E402
+from megatron_ipt.training.checkpoints.model_file import ModelFile  # noqa: E402
 
 from .models import weights  # noqa: E402
 

@@ -17,11 +17,11 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import save_file  # noqa: E402
 
-from megatron_ipt.convert import work  # noqa: E402
-from megatron_ipt.convert.checkpoint_reader import CheckpointReader  # noqa: E402
+from megatron_ipt.convert import output_folder  # noqa: E402
+from megatron_ipt.convert.checkpoint.reader import CheckpointReader  # noqa: E402
 from megatron_ipt.convert.commands import export_model, import_model  # noqa: E402
 from megatron_ipt.errors import InputError, StageError, StorageError  # noqa: E402
-from megatron_ipt.training.model_file import ModelFile  # noqa: E402
+from megatron_ipt.training.checkpoints.model_file import ModelFile  # noqa: E402
 
 from .models import assert_same_weights, save, weights  # noqa: E402
 
@@ -272,7 +272,7 @@ def test_a_folder_of_another_training_is_left_alone(source, tmp_path):
 
 def test_a_disk_that_is_too_small_is_seen_before_anything_is_written(source, refused, monkeypatch):
     usage = shutil._ntuple_diskusage(10**9, 10**9, 5000)
-    monkeypatch.setattr(work.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(output_folder.shutil, "disk_usage", lambda path: usage)
     refused(source, "needs 1 MB, 0 MB are free on that disk", StorageError)
 
 
@@ -289,7 +289,7 @@ def test_a_disk_that_fills_up(source, tmp_path, monkeypatch, kind):
         return original(descriptor, data, position)
 
     original = os.pwrite
-    monkeypatch.setattr(work.os, "pwrite", pwrite)
+    monkeypatch.setattr(output_folder.os, "pwrite", pwrite)
     with pytest.raises(StorageError, match="No space left on device"):
         _convert(kind, source, tmp_path)
     assert not (tmp_path / "target/release").exists() and not (tmp_path / "back").exists()
@@ -308,7 +308,7 @@ def _convert(kind, source, tmp_path):
 
 def test_an_attempt_that_was_ended_is_continued(source, tmp_path, monkeypatch):
     finished = []
-    original = work._File.finish
+    original = output_folder._File.finish
 
     def finish(file):
         if len(finished) == 2:
@@ -316,7 +316,7 @@ def test_an_attempt_that_was_ended_is_continued(source, tmp_path, monkeypatch):
         finished.append(file._path.name)
         return original(file)
 
-    monkeypatch.setattr(work._File, "finish", finish)
+    monkeypatch.setattr(output_folder._File, "finish", finish)
     with pytest.raises(KeyboardInterrupt):
         import_model(source, tmp_path / "checkpoints")
     partial = tmp_path / "checkpoints/.release.partial"
@@ -332,7 +332,7 @@ def test_an_attempt_that_was_ended_is_continued(source, tmp_path, monkeypatch):
 
 
 def test_what_was_begun_from_other_weights_is_not_continued(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(output_folder, "put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         import_model(source, tmp_path / "checkpoints")
     monkeypatch.undo()
@@ -345,7 +345,8 @@ def test_what_was_begun_from_other_weights_is_not_continued(source, tmp_path, mo
 
 PROGRAM = """
 import sys, time
-from megatron_ipt.convert import importer, work
+from megatron_ipt.convert import importer
+from megatron_ipt.convert import output_folder
 read = importer.not_finite
 importer.not_finite = lambda values: (time.sleep(0.05), read(values))[1]
 from megatron_ipt.convert.commands import import_model

@@ -5,8 +5,8 @@ from math import prod
 import pytest
 from hypothesis import given, strategies
 
-from megatron_ipt.convert.layouts import Run, runs, tensors
-from megatron_ipt.training.families import FAMILIES, resolve_shape
+from megatron_ipt.convert.tensor_mapping import Run, runs, tensors
+from megatron_ipt.models.families import FAMILIES, resolve_shape
 
 
 def test_queries_keys_and_values_alternate_by_group():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from megatron_ipt.convert.model_card import model_card
+from megatron_ipt.convert.hugging_face.model_card import model_card
 
 MODEL = SimpleNamespace(consumed_tokens=123_000, iteration=60, seq_length=256, vocab_size=1024)
 EXPORTED = {"parameters": 1_000_576, "family": "mistral", "dtype": "bfloat16"}

@@ -9,11 +9,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from megatron_ipt.convert.checkpoint_reader import CheckpointReader  # noqa: E402
+from megatron_ipt.convert.checkpoint.reader import CheckpointReader  # noqa: E402
 from megatron_ipt.convert.commands import export_model, import_model  # noqa: E402
 from megatron_ipt.files import read_json  # noqa: E402
-from megatron_ipt.training.families import FAMILIES, padded_vocabulary  # noqa: E402
-from megatron_ipt.training.model_file import ModelFile  # noqa: E402
+from megatron_ipt.models.families import FAMILIES, padded_vocabulary  # noqa: E402
+from megatron_ipt.training.checkpoints.model_file import ModelFile  # noqa: E402
 
 from .models import VOCABULARY, assert_same_weights, make_model, save, weights  # noqa: E402
 
@@ -70,13 +70,13 @@ def test_numbers_of_files(tmp_path, source_size, target_size):
 
 
 def test_rows_longer_than_a_block(tmp_path, monkeypatch):
-    monkeypatch.setattr("megatron_ipt.convert.stored.BLOCK_BYTES", 50)
+    monkeypatch.setattr("megatron_ipt.convert.formats.stored_tensor.BLOCK_BYTES", 50)
     round_trip(tmp_path, save(tmp_path / "hf", "mixtral"))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7])
 def test_blocks_that_cut_groups_and_parts(tmp_path, monkeypatch, rows):
-    monkeypatch.setattr("megatron_ipt.convert.stored.BLOCK_BYTES", rows * 24 * 4)
+    monkeypatch.setattr("megatron_ipt.convert.formats.stored_tensor.BLOCK_BYTES", rows * 24 * 4)
     round_trip(tmp_path, save(tmp_path / "hf", "qwen2"))
 
 

@@ -5,9 +5,9 @@ import pytest
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
 
-from megatron_ipt.convert.safetensors_reader import read_header  # noqa: E402
-from megatron_ipt.convert.safetensors_writer import TensorPlan, file_names, header, pack, parse_size  # noqa: E402
-from megatron_ipt.convert.stored import SourceFile, as_bytes  # noqa: E402
+from megatron_ipt.convert.formats.safetensors_reader import read_header  # noqa: E402
+from megatron_ipt.convert.formats.safetensors_writer import TensorPlan, file_names, header, pack, parse_size  # noqa: E402
+from megatron_ipt.convert.formats.stored_tensor import SourceFile, as_bytes  # noqa: E402
 from megatron_ipt.errors import RecipeError  # noqa: E402
 
 TENSORS = {

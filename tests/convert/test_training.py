@@ -16,9 +16,9 @@ from megatron_ipt.convert.commands import export_model, import_model  # noqa: E4
 from megatron_ipt.convert.verify import verify  # noqa: E402
 from megatron_ipt.errors import StageError  # noqa: E402
 from megatron_ipt.files import read_json, write_json  # noqa: E402
+from megatron_ipt.training.checkpoints.model_file import ModelFile  # noqa: E402
 from megatron_ipt.training.config import TrainingConfig  # noqa: E402
-from megatron_ipt.training.metrics import read_metrics  # noqa: E402
-from megatron_ipt.training.model_file import ModelFile  # noqa: E402
+from megatron_ipt.training.loop.metrics import read_metrics  # noqa: E402
 
 from ..training.conftest import context, documents, write_tokens  # noqa: E402
 from .models import save, weights  # noqa: E402

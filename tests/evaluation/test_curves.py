@@ -16,7 +16,7 @@ from megatron_ipt.errors import InputError  # noqa: E402
 from megatron_ipt.evaluation.curves import CURVES, measure_checkpoints, measured_once  # noqa: E402
 from megatron_ipt.evaluation.language_model import LanguageModel  # noqa: E402
 from megatron_ipt.files import read_json  # noqa: E402
-from megatron_ipt.training.model_file import ModelFile  # noqa: E402
+from megatron_ipt.training.checkpoints.model_file import ModelFile  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(3, 380, 60)
 STEPS = (10, 20, 30)

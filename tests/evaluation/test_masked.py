@@ -15,7 +15,7 @@ from megatron_ipt.evaluation.language_model import LanguageModel  # noqa: E402
 from megatron_ipt.evaluation.masked import masked_loss, masked_targets  # noqa: E402
 from megatron_ipt.evaluation.measures import Measures  # noqa: E402
 from megatron_ipt.files import write_json  # noqa: E402
-from megatron_ipt.tokens.indexed import IndexedWriter  # noqa: E402
+from megatron_ipt.tokens.dataset.indexed import IndexedWriter  # noqa: E402
 from megatron_ipt.tuning.rows import RowReader, RowWriter  # noqa: E402
 
 # Rows of several sequences each, of different lengths, so that batches are padded.

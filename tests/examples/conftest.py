@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.convert import names
 from megatron_ipt.corpus.readers import READERS
 from megatron_ipt.extensions import VARIABLE
-from megatron_ipt.synthesis.sources import SOURCES
-from megatron_ipt.training.families import FAMILIES, PRESETS
+from megatron_ipt.models import weight_names as names
+from megatron_ipt.models.families import FAMILIES, PRESETS
+from megatron_ipt.synthesis.pair_sources import SOURCES
 from tests.conftest import REPOSITORY
 
 EXTENSIONS = REPOSITORY / "examples" / "extensions"

@@ -17,13 +17,13 @@ from megatron_ipt.corpus.stage import input_files
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.extensions import import_code
 from megatron_ipt.files import read_json, read_jsonl
+from megatron_ipt.inference.engine import EngineError
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.pipeline import run_recipe
 from megatron_ipt.recipe import load_recipe
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis import stage as synthesis
 from megatron_ipt.synthesis.config import SynthesisConfig
-from megatron_ipt.synthesis.engines.base import EngineError
 from megatron_ipt.synthesis.pairs import Pair
 from tests.conftest import REPOSITORY
 from tests.synthesis.conftest import texts_of, tokenizer_folder, write_corpus  # noqa: F401
@@ -208,7 +208,7 @@ class TestFamily:
     )
     def test_other_intervals_are_refused(self, extensions, tmp_path, changes, message):
         from megatron_ipt.extensions import load_extensions
-        from megatron_ipt.training.hugging_face import read_model_config
+        from megatron_ipt.models.hugging_face import read_model_config
 
         load_extensions([str(extensions / "smollm3.py")], "extensions")
         config = {

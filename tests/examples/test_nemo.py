@@ -92,10 +92,10 @@ def test_a_run_without_data(load, tmp_path, run):
 
 def test_sizes_for_nemo(load, tmp_path):
     """An exported Llama's sizes under NeMo's names; what they cannot say is refused."""
-    from megatron_ipt.convert.hugging_face_config import hugging_face_config
-    from megatron_ipt.convert.tokenizer_files import TokenIds
+    from megatron_ipt.convert.hugging_face.tokenizer_files import TokenIds
     from megatron_ipt.files import write_json
-    from megatron_ipt.training.families import resolve_shape
+    from megatron_ipt.models.families import resolve_shape
+    from megatron_ipt.models.hugging_face_config import hugging_face_config
 
     torch = pytest.importorskip("torch")
 

@@ -7,9 +7,9 @@ import os
 import random
 from typing import Any
 
-from megatron_ipt.synthesis.engines.base import Completion, Engine, Request
+from megatron_ipt.inference.engine import Completion, Engine, Request
+from megatron_ipt.synthesis.from_text.prompted.prompt import render_pairs
 from megatron_ipt.synthesis.pairs import Pair
-from megatron_ipt.synthesis.prompt import render_pairs
 
 
 def answer_for(text: str) -> str:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from megatron_ipt.config import load
-from megatron_ipt.synthesis import filters
-from megatron_ipt.synthesis.categories import OTHER, classify
-from megatron_ipt.synthesis.filters import FilterConfig, filter_pairs, repetition, support
-from megatron_ipt.synthesis.language import dominant_script, guess_language, same_language
+from megatron_ipt.synthesis.from_text.categories import OTHER, classify
+from megatron_ipt.synthesis.from_text.prompted import filters
+from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filter_pairs, repetition, support
+from megatron_ipt.synthesis.from_text.prompted.language import dominant_script, guess_language, same_language
 from megatron_ipt.synthesis.pairs import Pair
 
 TEXT = "The harbour was deepened in 1931 so that larger ships could reach the grain stores of the old town."

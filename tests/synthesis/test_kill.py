@@ -67,7 +67,9 @@ def content(directory: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_killed_two_hundred_times(tmp_path: Path, tokenizer_folder: Path) -> None:
     forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["tests.synthesis.test_kill", "megatron_ipt.synthesis.runner", "tokenizers"])
+    forkserver.set_forkserver_preload(
+        ["tests.synthesis.test_kill", "megatron_ipt.synthesis.from_text.prompted.runner", "tokenizers"]
+    )
     choose = random.Random(20240615)
 
     def run(root: Path, delay: float | None = None) -> int | None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from megatron_ipt.seeding import unit_interval
-from megatron_ipt.synthesis.mined import MinedConfig, Miner
+from megatron_ipt.synthesis.from_text.mined import MinedConfig, Miner
 from megatron_ipt.synthesis.pairs import Pair
 
 EXTRACTIVE = {

@@ -5,10 +5,10 @@ import string
 import pytest
 from hypothesis import given, strategies as st
 
-from megatron_ipt.synthesis import parsing
+from megatron_ipt.synthesis.from_text.prompted import parsing
+from megatron_ipt.synthesis.from_text.prompted.parsing import parse_answer, question_key
+from megatron_ipt.synthesis.from_text.prompted.prompt import MARKS, render_pair, render_pairs
 from megatron_ipt.synthesis.pairs import Pair
-from megatron_ipt.synthesis.parsing import parse_answer, question_key
-from megatron_ipt.synthesis.prompt import MARKS, render_pair, render_pairs
 
 
 def reasons(drops: list[parsing.Drop]) -> list[str]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from megatron_ipt.synthesis.passages import divide, divide_by_tokens
+from megatron_ipt.synthesis.from_text.passages import divide, divide_by_tokens
 
 
 def words(text: str) -> int:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from megatron_ipt.errors import InputError, RecipeError
+from megatron_ipt.inference.tokenizer import PromptTokenizer, open_prompt_tokenizer
+from megatron_ipt.synthesis.from_text.prompted.prompt import MARKS, PromptFormat, render_pairs, render_text
 from megatron_ipt.synthesis.pairs import Pair
-from megatron_ipt.synthesis.prompt import MARKS, PromptFormat, render_pairs, render_text
-from megatron_ipt.synthesis.tokenizer import PromptTokenizer, open_prompt_tokenizer
 from tests.synthesis.conftest import SENTENCES
 
 

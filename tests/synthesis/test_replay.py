@@ -11,8 +11,8 @@ from megatron_ipt.errors import InputError
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.from_text.replay.formats import aqua_pair, gsm8k_pair, squad_pair, without_letters
 from megatron_ipt.synthesis.pairs import Chain, Pair
-from megatron_ipt.synthesis.replay.formats import aqua_pair, gsm8k_pair, squad_pair, without_letters
 
 Configure = Callable[..., SynthesisConfig]
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from megatron_ipt.errors import RecipeError, StageError
+from megatron_ipt.inference.engine import Completion, EngineError, Request
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
-from megatron_ipt.synthesis.engines.base import Completion, EngineError, Request
+from megatron_ipt.synthesis.from_text.prompted.shard import ShardTask
 from megatron_ipt.synthesis.pairs import Chain
-from megatron_ipt.synthesis.shard import ShardTask
 from tests.synthesis.conftest import texts_of, write_corpus
 from tests.synthesis.instant import InstantEngine, text_of
 

@@ -9,10 +9,15 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.tokens import engines, probes
-from megatron_ipt.tokens.engines import ComparedEngine, GigatokenEngine
-from megatron_ipt.tokens.long_texts import encode_in_parts
-from megatron_ipt.tokens.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, choose_engine, engine_in
+from megatron_ipt.tokens.tokenizer import engines, probes
+from megatron_ipt.tokens.tokenizer.engines import ComparedEngine, GigatokenEngine
+from megatron_ipt.tokens.tokenizer.long_texts import encode_in_parts
+from megatron_ipt.tokens.tokenizer.tokenizer import (
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    choose_engine,
+    engine_in,
+)
 
 from .conftest import CONTROL_TEXTS, ODD_TEXTS, sample_texts
 

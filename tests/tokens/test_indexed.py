@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.tokens import indexed
-from megatron_ipt.tokens.indexed import IndexedReader, IndexedWriter, dtype_for, smallest_dtype
+from megatron_ipt.tokens.dataset import indexed
+from megatron_ipt.tokens.dataset.indexed import IndexedReader, IndexedWriter, dtype_for, smallest_dtype
 
 DOCUMENTS = [[1, 5, 9, 2], [], [1, 2], [1, 60_000, 2]]
 

@@ -7,10 +7,10 @@ import pytest
 
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import read_json, write_json
-from megatron_ipt.tokens.indexed import HEADER_BYTES, IndexedReader, IndexedWriter
-from megatron_ipt.tokens.inspection import inspect, render
-from megatron_ipt.tokens.preprocess import Options, SourceFiles, run
-from megatron_ipt.tokens.verify import verify
+from megatron_ipt.tokens.dataset.indexed import HEADER_BYTES, IndexedReader, IndexedWriter
+from megatron_ipt.tokens.dataset.inspection import inspect, render
+from megatron_ipt.tokens.dataset.verify import verify
+from megatron_ipt.tokens.preprocess.preprocess import Options, SourceFiles, run
 
 
 @pytest.fixture

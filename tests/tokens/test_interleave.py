@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from megatron_ipt.tokens.interleave import Stretch, interleave
+from megatron_ipt.tokens.dataset.interleave import Stretch, interleave
 
 lengths_of_sources = st.lists(
     st.lists(st.integers(1, 50), max_size=30).map(lambda values: np.array(values, np.int32)), min_size=1, max_size=4

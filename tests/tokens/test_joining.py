@@ -8,9 +8,9 @@ from hypothesis import given, settings, strategies as st
 
 from megatron_ipt.errors import InputError, RecipeError, StageError
 from megatron_ipt.files import read_json, write_json
-from megatron_ipt.tokens.indexed import IndexedReader, IndexedWriter
-from megatron_ipt.tokens.joining import merge, split
-from megatron_ipt.tokens.verify import verify
+from megatron_ipt.tokens.dataset.indexed import IndexedReader, IndexedWriter
+from megatron_ipt.tokens.dataset.joining import merge, split
+from megatron_ipt.tokens.dataset.verify import verify
 
 documents_of = st.lists(st.lists(st.lists(st.integers(0, 999), min_size=1, max_size=9), max_size=3), max_size=12)
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("megatron.core")
 
-from megatron_ipt.tokens.preprocess import Options, SourceFiles, run
+from megatron_ipt.tokens.preprocess.preprocess import Options, SourceFiles, run
 
 from . import megatron_reference as reference
 from .conftest import CONTROL_TEXTS, sample_texts

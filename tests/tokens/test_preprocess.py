@@ -16,13 +16,13 @@ import pytest
 import zstandard
 
 from megatron_ipt.errors import InputError, RecipeError, StageError, StorageError
-from megatron_ipt.tokens import preprocess
-from megatron_ipt.tokens.indexed import IndexedReader
-from megatron_ipt.tokens.inspection import inspect
-from megatron_ipt.tokens.preprocess import Options, SourceFiles, run
-from megatron_ipt.tokens.preprocess_arguments import main
-from megatron_ipt.tokens.tokenizer import SentencePieceTokenizer
-from megatron_ipt.tokens.verify import verify
+from megatron_ipt.tokens.dataset.indexed import IndexedReader
+from megatron_ipt.tokens.dataset.inspection import inspect
+from megatron_ipt.tokens.dataset.verify import verify
+from megatron_ipt.tokens.preprocess import preprocess
+from megatron_ipt.tokens.preprocess.arguments import main
+from megatron_ipt.tokens.preprocess.preprocess import Options, SourceFiles, run
+from megatron_ipt.tokens.tokenizer.tokenizer import SentencePieceTokenizer
 
 TOOL = Path(__file__).parents[2] / "tools" / "preprocess_data.py"
 TEXTS = [f"document {number} about the {'quick brown fox ' * (number % 9)}" for number in range(200)]
@@ -317,8 +317,8 @@ def test_a_worker_that_is_killed(options, tmp_path):
         options.tokenizer_type, "--tokenizer-model", options.tokenizer_model, "--engine", "sentencepiece",
     ]  # fmt: skip
     program = (
-        "import sys; from megatron_ipt.tokens import pieces; pieces.LEAST_PIECE_BYTES = 1 << 19; "
-        "from megatron_ipt.tokens.preprocess_arguments import main; sys.exit(main(sys.argv[1:]))"
+        "import sys; from megatron_ipt.tokens.preprocess.preprocess import pieces; pieces.LEAST_PIECE_BYTES = 1 << 19; "
+        "from megatron_ipt.tokens.preprocess.arguments import main; sys.exit(main(sys.argv[1:]))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -391,7 +391,7 @@ def test_the_command_line(tmp_path, corpus, mistral_model, capsys):
 
 def test_start_up_brings_no_heavy_library():
     program = (
-        "import sys; import megatron_ipt.tokens.preprocess; "
+        "import sys; import megatron_ipt.tokens.preprocess.preprocess; "
         "print([name for name in ('torch', 'transformers', 'omegaconf', 'pyarrow', 'awkward') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"

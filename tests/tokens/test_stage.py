@@ -13,11 +13,11 @@ from megatron_ipt.files import atomic_jsonl, read_json
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.tokens import encode
 from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
-from megatron_ipt.tokens.indexed import IndexedReader
-from megatron_ipt.tokens.inspection import inspect
+from megatron_ipt.tokens.dataset.indexed import IndexedReader
+from megatron_ipt.tokens.dataset.inspection import inspect
+from megatron_ipt.tokens.dataset.verify import verify
 from megatron_ipt.tokens.stage import run
-from megatron_ipt.tokens.tokenizer import open_tokenizer
-from megatron_ipt.tokens.verify import verify
+from megatron_ipt.tokens.tokenizer.tokenizer import open_tokenizer
 
 SPLITS = ["train"] * 8 + ["valid", "test"]
 

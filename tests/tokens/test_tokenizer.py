@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.tokens.tokenizer import (
+from megatron_ipt.tokens.tokenizer.tokenizer import (
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
     open_tokenizer,

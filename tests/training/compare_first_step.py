@@ -13,11 +13,12 @@ import torch
 
 from megatron_ipt.config import load
 from megatron_ipt.manifest import StageContext
-from megatron_ipt.training import cpu, layout
+from megatron_ipt.models.families import FAMILIES, ModelShape
+from megatron_ipt.training.checkpoint_model import CheckpointModel
 from megatron_ipt.training.config import TrainingConfig
-from megatron_ipt.training.families import FAMILIES, ModelShape
-from megatron_ipt.training.inference import CheckpointModel
-from megatron_ipt.training.stop import StopRequest
+from megatron_ipt.training.cpu import cuda_stand_in
+from megatron_ipt.training.loop.stop import StopRequest
+from megatron_ipt.training.ranks import layout
 
 RUN = ("model.preset=tiny", "model.num_layers=3", "data.seq_length=64", "steps=1", "global_batch_size=4",
        "micro_batch_size=2", "model.init_method_std=0.1", "logging.tensorboard=false")  # fmt: skip
@@ -102,7 +103,7 @@ def hugging_face_model(shape: ModelShape, vocabulary: int, weights: dict[str, to
 def compare(family: str, tokens: Path) -> dict[str, float]:
     from megatron.core import parallel_state
 
-    from megatron_ipt.training.trainer import Trainer
+    from megatron_ipt.training.loop.trainer import Trainer
 
     config = load(TrainingConfig, None, [*RUN, f"model.family={family}", *OWN.get(family, ())])
     layout.start_model_parallel(config)
@@ -136,6 +137,6 @@ def compare(family: str, tokens: Path) -> dict[str, float]:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    cpu.install()
+    cuda_stand_in.install()
     layout.start_process_group()
     print(json.dumps({family: compare(family, Path(sys.argv[1])) for family in FAMILIES}))

@@ -17,9 +17,10 @@ import torch
 
 from megatron_ipt.config import load
 from megatron_ipt.manifest import StageContext
-from megatron_ipt.training import cpu, layout
 from megatron_ipt.training.config import TrainingConfig
-from megatron_ipt.training.stop import StopRequest
+from megatron_ipt.training.cpu import cuda_stand_in
+from megatron_ipt.training.loop.stop import StopRequest
+from megatron_ipt.training.ranks import layout
 from megatron_ipt.tuning.rows import Row, RowReader
 from tests.training.compare_first_step import hugging_face_model, hugging_face_weights
 
@@ -47,7 +48,7 @@ def pieces_of(row: Row, apart: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def compare(folder: Path, apart: bool) -> dict[str, float]:
     from megatron.core import parallel_state
 
-    from megatron_ipt.training.trainer import Trainer
+    from megatron_ipt.training.loop.trainer import Trainer
 
     config = load(TrainingConfig, None, [*RUN, f"data.reset_attention_mask={str(apart).lower()}"])
     layout.start_model_parallel(config)
@@ -77,6 +78,6 @@ def compare(folder: Path, apart: bool) -> dict[str, float]:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    cpu.install()
+    cuda_stand_in.install()
     layout.start_process_group()
     print(json.dumps({name: compare(Path(sys.argv[1]), name == "apart") for name in ("whole", "apart")}))

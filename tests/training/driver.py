@@ -19,16 +19,17 @@ import torch
 from megatron_ipt.config import load
 from megatron_ipt.errors import UserError
 from megatron_ipt.manifest import StageContext
-from megatron_ipt.training import cpu, layout
 from megatron_ipt.training.config import TrainingConfig
-from megatron_ipt.training.stop import StopRequest
+from megatron_ipt.training.cpu import cuda_stand_in
+from megatron_ipt.training.loop.stop import StopRequest
+from megatron_ipt.training.ranks import layout
 
 
 def run(overrides: list[str], directory: Path, tokens: Path) -> object:
     """Trains in this process; gives the trainer."""
     from megatron.core import parallel_state
 
-    from megatron_ipt.training.trainer import Trainer
+    from megatron_ipt.training.loop.trainer import Trainer
 
     config = load(TrainingConfig, None, overrides)
     layout.start_model_parallel(config)
@@ -56,7 +57,7 @@ def prepare(job: dict[str, Any], directory: Path) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    cpu.install()
+    cuda_stand_in.install()
     layout.start_process_group()
     for job in json.loads(Path(sys.argv[1]).read_text()):
         folder = Path(job["directory"])

@@ -13,7 +13,8 @@ import time
 import warnings
 from pathlib import Path
 
-from megatron_ipt.training import cpu, layout
+from megatron_ipt.training.cpu import cuda_stand_in
+from megatron_ipt.training.ranks import layout
 from tests.training import driver
 
 KILLS = 10
@@ -34,7 +35,7 @@ def finished_steps(directory: Path) -> int:
 
 
 def main(directory: Path, tokens: Path, overrides: list[str]) -> None:
-    import megatron_ipt.training.trainer  # noqa: F401
+    import megatron_ipt.training.loop.trainer  # noqa: F401
 
     moments = random.Random(3)
     kills = 0
@@ -59,5 +60,5 @@ def main(directory: Path, tokens: Path, overrides: list[str]) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    cpu.install()
+    cuda_stand_in.install()
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

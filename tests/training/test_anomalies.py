@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from megatron_ipt.training.anomalies import LossWatch
 from megatron_ipt.training.config import AnomalyConfig
-from megatron_ipt.training.metrics import read_metrics
-from megatron_ipt.training.state import RunState
+from megatron_ipt.training.loop.anomalies import LossWatch
+from megatron_ipt.training.loop.metrics import read_metrics
+from megatron_ipt.training.loop.run_state import RunState
 
 REPOSITORY = Path(__file__).parents[2]
 

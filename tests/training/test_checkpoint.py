@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.training.families import resolve_shape
+from megatron_ipt.models.families import resolve_shape
 
-checkpoint = pytest.importorskip("megatron_ipt.training.checkpoint")
+checkpoint = pytest.importorskip("megatron_ipt.training.checkpoints.checkpoint")
 
 
 def write_checkpoint(root: Path, iteration: int) -> Path:

@@ -7,8 +7,8 @@ import pytest
 
 from megatron_ipt.config import load
 from megatron_ipt.errors import RecipeError
+from megatron_ipt.models.families import padded_vocabulary
 from megatron_ipt.training.config import TrainingConfig
-from megatron_ipt.training.families import padded_vocabulary
 
 
 def parse(*overrides: str) -> TrainingConfig:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.training.ramp import BatchRamp
+from megatron_ipt.training.loop.batch_ramp import BatchRamp
 
 from .conftest import documents, write_tokens
 
-data = pytest.importorskip("megatron_ipt.training.data")
-indices = pytest.importorskip("megatron_ipt.training.indices")
+data = pytest.importorskip("megatron_ipt.training.data.batches")
+indices = pytest.importorskip("megatron_ipt.training.data.sample_index")
 
 
 def test_reads_what_the_tokens_stage_describes(tokens: Path) -> None:

@@ -6,8 +6,8 @@ import importlib.util
 
 import pytest
 
-from megatron_ipt.training.families import resolve_shape
-from megatron_ipt.training.flops import flops_per_token, peak_tflops
+from megatron_ipt.models.families import resolve_shape
+from megatron_ipt.models.flops import flops_per_token, peak_tflops
 
 
 def test_operations_of_one_token() -> None:
@@ -54,7 +54,7 @@ def test_presets_have_the_published_sizes(preset: str, billions: float) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 def test_percentiles_are_values_that_occurred() -> None:
-    from megatron_ipt.training.telemetry import percentile
+    from megatron_ipt.training.loop.telemetry import percentile
 
     assert [percentile([1.0, 2.0, 3.0, 4.0], percent) for percent in (0, 50, 51, 95, 100)] == [1.0, 2.0, 3.0, 4.0, 4.0]
 
@@ -71,7 +71,7 @@ def test_percentiles_are_values_that_occurred() -> None:
     ],
 )
 def test_what_fp8_needs(recipe: str, capability: tuple[int, int], engine: tuple[int, int], reason: str | None) -> None:
-    from megatron_ipt.training.precision import why_not
+    from megatron_ipt.training.model.precision import why_not
 
     found = why_not(recipe, capability, engine)
     assert found is None if reason is None else reason in (found or "")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.training.families import FAMILIES
+from megatron_ipt.models.families import FAMILIES
 
 pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
 pytest.importorskip("transformers")

@@ -7,9 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("megatron.core")
 
-from megatron_ipt.training import fused  # noqa: E402
-from megatron_ipt.training.fused import CrossEntropyFunction, RMSNormFunction, swiglu  # noqa: E402
-from megatron_ipt.training.rotary import rotate  # noqa: E402
+from megatron_ipt.training.cpu import fused  # noqa: E402
+from megatron_ipt.training.cpu.fused import CrossEntropyFunction, RMSNormFunction, swiglu  # noqa: E402
+from megatron_ipt.training.model.rotary import rotate  # noqa: E402
 
 
 def rotated_by_complex_numbers(tensor: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from megatron_ipt.training.metrics import read_metrics
+from megatron_ipt.training.loop.metrics import read_metrics
 
 pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -51,7 +51,7 @@ def test_attention_kernels_agree(attention: str, train: Train) -> None:
 def test_fp8_follows_bf16(recipe: str, train: Train) -> None:
     import torch
 
-    from megatron_ipt.training.precision import have_transformer_engine, transformer_engine_version, why_not
+    from megatron_ipt.training.model.precision import have_transformer_engine, transformer_engine_version, why_not
 
     if not have_transformer_engine():
         pytest.skip("Transformer Engine is not installed")
@@ -67,7 +67,7 @@ def test_fp8_follows_bf16(recipe: str, train: Train) -> None:
 def test_resumes_in_fp8(train: Train) -> None:
     import torch
 
-    from megatron_ipt.training.precision import have_transformer_engine
+    from megatron_ipt.training.model.precision import have_transformer_engine
 
     if not have_transformer_engine() or torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("FP8 needs Transformer Engine and compute capability 8.9")

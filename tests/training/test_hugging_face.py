@@ -8,8 +8,8 @@ import pytest
 
 from megatron_ipt.config import load
 from megatron_ipt.errors import InputError, RecipeError
+from megatron_ipt.models.hugging_face import read_model_config
 from megatron_ipt.training.config import TrainingConfig
-from megatron_ipt.training.hugging_face import read_model_config
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.training.metrics import read_metrics
+from megatron_ipt.training.loop.metrics import read_metrics
 
 from .conftest import SMALL_RUN
 
@@ -39,7 +39,8 @@ def test_ten_kills_at_random_change_no_bit(tokens: Path, tmp_path: Path) -> None
     assert result.stdout.split() == ["10", "0"], result.stderr[-3000:]
     quiet = (
         "import sys, warnings; warnings.simplefilter('ignore'); from pathlib import Path;"
-        "from megatron_ipt.training import cpu, layout; cpu.install(); layout.start_process_group();"
+        "from megatron_ipt.training.cpu import cuda_stand_in; from megatron_ipt.training.ranks import layout;"
+        "cuda_stand_in.install(); layout.start_process_group();"
         "from tests.training.driver import run; run(sys.argv[3:], Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     subprocess.run(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from megatron_ipt.errors import RecipeError
-from megatron_ipt.training.layout import Layout, rank_and_world
+from megatron_ipt.training.ranks.layout import Layout, rank_and_world
 
 from .conftest import settings
 

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("megatron.core")
 
-from megatron_ipt.training import linear as module  # noqa: E402
+from megatron_ipt.training.cpu import linear as module  # noqa: E402
 
 INPUT, WEIGHT, ALONG = torch.randn(5, 2, 7), torch.randn(3, 7), torch.randn(5, 2, 3)
 

@@ -22,8 +22,8 @@ from .test_runs import Jobs, last_record, losses, validations
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
-data = pytest.importorskip("megatron_ipt.training.data")
-masked = pytest.importorskip("megatron_ipt.training.masked")
+data = pytest.importorskip("megatron_ipt.training.data.batches")
+masked = pytest.importorskip("megatron_ipt.training.data.masked_rows")
 
 ROWS = 22
 LENGTH = 64

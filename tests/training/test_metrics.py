@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.training.metrics import Metrics, cut_after, read_metrics
+from megatron_ipt.training.loop.metrics import Metrics, cut_after, read_metrics
 
 
 def test_resuming_cuts_the_steps_that_are_repeated(tmp_path: Path) -> None:

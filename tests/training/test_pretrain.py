@@ -15,7 +15,7 @@ import pytest
 
 from megatron_ipt.errors import CHECKPOINTED_STATUS
 from megatron_ipt.manifest import read_manifest
-from megatron_ipt.training.metrics import read_metrics
+from megatron_ipt.training.loop.metrics import read_metrics
 
 from .conftest import SMALL_RUN
 
@@ -30,7 +30,7 @@ def test_saves_and_says_so_when_the_scheduler_asks(tokens: Path, tmp_path: Path)
     (tmp_path / "run/tokens/manifest.json").write_text(json.dumps(manifest))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"output_dir: {tmp_path / 'run'}\ncorpus:\n  inputs: [unused]\n")
-    launch = ["-m", "megatron_ipt.training.launch", "--standalone", "--nproc-per-node=2", "tools/pretrain.py"]
+    launch = ["-m", "megatron_ipt.training.ranks.launch", "--standalone", "--nproc-per-node=2", "tools/pretrain.py"]
     overrides = [f"training.{override}" for override in (*SMALL_RUN, "steps=3000")]
     process = subprocess.Popen(
         [sys.executable, *launch, str(recipe), *overrides],

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_ipt.training.ramp import BatchRamp
+from megatron_ipt.training.loop.batch_ramp import BatchRamp
 
 RAMP = BatchRamp(full=8, start=2, increment=2, samples=24)
 

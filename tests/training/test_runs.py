@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ipt.training.metrics import read_metrics
+from megatron_ipt.training.loop.metrics import read_metrics
 
 from .conftest import SMALL_RUN, documents, write_tokens
 
@@ -81,7 +81,9 @@ class Jobs:
         path.write_text(json.dumps(self.jobs))
         driver = Path(__file__).with_name("driver.py")
         launch = (
-            ["-m", "megatron_ipt.training.launch", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+            ["-m", "megatron_ipt.training.ranks.launch", "--standalone", f"--nproc-per-node={ranks}"]
+            if ranks > 1
+            else []
         )
         environment = dict(os.environ, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", TORCH_CPP_LOG_LEVEL="ERROR")
         result = subprocess.run(

@@ -9,7 +9,7 @@ pytest.importorskip("megatron.core")
 
 from megatron.core.dist_checkpointing.mapping import ShardedTensor  # noqa: E402
 
-from megatron_ipt.training.snapshot import share_memory  # noqa: E402
+from megatron_ipt.training.cpu.snapshot import share_memory  # noqa: E402
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 from hypothesis import given, strategies as st
 
-from megatron_ipt.training.sources import tokens_of_windows
+from megatron_ipt.training.data.tokens_by_source import tokens_of_windows
 
 
 def dataset_of(lengths: list[int], order: list[int], seq_length: int, shuffle: np.random.Generator) -> SimpleNamespace:

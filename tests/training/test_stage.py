@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from megatron_ipt.errors import CHECKPOINTED_STATUS, InputError
-from megatron_ipt.training.metrics import read_metrics
+from megatron_ipt.training.loop.metrics import read_metrics
 
 from .conftest import context, settings, write_tokens
 
@@ -179,7 +179,7 @@ def test_a_rank_that_dies_ends_all_at_once(tokens: Path, tmp_path: Path) -> None
     process = start(tmp_path, tokens, "steps=2000", "nproc=2")
     wait_for_step(tmp_path, 3, process)
     children = descendants(process)
-    ranks = [child for child in children if "megatron_ipt.training.worker" in " ".join(child.cmdline())[-200:]]
+    ranks = [child for child in children if "megatron_ipt.training.ranks.worker" in " ".join(child.cmdline())[-200:]]
     died = time.monotonic()
     ranks[-1].send_signal(signal.SIGKILL)
     _, message = process.communicate(timeout=30)

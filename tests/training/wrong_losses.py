@@ -7,7 +7,8 @@ import warnings
 from pathlib import Path
 
 from megatron_ipt.errors import StageError
-from megatron_ipt.training import cpu, layout
+from megatron_ipt.training.cpu import cuda_stand_in
+from megatron_ipt.training.ranks import layout
 from tests.training import driver
 from tests.training.conftest import SMALL_RUN
 
@@ -16,7 +17,7 @@ BAD_POSITION = 12 * 8
 
 
 def main(root: Path, tokens: Path) -> None:
-    from megatron_ipt.training.trainer import Trainer
+    from megatron_ipt.training.loop.trainer import Trainer
 
     exchange = Trainer._exchange
 
@@ -44,6 +45,6 @@ def main(root: Path, tokens: Path) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    cpu.install()
+    cuda_stand_in.install()
     layout.start_process_group()
     main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from megatron_ipt.config import load
+from megatron_ipt.inference.tokenizer import PromptTokenizer, open_prompt_tokenizer
 from megatron_ipt.manifest import StageContext
-from megatron_ipt.synthesis.tokenizer import PromptTokenizer, open_prompt_tokenizer
 from megatron_ipt.tuning.config import TuningConfig
 from tests.synthesis.conftest import write_tokenizer
 
@@ -20,7 +20,7 @@ from tests.synthesis.conftest import write_tokenizer
 def mistral_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Mistral's SentencePiece tokenizer, which mistral-common brings."""
     mistral_common = pytest.importorskip("mistral_common")
-    from megatron_ipt.tokens.tokenizer import SentencePieceTokenizer
+    from megatron_ipt.tokens.tokenizer.tokenizer import SentencePieceTokenizer
 
     model = Path(mistral_common.__file__).parent / "data/tokenizer.model.v1"
     folder = tmp_path_factory.mktemp("mistral")

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from megatron_ipt.errors import RecipeError
+from megatron_ipt.inference.tokenizer import PromptTokenizer
+from megatron_ipt.synthesis.from_text.prompted.parsing import parse_answer
+from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
 from megatron_ipt.synthesis.pairs import Example, Pair
-from megatron_ipt.synthesis.parsing import parse_answer
-from megatron_ipt.synthesis.prompt import PromptFormat
-from megatron_ipt.synthesis.tokenizer import PromptTokenizer
 from megatron_ipt.tuning.few_shot import FewShotFormat, vary
 
 ANN = Example(

@@ -11,10 +11,10 @@ import pytest
 from megatron_ipt.config import load
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.files import read_json
+from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.manifest import StageContext
-from megatron_ipt.synthesis.parsing import parse_answer
-from megatron_ipt.synthesis.tokenizer import PromptTokenizer
-from megatron_ipt.tokens.verify import verify
+from megatron_ipt.synthesis.from_text.prompted.parsing import parse_answer
+from megatron_ipt.tokens.dataset.verify import verify
 from megatron_ipt.tuning import stage
 from megatron_ipt.tuning.config import TuningConfig
 from megatron_ipt.tuning.rows import Row, RowReader

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.synthesis.tokenizer import PromptTokenizer
+from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.tuning.chats import UnusableChatError
 from megatron_ipt.tuning.templates import SIMPLE_CHAT, ChatLayout, TemplateLayout, open_layout
 

@@ -21,8 +21,8 @@ import orjson
 from megatron_ipt.errors import InputError
 from megatron_ipt.evaluation.judge.text import best_f1, exact_match, token_f1
 from megatron_ipt.files import iter_lines, open_bytes
+from megatron_ipt.synthesis.from_text.replay.formats import TEXTS, Task, format_of
 from megatron_ipt.synthesis.pairs import Example, Pair
-from megatron_ipt.synthesis.replay.formats import TEXTS, Task, format_of
 
 _RUN = 8
 _DAMAGED = (KeyError, TypeError, AttributeError, IndexError, ValueError)

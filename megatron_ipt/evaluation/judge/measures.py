@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from megatron_ipt.evaluation.judge.text import content_words, normalised, words
-from megatron_ipt.synthesis.pairs import Example, Pair
-from megatron_ipt.synthesis.parsing import (
+from megatron_ipt.synthesis.from_text.prompted.parsing import (
     BAD_OPTIONS,
     CUT_OFF,
     MALFORMED,
@@ -23,9 +22,10 @@ from megatron_ipt.synthesis.parsing import (
     OUTSIDE,
     UNFINISHED,
 )
-from megatron_ipt.synthesis.prompt import render_pair
+from megatron_ipt.synthesis.from_text.prompted.prompt import render_pair
+from megatron_ipt.synthesis.from_text.prompted.synthesizer import BLANK, EMPTY, REFUSED, TOO_LONG
+from megatron_ipt.synthesis.pairs import Example, Pair
 from megatron_ipt.synthesis.statistics import Statistics
-from megatron_ipt.synthesis.synthesizer import BLANK, EMPTY, REFUSED, TOO_LONG
 
 _OF_TEXTS = (REFUSED, TOO_LONG, BLANK, EMPTY)
 """Reasons that drop a text or a whole completion; all others drop one pair."""

@@ -15,12 +15,20 @@ from typing import Any
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.evaluation.judge.gold import GoldPair, GoldText
 from megatron_ipt.evaluation.judge.text import best_f1, exact_match
+from megatron_ipt.inference.engine import Engine, Request, RequestRefused
+from megatron_ipt.inference.tokenizer import open_prompt_tokenizer
 from megatron_ipt.progress import Progress
 from megatron_ipt.synthesis.config import SynthesisConfig
-from megatron_ipt.synthesis.engines.base import Engine, Request, RequestRefused
-from megatron_ipt.synthesis.prompt import ANSWER, CONCLUSION, END, Prompt, PromptFormat, TextPrompt, render_pair
-from megatron_ipt.synthesis.sources import load_class, source_named
-from megatron_ipt.synthesis.tokenizer import open_prompt_tokenizer
+from megatron_ipt.synthesis.from_text.prompted.prompt import (
+    ANSWER,
+    CONCLUSION,
+    END,
+    Prompt,
+    PromptFormat,
+    TextPrompt,
+    render_pair,
+)
+from megatron_ipt.synthesis.pair_sources import load_class, source_named
 
 
 @dataclass

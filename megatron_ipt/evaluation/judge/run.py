@@ -55,7 +55,7 @@ def judge(
 
 
 def _counter(path: str) -> Callable[[str], int]:
-    from megatron_ipt.synthesis.tokenizer import open_prompt_tokenizer
+    from megatron_ipt.inference.tokenizer import open_prompt_tokenizer
 
     tokenizer = open_prompt_tokenizer(path)
     return lambda text: len(tokenizer.encode([text])[0])

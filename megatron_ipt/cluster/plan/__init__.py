@@ -1,0 +1,1 @@
+"""Memory, layout, time and storage of a recipe, estimated before it runs."""

@@ -1,0 +1,1 @@
+"""Jobs while they run: progress, hangs, health of nodes."""

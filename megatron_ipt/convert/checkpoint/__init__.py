@@ -1,0 +1,1 @@
+"""Distributed checkpoints, read and written without Megatron-Core."""

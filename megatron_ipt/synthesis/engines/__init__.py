@@ -1,1 +1,0 @@
-"""Engines that generate: token ids in, token ids and text out, behind one interface."""

@@ -1,0 +1,46 @@
+"""Grouping texts into chains of M: neighbours of the same split, the last chain of a shard possibly shorter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from megatron_ipt.corpus.documents import Document
+from megatron_ipt.synthesis.from_text.passages import divide
+from megatron_ipt.synthesis.pairs import Chain, Example
+
+Divide = Callable[[str], list[str]]
+"""From a text to passages whose concatenation it is."""
+
+
+def examples_of(document: Document, limit: int, divide_passage: Divide | None = None) -> list[Example]:
+    """The document as texts of at most ``limit`` characters, called ``id``, ``id#2``, ``id#3``, ...
+
+    Args:
+        document: to divide.
+        limit: characters.
+        divide_passage: divides these texts further, e.g. to a number of tokens.
+    """
+    passages = divide(document.text, limit)
+    if divide_passage is not None:
+        passages = [part for passage in passages for part in divide_passage(passage)]
+    return [
+        Example(document.id if number == 1 else f"{document.id}#{number}", passage, document.title)
+        for number, passage in enumerate(passages, 1)
+    ]
+
+
+def chain_up(
+    documents: Iterable[Document], length: int, limit: int, divide_passage: Divide | None = None
+) -> Iterator[Chain]:
+    """Chains of ``length`` texts, without pairs yet; a chain is called after its first text."""
+    waiting: dict[str, list[Example]] = {}
+    for document in documents:
+        group = waiting.setdefault(document.split, [])
+        for example in examples_of(document, limit, divide_passage):
+            group.append(example)
+            if len(group) == length:
+                yield Chain(group[0].id, document.split, list(group))
+                group.clear()
+    for split, group in waiting.items():
+        if group:
+            yield Chain(group[0].id, split, group)

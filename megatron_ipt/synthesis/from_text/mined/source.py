@@ -1,0 +1,31 @@
+"""The engine ``mined`` as a pair source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from megatron_ipt.corpus.documents import Document
+from megatron_ipt.synthesis.from_text.chaining import chain_up
+from megatron_ipt.synthesis.from_text.mined.miner import Miner
+from megatron_ipt.synthesis.pairs import Chain, Example
+
+if TYPE_CHECKING:
+    from megatron_ipt.synthesis.config import SynthesisConfig
+
+
+class MinedSource:
+    """Mines every text by itself; chains are neighbours."""
+
+    def __init__(self, config: SynthesisConfig, seed: int):
+        self._config = config
+        self._miner = Miner(seed, config.mined)
+
+    def chains(self, documents: Iterable[Document]) -> Iterator[Chain]:
+        for chain in chain_up(documents, self._config.chain_length, self._config.passage_characters):
+            yield replace(chain, examples=[self._mine(example) for example in chain.examples])
+
+    def _mine(self, example: Example) -> Example:
+        text, pairs = self._miner.mine(example.id, example.text, example.title)
+        return replace(example, text=text, pairs=pairs)

@@ -1,0 +1,131 @@
+"""Watching a run: the bar with rates and time left, and a line of metrics every few seconds."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orjson
+
+from megatron_ipt.errors import StorageError
+from megatron_ipt.inference.engine import Engine
+from megatron_ipt.progress import Progress
+from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome
+
+_RATE_SECONDS = 30.0
+"""Rates are averages over about this long."""
+
+
+class Monitor:
+    """Counts finished chains.
+
+    Args:
+        engine: whose own figures are recorded as well.
+        metrics: file to append to.
+        seconds: between its lines.
+        documents: that will be read in all, if known.
+        done: documents of shards that are finished.
+
+    Attributes:
+        counts: sums over this run.
+        in_flight: chains begun and not ended.
+    """
+
+    def __init__(self, engine: Engine, metrics: Path, seconds: float, documents: int | None, done: int = 0):
+        self._engine = engine
+        self._path = metrics
+        self._seconds = seconds
+        self._bar = Progress("synthesis", documents, "documents", done)
+        self._shown = 0
+        self.counts: Counter[str] = Counter()
+        self.in_flight = 0
+
+    def __enter__(self) -> Monitor:
+        try:
+            self._stream = open(self._path, "ab")
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be opened: {error.strerror or error}") from error
+        self._bar.__enter__()
+        self._start = self._written = time.monotonic()
+        self._history = [(self._start, 0, 0)]
+        return self
+
+    def resumed(self, documents: int) -> None:
+        """Documents of unfinished shards that are in their journals already."""
+        if documents:
+            self._bar.advance(documents)
+
+    def begun(self) -> None:
+        self.in_flight += 1
+
+    def ended(self) -> None:
+        self.in_flight -= 1
+
+    def finished(self, outcome: Outcome) -> None:
+        self.counts.update(outcome.counts)
+        for chain in outcome.chains:
+            self.counts["texts"] += len(chain.examples)
+            for example in chain.examples:
+                self.counts["documents"] += "#" not in example.id
+                self.counts["pairs"] += len(example.pairs)
+
+    def tick(self) -> None:
+        """Refreshes the bar; writes a line when one is due. Call a few times a second."""
+        counts = self.counts
+        now = time.monotonic()
+        tokens = counts["prompt_tokens"] + counts["generated_tokens"]
+        self._history.append((now, counts["texts"], tokens))
+        while len(self._history) > 2 and now - self._history[1][0] > _RATE_SECONDS:
+            self._history.pop(0)
+        then, texts_then, tokens_then = self._history[0]
+        elapsed = max(now - then, 1e-9)
+        rates = {
+            "texts_per_second": round((counts["texts"] - texts_then) / elapsed, 2),
+            "tokens_per_second": round((tokens - tokens_then) / elapsed, 1),
+            "pairs_per_text": round(counts["pairs"] / max(counts["texts"], 1), 3),
+            "in_flight": self.in_flight,
+        }
+        documents = counts["documents"]
+        self._bar.advance(
+            documents - self._shown,
+            **{"texts/s": rates["texts_per_second"], "tokens/s": f"{rates['tokens_per_second']:,.0f}"},
+            **{"pairs/text": rates["pairs_per_text"], "in flight": self.in_flight},
+        )
+        self._shown = documents
+        if now - self._written >= self._seconds:
+            self._written = now
+            self._write(rates)
+
+    def _write(self, rates: dict[str, Any]) -> None:
+        counts = self.counts
+        names = ("texts", "pairs", "requests", "prompt_tokens", "generated_tokens", "refused_texts")
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seconds": round(time.monotonic() - self._start, 3),
+            **{name: counts[name] for name in names},
+            **rates,
+            **self._engine.figures(),
+        }
+        try:
+            self._stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            self._stream.flush()
+        except OSError as error:
+            raise StorageError(f"{self._path}: could not be written: {error.strerror or error}") from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._seconds = 0.0
+                self.tick()
+        finally:
+            self._bar.__exit__()
+            try:
+                self._stream.close()
+            except OSError:
+                if error is None:
+                    raise

@@ -1,0 +1,143 @@
+r"""From what the model wrote to typed pairs. Pure; what is not a pair is returned as a drop with its reason.
+
+A pair is ``<QUE> question <ANS> answer </END>``. A question that ends in ``\nOptions:\n- a\n- b`` is multiple choice;
+one that ends in ``\nLet's think step by step.`` is answered by reasoning and ``\nTherefore, the answer is ...``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from megatron_ipt.synthesis.from_text.prompted.prompt import (
+    ANSWER,
+    CONCLUSION,
+    END,
+    MARKS,
+    OPTION_OPEN,
+    OPTIONS_OPEN,
+    QUESTION,
+)
+from megatron_ipt.synthesis.pairs import Pair
+
+_REASONING_REQUEST = re.compile(r"\s*\bLet['’]s think step by step[.:]?\s*$", re.IGNORECASE)
+_REQUEST_ENDING = "step by step"
+_REQUEST_CHARACTERS = 60
+_OPTIONS_WORD = OPTIONS_OPEN.strip()
+_MARK = re.compile("|".join(map(re.escape, MARKS)))
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Something that did not become a pair, and why."""
+
+    reason: str
+    sample: str
+
+
+CUT_OFF = "cut off by the token limit"
+UNFINISHED = "without </END>"
+OUTSIDE = "text outside a pair"
+MALFORMED = "marks out of order"
+NO_QUESTION = "empty question"
+NO_ANSWER = "empty answer"
+REPEATED = "question repeated"
+NOT_AN_OPTION = "answer not among the options"
+BAD_OPTIONS = "fewer than two options"
+
+
+def parse_answer(text: str, finished: bool = True) -> tuple[list[Pair], list[Drop]]:
+    """Pairs of one answer in order, and what was dropped.
+
+    Args:
+        text: as generated after ``</CON>``, without EOS.
+        finished: False when the token limit ended it.
+    """
+    *chunks, rest = text.split(END)
+    pairs: list[Pair] = []
+    drops: list[Drop] = []
+    seen: set[str] = set()
+    for chunk in chunks:
+        result = _parse_chunk(chunk, drops)
+        if isinstance(result, Pair):
+            name = question_key(result.question)
+            if name in seen:
+                result = Drop(REPEATED, result.question)
+            else:
+                seen.add(name)
+        if isinstance(result, Pair):
+            pairs.append(result)
+        else:
+            drops.append(result)
+    if rest.strip():
+        drops.append(Drop(UNFINISHED if finished else CUT_OFF, rest.strip()))
+    return pairs, drops
+
+
+def question_key(question: str) -> str:
+    """Equal for questions that differ only in case and blanks."""
+    return " ".join(question.casefold().split())
+
+
+def _parse_chunk(chunk: str, drops: list[Drop]) -> Pair | Drop:
+    outside, mark, body = chunk.partition(QUESTION)
+    if not mark:
+        return Drop(MALFORMED, chunk.strip())
+    question, mark, answer = body.partition(ANSWER)
+    # Few texts hold the character themselves, and counting it costs next to nothing.
+    if not mark or (chunk.count("<") > 2 and len(_MARK.findall(chunk)) > 2):
+        return Drop(MALFORMED, chunk.strip())
+    if outside.strip():
+        drops.append(Drop(OUTSIDE, outside.strip()))
+    return typed_pair(question.strip(), answer.strip())
+
+
+def typed_pair(question: str, answer: str) -> Pair | Drop:
+    """A question and its answer as written, with options and reasoning recognised."""
+    written = question
+    asked = 0
+    if _REQUEST_ENDING in question[-_REQUEST_CHARACTERS:].lower():
+        question, asked = _REASONING_REQUEST.subn("", question)
+    reasoning, found, conclusion = answer.rpartition(CONCLUSION)
+    if not found and asked:
+        # Some answers put the conclusion on the line of the last step.
+        reasoning, found, conclusion = answer.rpartition(CONCLUSION.strip() + " ")
+    if found and reasoning.strip():
+        answer = conclusion.strip()
+        reasoning = reasoning.strip()
+    else:
+        reasoning = ""
+    question, options = _split_options(question)
+    if not question:
+        return Drop(NO_QUESTION, written or answer)
+    if not answer:
+        return Drop(NO_ANSWER, question)
+    if options is None:
+        return Pair(question, answer, reasoning=reasoning)
+    if len(options) < 2:
+        return Drop(BAD_OPTIONS, written)
+    # Options differ in more than case and blanks, so that one that is written like the answer is the only one.
+    right = answer if answer in options else {_loose(option): option for option in options}.get(_loose(answer))
+    if right is None:
+        return Drop(NOT_AN_OPTION, f"{answer} :: {' | '.join(options)}")
+    return Pair(question, right, options=options, reasoning=reasoning)
+
+
+def _split_options(question: str) -> tuple[str, tuple[str, ...] | None]:
+    """The question without its options, and these without repeats; None where it has no list of options."""
+    if _OPTIONS_WORD not in question:
+        return question.strip(), None
+    stem, mark, block = f"\n{question}\n".rpartition(OPTIONS_OPEN)
+    if not mark:
+        return question.strip(), None
+    lines = [line.strip() for line in block.strip().split("\n") if line.strip()]
+    bullet = OPTION_OPEN.strip()
+    if not all(line.startswith(bullet) for line in lines):
+        return question.strip(), None
+    options = [line[len(bullet) :].strip() for line in lines]
+    distinct = {_loose(option): option for option in reversed(options) if option}
+    return stem.strip(), tuple(reversed(distinct.values()))
+
+
+def _loose(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".")

@@ -1,0 +1,232 @@
+"""All chains of all shards through one engine, with a bounded number in flight and no barrier.
+
+Every chain is a task of its own: its next text is asked for as soon as its last one is answered. When one ends, the
+next begins, across the borders of shards, so the engine drains once, at the very end. Reading and tokenizing run one
+batch ahead in a thread, writing finished shards in another; memory is that of the window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.errors import StageError, UserError
+from megatron_ipt.inference.engine import Engine
+from megatron_ipt.manifest import ShardMarkers
+from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
+from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
+from megatron_ipt.synthesis.from_text.prompted.shard import ShardJob, ShardTask
+from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain, Synthesizer
+
+logger = logging.getLogger(__name__)
+
+_TICK_SECONDS = 0.5
+_SYNC_SECONDS = 1.0
+_LEAST_TEXTS = 100
+"""Texts before the share of refused ones is meaningful."""
+
+
+@dataclass
+class _Batch:
+    job: ShardJob
+    chains: list[PlannedChain]
+    skipped_documents: int
+    last: bool
+
+
+class Runner:
+    """Works off shards with one engine.
+
+    Args:
+        config: section ``synthesis``.
+        seed: of the recipe.
+        directory: of the stage.
+        prompts: of the engine's tokenizer.
+        engine: not yet entered.
+        identity: of a shard, for its journal.
+    """
+
+    def __init__(
+        self,
+        config: SynthesisConfig,
+        seed: int,
+        directory: Path,
+        prompts: PromptFormat,
+        engine: Engine,
+        identity: Callable[[ShardTask], int],
+    ):
+        self._config = config
+        self._directory = directory
+        self._prompts = prompts
+        self._engine = engine
+        self._identity = identity
+        self._synthesizer = Synthesizer(engine, prompts, config.filters, seed)
+        self._window = config.generation.window or engine.window
+        self._open: set[ShardJob] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._numbers = itertools.count()
+
+    async def run(self, tasks: list[ShardTask], monitor: Monitor) -> None:
+        """Makes every shard of ``tasks`` that is not made yet.
+
+        Raises:
+            UserError: the first failure; what was finished before is in the journals.
+        """
+        self._monitor = monitor
+        self._slots = asyncio.Semaphore(self._window)
+        background: list[asyncio.Task[None]] = []
+        planner = ThreadPoolExecutor(1, "planner")
+        feed = self._feed(tasks)
+        try:
+            async with self._engine:
+                try:
+                    background.append(asyncio.create_task(self._every(_TICK_SECONDS, self._tick)))
+                    background.append(asyncio.create_task(self._every(_SYNC_SECONDS, self._sync)))
+                    await self._work_off(feed, planner)
+                finally:
+                    await _cancel(*self._tasks, *background)
+        finally:
+            planner.shutdown(wait=True)
+            feed.close()
+            self._close_all()
+
+    async def _work_off(self, feed: Generator[_Batch, None, None], planner: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        ahead = loop.run_in_executor(planner, next, feed, None)
+        try:
+            while (batch := await ahead) is not None:
+                ahead = loop.run_in_executor(planner, next, feed, None)
+                self._monitor.resumed(batch.skipped_documents)
+                for chain in batch.chains:
+                    await self._slots.acquire()
+                    self._raise_failure()
+                    self._start(self._one(batch.job, chain))
+                if batch.last:
+                    self._finish_if_complete(batch.job)
+            while self._tasks:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
+                self._raise_failure()
+            self._raise_failure()
+        finally:
+            # Not cancelled: the thread must be done with the generator before it is closed.
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    def _feed(self, tasks: list[ShardTask]) -> Generator[_Batch, None, None]:
+        """Opens shard after shard and plans its chains; runs in the planner's thread."""
+        markers = ShardMarkers(self._directory)
+        for task in tasks:
+            if markers.counts(task.name) is not None:
+                continue
+            job = ShardJob(task, self._directory, self._identity(task))
+            if markers.counts(task.name) is not None:
+                # Another process finished it between the look and the lock.
+                job.close()
+                continue
+            self._open.add(job)
+            previous: _Batch | None = None
+            for chains, skipped in job.plan(self._prompts, self._config.chain_length, self._config.passage_characters):
+                if previous is not None:
+                    yield previous
+                previous = _Batch(job, chains, skipped, last=False)
+            assert previous is not None
+            previous.last = True
+            yield previous
+
+    async def _one(self, job: ShardJob, planned: PlannedChain) -> None:
+        number = next(self._numbers)
+        self._monitor.begun()
+        try:
+            outcome = await self._synthesizer.synthesize(planned, number)
+            job.journal.append(planned.index, outcome.dump())
+        finally:
+            self._engine.release(number)
+            self._monitor.ended()
+            self._slots.release()
+        self._monitor.finished(outcome)
+        if outcome.counts["refused_texts"]:
+            self._check_refused()
+        self._finish_if_complete(job)
+
+    def _finish_if_complete(self, job: ShardJob) -> None:
+        if job.complete and job in self._open:
+            self._open.discard(job)
+            self._start(self._finish(job))
+
+    async def _finish(self, job: ShardJob) -> None:
+        writing = asyncio.get_running_loop().run_in_executor(None, job.finish)
+        try:
+            await asyncio.shield(writing)
+        finally:
+            # A thread cannot be cancelled; the lock is kept until it is done.
+            await asyncio.wait([writing])
+            job.close()
+
+    def _close_all(self) -> None:
+        for job in self._open:
+            try:
+                job.close()
+            except UserError as error:
+                logger.error("synthesis: %s", error)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and self._failure is None:
+            self._failure = task.exception()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _check_refused(self) -> None:
+        texts = self._monitor.counts["texts"]
+        if texts >= _LEAST_TEXTS:
+            check_refused(self._monitor.counts, self._config.generation.max_refused_share)
+
+    async def _every(self, seconds: float, work: Callable[[], object]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                result = work()
+                if asyncio.iscoroutine(result):
+                    await result
+            except Exception as error:
+                self._failure = self._failure or error
+                return
+
+    def _tick(self) -> None:
+        self._monitor.tick()
+
+    async def _sync(self) -> None:
+        for job in list(self._open):
+            await asyncio.get_running_loop().run_in_executor(None, job.journal.sync)
+
+
+def check_refused(counts: Mapping[str, int], limit: float) -> None:
+    """Raises StageError when the engine refused more than the share ``limit`` of the texts in ``counts``."""
+    refused, texts = counts.get("refused_texts", 0), counts.get("texts", 0)
+    if refused > limit * texts:
+        share = f"synthesis.generation.max_refused_share ({limit:g})"
+        raise StageError(
+            f"the engine refused {refused} of {texts} texts, more than {share}. "
+            "The rejects files of finished shards tell why. Texts are not asked for twice: mend the cause and begin "
+            "anew with --overwrite, or raise the limit to go on without their pairs."
+        )
+
+
+async def _cancel(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

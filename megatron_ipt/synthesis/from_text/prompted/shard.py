@@ -1,0 +1,176 @@
+"""One shard on its way: planned, journalled, and at last written as one file in the order of its documents.
+
+The steps of the end are ordered so that a crash between any two of them is harmless: chains and rejects (each appears
+whole or not at all), marker, and only then is the journal removed. Until the marker is there a rerun repeats the end
+from the journal, with the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_ipt.corpus.documents import Document
+from megatron_ipt.errors import StageError
+from megatron_ipt.files import atomic_jsonl, read_jsonl
+from megatron_ipt.locks import locked
+from megatron_ipt.manifest import ShardMarkers
+from megatron_ipt.rejects import Rejects
+from megatron_ipt.synthesis.from_text.chaining import chain_up
+from megatron_ipt.synthesis.from_text.passages import divide_by_tokens
+from megatron_ipt.synthesis.from_text.prompted.journal import Journal
+from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
+from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome, PlannedChain
+from megatron_ipt.synthesis.statistics import Statistics
+
+REJECTS_FOLDER = "rejects"
+_BATCH_TEXTS = 64
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard to make: from ``source`` to a file called ``name``."""
+
+    name: str
+    source: Path
+
+    @property
+    def stem(self) -> str:
+        return self.name.split(".", 1)[0]
+
+    def lock_path(self, directory: Path) -> Path:
+        return directory / f".{self.stem}.lock"
+
+    def locked(self, directory: Path) -> contextlib.AbstractContextManager[None]:
+        """Holds this shard; StageError when another process does."""
+        advice = "Wait for it, or give every process its own share with --shard i/N."
+        return locked(self.lock_path(directory), directory / self.stem, remove=True, advice=advice)
+
+    def journal_path(self, directory: Path) -> Path:
+        return directory / f"{self.stem}.journal"
+
+    def rejects_path(self, directory: Path) -> Path:
+        return directory / REJECTS_FOLDER / f"{self.stem}.jsonl"
+
+    def remove_leftovers(self, directory: Path) -> None:
+        """Removes temporary files of dead writers of this shard; hold its lock."""
+        for folder in (directory, directory / REJECTS_FOLDER):
+            for leftover in folder.glob(f".{self.stem}.*.tmp"):
+                leftover.unlink(missing_ok=True)
+
+    def tidy(self, directory: Path) -> None:
+        """Removes what a process killed at the very end of this finished shard left behind."""
+        journal = self.journal_path(directory)
+        if journal.exists() or self.lock_path(directory).exists():
+            # Held by another process: it will tidy up itself.
+            with contextlib.suppress(StageError), self.locked(directory):
+                journal.unlink(missing_ok=True)
+
+
+class ShardJob:
+    """A shard that is being made; holds its lock and journal.
+
+    Args:
+        task: the shard.
+        directory: of the stage.
+        identity: see :class:`Journal`.
+
+    Raises:
+        StageError: another process works on it, or its journal is of other settings.
+
+    Attributes:
+        planned: chains, once every one was handed out; None before.
+    """
+
+    def __init__(self, task: ShardTask, directory: Path, identity: int):
+        self.task = task
+        self.directory = directory
+        self.planned: int | None = None
+        self._closed = False
+        self._lock = task.locked(directory)
+        self._lock.__enter__()
+        try:
+            task.remove_leftovers(directory)
+            self.journal = Journal(task.journal_path(directory), identity)
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+
+    def plan(
+        self, prompts: PromptFormat, chain_length: int, characters: int
+    ) -> Iterator[tuple[list[PlannedChain], int]]:
+        """Batches of chains that are not in the journal yet, each with the documents skipped since the last.
+
+        Args:
+            prompts: builds the texts' prompts and counts tokens.
+            chain_length: texts a chain.
+            characters: most characters of a text.
+        """
+
+        def divide(text: str) -> list[str]:
+            return divide_by_tokens(text, prompts.text_limit, prompts.count)
+
+        documents = (Document.from_json(record) for record in read_jsonl(self.task.source))
+        batch: list[PlannedChain] = []
+        texts = skipped = index = 0
+        for index, chain in enumerate(chain_up(documents, chain_length, characters, divide), 1):
+            if index - 1 in self.journal:
+                skipped += sum("#" not in example.id for example in chain.examples)
+                continue
+            batch.append(PlannedChain(index - 1, chain, []))
+            texts += len(chain.examples)
+            if texts >= _BATCH_TEXTS:
+                yield _with_prompts(batch, prompts), skipped
+                batch, texts, skipped = [], 0, 0
+        self.planned = index
+        yield _with_prompts(batch, prompts), skipped
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chain is in the journal."""
+        return self.planned is not None and len(self.journal) == self.planned
+
+    def finish(self) -> None:
+        """Writes the shard's files and marker; call when complete.
+
+        Raises:
+            StorageError: they could not be written; the journal stays.
+        """
+        assert self.planned is not None
+        statistics = Statistics()
+        with (
+            Rejects(self.task.rejects_path(self.directory)) as rejects,
+            atomic_jsonl(self.directory / self.task.name) as writer,
+        ):
+            for index in range(self.planned):
+                outcome = Outcome.load(self.journal.payload(index))
+                for chain in outcome.chains:
+                    writer.write(chain.to_json())
+                    statistics.add_chain(chain)
+                statistics.counts.update(outcome.counts)
+                for text, drop in outcome.drops:
+                    rejects.add(drop.reason, text, sample=drop.sample)
+        statistics.dropped.update(rejects.reasons)
+        ShardMarkers(self.directory).finish(self.task.name, statistics.to_json())
+        self.close()
+
+    def close(self) -> None:
+        """Gives the shard up; what is finished stays in the journal, which goes when the shard is done."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.journal.close()
+        finally:
+            if ShardMarkers(self.directory).counts(self.task.name) is not None:
+                self.journal.path.unlink(missing_ok=True)
+            self._lock.__exit__(None, None, None)
+
+
+def _with_prompts(batch: list[PlannedChain], prompts: PromptFormat) -> list[PlannedChain]:
+    encoded = iter(prompts.encode_texts([example.text for planned in batch for example in planned.chain.examples]))
+    for planned in batch:
+        planned.prompts = [next(encoded) for _ in planned.chain.examples]
+    return batch

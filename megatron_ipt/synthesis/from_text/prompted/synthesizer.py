@@ -1,0 +1,149 @@
+"""One chain from texts to pairs: the texts of a chain one after another, each with the earlier ones in front of it.
+
+A chain is cut where a text got no pairs (it stands alone, the next text begins a chain) or where the prompt would
+outgrow the context (the text begins a chain of its own, which may go on). One planned chain thus becomes one document
+or several, in order, every text in exactly one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from megatron_ipt.inference.engine import Completion, Engine, EngineError, Request, RequestRefused
+from megatron_ipt.seeding import derive
+from megatron_ipt.synthesis.from_text.categories import classify
+from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filter_pairs
+from megatron_ipt.synthesis.from_text.prompted.parsing import Drop, parse_answer
+from megatron_ipt.synthesis.from_text.prompted.prompt import END, Prompt, PromptFormat, TextPrompt
+from megatron_ipt.synthesis.pairs import Chain, Example, Pair
+
+REFUSED = "refused by the engine"
+TOO_LONG = "text longer than the context"
+BLANK = "text without words"
+EMPTY = "empty answer of the engine"
+
+
+@dataclass
+class PlannedChain:
+    """A chain before it has pairs.
+
+    Attributes:
+        index: its number in the shard.
+        chain: its texts.
+        prompts: one a text.
+    """
+
+    index: int
+    chain: Chain
+    prompts: list[TextPrompt]
+
+
+@dataclass
+class Outcome:
+    """What became of a planned chain: documents, drops (with the id of their text) and counts."""
+
+    chains: list[Chain] = field(default_factory=list)
+    drops: list[tuple[str, Drop]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def dump(self) -> bytes:
+        return orjson.dumps(
+            {
+                "chains": [chain.to_json() for chain in self.chains],
+                "drops": [[text, drop.reason, drop.sample] for text, drop in self.drops],
+                "counts": self.counts,
+            }
+        )
+
+    @classmethod
+    def load(cls, data: bytes) -> Outcome:
+        record: dict[str, Any] = orjson.loads(data)
+        return cls(
+            [Chain.from_json(chain) for chain in record["chains"]],
+            [(text, Drop(reason, sample)) for text, reason, sample in record["drops"]],
+            Counter(record["counts"]),
+        )
+
+
+class Synthesizer:
+    """Makes pairs with ``engine``."""
+
+    def __init__(self, engine: Engine, prompts: PromptFormat, filters: FilterConfig, seed: int):
+        self._engine = engine
+        self._prompts = prompts
+        self._filters = filters
+        self._seed = seed
+
+    async def synthesize(self, planned: PlannedChain, number: int) -> Outcome:
+        """Asks for the pairs of every text; ``number`` tells chains apart in this process.
+
+        Raises:
+            EngineError: the engine cannot go on.
+        """
+        outcome = Outcome()
+        documents: list[list[Example]] = []
+        earlier: tuple[Prompt, list[int], str] | None = None
+        for example, text in zip(planned.chain.examples, planned.prompts):
+            prompt = self._prompts.begin(text)
+            if earlier is not None:
+                longer = self._prompts.follow(*earlier, text)
+                if self._prompts.fits(longer):
+                    prompt = longer
+                else:
+                    outcome.counts["chains_cut_for_length"] += 1
+                    earlier = None
+            completion = await self._ask(example, prompt, number, outcome)
+            pairs = self._pairs(example, completion, outcome) if completion is not None else []
+            example = replace(example, pairs=pairs)
+            if not pairs:
+                outcome.counts["chains_cut_for_lack_of_pairs"] += earlier is not None
+                documents.append([example])
+                earlier = None
+                continue
+            assert completion is not None
+            if earlier is None:
+                documents.append([])
+            documents[-1].append(example)
+            earlier = (prompt, *self._clean(completion))
+        outcome.chains = [Chain(examples[0].id, planned.chain.split, examples) for examples in documents]
+        return outcome
+
+    async def _ask(self, example: Example, prompt: Prompt, number: int, outcome: Outcome) -> Completion | None:
+        if not example.text.strip():
+            outcome.drops.append((example.id, Drop(BLANK, "")))
+            return None
+        if not self._prompts.fits(prompt):
+            outcome.drops.append((example.id, Drop(TOO_LONG, example.text)))
+            return None
+        request = Request(prompt, number, derive(self._seed, "generation", example.id) % (1 << 31))
+        try:
+            completion = await self._engine.generate(request)
+            if not isinstance(completion, Completion):
+                name = type(self._engine).__name__
+                raise EngineError(f"synthesis.engine: generate of {name} returned {completion!r:.80}, no Completion")
+        except RequestRefused as refusal:
+            outcome.counts["refused_texts"] += 1
+            outcome.drops.append((example.id, Drop(REFUSED, str(refusal))))
+            return None
+        outcome.counts["requests"] += 1
+        outcome.counts["prompt_tokens"] += len(prompt.ids)
+        outcome.counts["generated_tokens"] += len(completion.ids)
+        return completion
+
+    def _pairs(self, example: Example, completion: Completion, outcome: Outcome) -> list[Pair]:
+        pairs, drops = parse_answer(completion.text, completion.finished)
+        if not completion.text.strip():
+            drops.append(Drop(EMPTY, ""))
+        kept, filtered = filter_pairs(example.text, pairs, self._filters)
+        outcome.drops += [(example.id, drop) for drop in (*drops, *filtered)]
+        return [pair._replace(category=classify(pair)) for pair in kept]
+
+    def _clean(self, completion: Completion) -> tuple[list[int], str]:
+        """The answer as the next prompt repeats it: without a beginning that never became a pair."""
+        if completion.text.endswith(END):
+            return completion.ids, completion.text
+        return self._prompts.up_to_last_pair(completion.ids, completion.text)

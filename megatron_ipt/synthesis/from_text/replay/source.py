@@ -1,0 +1,130 @@
+"""The engine ``replay``: chains from files of gold pairs, to judge augmentation and training on good ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from megatron_ipt.corpus.stage import split_of
+from megatron_ipt.errors import InputError
+from megatron_ipt.files import iter_lines
+from megatron_ipt.rejects import Rejects
+from megatron_ipt.synthesis.from_text.categories import classify
+from megatron_ipt.synthesis.from_text.replay.formats import PROBLEMS, TEXTS, Problem, format_of
+from megatron_ipt.synthesis.from_text.replay.records import read_records, read_whole
+from megatron_ipt.synthesis.pairs import Chain, Example, Pair
+
+if TYPE_CHECKING:
+    from megatron_ipt.synthesis.config import SynthesisConfig
+
+_DAMAGED = (KeyError, TypeError, AttributeError, IndexError)
+
+
+class ReplaySource:
+    """Reads ``synthesis.replay.inputs``; M texts of a file in order, in SQuAD files of one article, make a chain."""
+
+    def __init__(self, config: SynthesisConfig, seed: int):
+        self._config = config.replay
+        self._length = config.chain_length
+        self._seed = seed
+
+    def files(self) -> list[Path]:
+        files = [Path(path) for path in self._config.inputs]
+        for path in files:
+            if not path.is_file():
+                raise InputError(f"synthesis.replay.inputs: {path}: no such file")
+        return files
+
+    def read(self, path: Path, rejects: Rejects) -> Iterator[Chain]:
+        form = self._format(path)
+        if form in TEXTS:
+            yield from self._texts(path, form, rejects)
+        elif form == "chains":
+            for number, record in read_records(path, rejects):
+                try:
+                    yield Chain.from_json(record)
+                except _DAMAGED as error:
+                    rejects.add("not a chain", str(path), number, repr(error))
+        else:
+            yield from self._problems(path, PROBLEMS[form], rejects)
+
+    def _format(self, path: Path) -> str:
+        if self._config.format != "auto":
+            return self._config.format
+        form = None
+        try:
+            form = format_of(orjson.loads(next(line for line in iter_lines(path) if line.strip())))
+        except StopIteration:
+            raise InputError(f"{path}: is empty") from None
+        except orjson.JSONDecodeError:
+            # Not JSON Lines; perhaps one JSON value over many lines.
+            form = format_of(read_whole(path))
+        if form is None:
+            raise InputError(
+                f"{path}: in none of the formats of synthesis.replay.format; name it there if it is in one"
+            )
+        return form
+
+    def _texts(self, path: Path, form: str, rejects: Rejects) -> Iterator[Chain]:
+        group: list[Example] = []
+        article = None
+        count = 0
+        for number, record in read_records(path, rejects):
+            try:
+                texts = list(TEXTS[form](record))
+            except _DAMAGED as error:
+                if number is None:
+                    raise InputError(f"{path}: not in the format {form}: {error!r}") from error
+                rejects.add(f"not in the format {form}", str(path), number, repr(error), str(record))
+                continue
+            for title, text, tasks in texts:
+                found = [self._pair(convert, task, path, number, rejects) for task, convert in tasks]
+                pairs = [pair for pair in found if pair is not None]
+                if form == "questions" and group and group[-1].text == text:
+                    # Its questions follow each other, a record each.
+                    group[-1].pairs.extend(pairs)
+                    continue
+                ends = form == "squad" and title != article
+                if group and (ends or len(group) == self._length):
+                    yield self._chain(group)
+                    group = []
+                article = title
+                group.append(Example(f"{path.stem}:{count}", text, title.replace("_", " "), pairs))
+                count += 1
+        if group:
+            yield self._chain(group)
+
+    def _problems(self, path: Path, convert: Callable[[dict[str, Any]], Problem], rejects: Rejects) -> Iterator[Chain]:
+        group: list[Pair] = []
+        first = 0
+        for number, record in read_records(path, rejects):
+            pair = self._pair(convert, record, path, number, rejects)
+            if pair is None:
+                continue
+            first = first or number or 1
+            group.append(pair)
+            if len(group) == self._config.problems_per_document:
+                yield self._chain([Example(f"{path.stem}:{first}", "", pairs=group)])
+                group, first = [], 0
+        if group:
+            yield self._chain([Example(f"{path.stem}:{first}", "", pairs=group)])
+
+    def _pair(
+        self, convert: Callable[[Any], Problem], record: Any, path: Path, number: int | None, rejects: Rejects
+    ) -> Pair | None:
+        try:
+            pair, fault = convert(record)
+        except _DAMAGED as error:
+            pair, fault = None, f"not in the format: {error!r}"
+        if pair is None:
+            rejects.add(fault, str(path), number, sample=str(record))
+            return None
+        return pair._replace(category=classify(pair))
+
+    def _chain(self, examples: list[Example]) -> Chain:
+        name = examples[0].id
+        split = split_of(name, self._seed, self._config.valid_share, self._config.test_share)
+        return Chain(name, split, examples)

@@ -1,0 +1,1 @@
+"""Megatron-LM's preprocess_data, from the same flags."""

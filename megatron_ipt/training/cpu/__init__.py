@@ -1,0 +1,1 @@
+"""What stands in for CUDA and fused kernels on a CPU."""

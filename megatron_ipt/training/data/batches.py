@@ -1,0 +1,218 @@
+"""What the tokens or tuning stage left, and which of its samples a rank takes at a step.
+
+Sample ``position + i`` belongs to the global batch that starts at ``position``, so that a run resumes exactly from one
+number, under any number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+from megatron_ipt.errors import InputError, RecipeError
+from megatron_ipt.files import read_json
+from megatron_ipt.tokens.dataset.description import DATASET
+from megatron_ipt.training.data.masked_rows import open_rows
+from megatron_ipt.training.loop.batch_ramp import BatchRamp
+from megatron_ipt.training.ranks.layout import Layout
+
+Batch = dict[str, torch.Tensor]
+
+_SCANNED_TOKENS = 1 << 26
+_SCAN_CHUNKS = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """One indexed dataset.
+
+    Attributes:
+        path: prefix of the files, without .bin and .idx.
+        parts: sources that were interleaved into it, in the order of their numbers.
+        loss_mask: prefix of the mask of the tokens to be predicted; every document is then one sample. None: all are.
+    """
+
+    name: str
+    path: Path
+    weight: float
+    documents: int
+    tokens: int
+    parts: tuple[str, ...] = ()
+    loss_mask: Path | None = None
+
+    def tokens_of_epoch(self, seq_length: int) -> int:
+        """Tokens of the samples of one pass, padding included."""
+        return self.tokens if self.loss_mask is None else self.documents * seq_length
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """What ``dataset.json`` of the tokens or tuning stage says."""
+
+    directory: Path
+    vocab_size: int
+    eod_id: int
+    train: tuple[Source, ...]
+    valid: tuple[Source, ...]
+
+    @classmethod
+    def read(cls, directory: Path) -> TokenData:
+        """Reads and checks the description and the presence of its files.
+
+        Raises:
+            InputError: a file or key is missing, or there is nothing to train on.
+        """
+        path = directory / DATASET
+        description = read_json(path)
+        try:
+            sources = {split: tuple(_source(directory, entry) for entry in description.get(split, ())) for split in
+                       ("train", "valid")}  # fmt: skip
+            data = cls(directory, int(description["vocab_size"]), int(description["eod_id"]), **sources)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}: key {error} is missing; write it again with the tokens stage") from error
+        for source in (*data.train, *data.valid):
+            for prefix in filter(None, (source.path, source.loss_mask)):
+                for suffix in (".idx", ".bin"):
+                    if not Path(f"{prefix}{suffix}").is_file():
+                        raise InputError(f"{prefix}{suffix}: named by {path}, but not there; run its stage again")
+        if not data.train:
+            raise InputError(f"{path}: names no training data; run the tokens stage on a corpus that is not empty")
+        return data
+
+    def tokens_of_epoch(self, seq_length: int) -> int:
+        """Tokens of the samples of one pass over the training data."""
+        return sum(source.tokens_of_epoch(seq_length) for source in self.train)
+
+
+def _source(directory: Path, entry: dict[str, Any]) -> Source:
+    return Source(
+        name=entry["name"],
+        path=directory / entry["prefix"],
+        weight=float(entry.get("weight", 1.0)),
+        documents=int(entry["documents"]),
+        tokens=int(entry["tokens"]),
+        parts=tuple(entry.get("by_source", ())),
+        loss_mask=directory / entry["loss_mask"] if "loss_mask" in entry else None,
+    )
+
+
+def check_sources(data: TokenData, seq_length: int, eod_mask_loss: bool = False) -> None:
+    """Refuses datasets that would fail or mislead later: too short for one sequence, or ids the model has no row for;
+    and ``eod_mask_loss`` where every source says by a mask what is to be predicted.
+
+    Ids are looked at in full up to 64M tokens a dataset, beyond that in 64 chunks spread over the file.
+
+    Raises:
+        InputError: names the file.
+        RecipeError: ``eod_mask_loss`` would have no effect.
+    """
+    if eod_mask_loss and all(source.loss_mask is not None for source in data.train):
+        raise RecipeError(
+            f"training.data.eod_mask_loss: has no effect on {data.directory}, whose rows say by a mask which tokens "
+            "are to be predicted; leave it out"
+        )
+    for source in (*data.train, *data.valid):
+        if source.loss_mask is not None:
+            _check_rows(source, source in data.train, seq_length)
+        # Megatron-Core cannot map an empty file.
+        dataset = IndexedDataset(str(source.path)) if Path(f"{source.path}.bin").stat().st_size else None
+        tokens = 0 if dataset is None else int(dataset.sequence_lengths.sum(dtype=numpy.int64))
+        if source in data.train and source.loss_mask is None and tokens < seq_length + 1:
+            raise InputError(
+                f"{source.path}.bin: {tokens} tokens, fewer than one sequence of training.data.seq_length={seq_length} "
+                "plus one; give more text or lower training.data.seq_length"
+            )
+        if dataset is None:
+            continue
+        flat = numpy.memmap(f"{source.path}.bin", dtype=dataset.index.dtype, mode="r")
+        size = min(len(flat), _SCANNED_TOKENS // _SCAN_CHUNKS)
+        starts = numpy.linspace(0, len(flat) - size, min(_SCAN_CHUNKS, -(-len(flat) // size))).astype(int)
+        for start in starts:
+            highest = int(flat[start : start + size].max())
+            if highest >= data.vocab_size:
+                raise InputError(
+                    f"{source.path}.bin: token id {highest} is outside the vocabulary of {data.vocab_size} that "
+                    f"{data.directory / 'dataset.json'} names; tokenize again with the tokenizer meant for training"
+                )
+
+
+def _check_rows(source: Source, trained_on: bool, seq_length: int) -> None:
+    assert source.loss_mask is not None
+    rows = len(open_rows(source.path, source.loss_mask, seq_length))
+    if trained_on and not rows:
+        raise InputError(f"{source.path}.bin: holds no rows; give the tuning stage more examples")
+    if rows and not numpy.memmap(f"{source.loss_mask}.bin", dtype=numpy.uint8, mode="r").any():
+        raise InputError(f"{source.loss_mask}.bin: marks no token to be predicted; run the tuning stage again")
+
+
+class Batches:
+    """Micro-batches of this rank, from any position.
+
+    Args:
+        dataset: training dataset or validation set.
+        rank: of this process among the data-parallel ranks.
+        context_rank: of this process among those that share a sequence.
+        end: samples from here on are padding without loss; None where the dataset is long enough.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        micro_batch_size: int,
+        layout: Layout,
+        rank: int,
+        context_rank: int = 0,
+        end: int | None = None,
+    ):
+        self._dataset = dataset
+        self._micro_batch_size = micro_batch_size
+        self._layout = layout
+        self._rank = rank
+        self._context_rank = context_rank
+        self._end = end
+        self._device = torch.cuda.current_device()
+
+    def at(self, position: int, micro_batches: int) -> Iterator[Batch]:
+        """The micro-batches of the global batch that starts at sample ``position``; tensors are [batch, seq], an
+        attention mask, where there is one, [batch, 1, seq, seq] and true where attention is forbidden."""
+        stride = self._micro_batch_size * self._layout.data
+        for index in range(micro_batches):
+            first = position + index * stride + self._rank * self._micro_batch_size
+            yield self._collate(range(first, first + self._micro_batch_size))
+
+    def _collate(self, indices: range) -> Batch:
+        samples = [self._dataset[None if self._end is not None and index >= self._end else index] for index in indices]
+        names = ["tokens", "labels", "loss_mask"] + ["attention_mask"] * ("attention_mask" in samples[0])
+        batch = {name: torch.stack([sample[name] for sample in samples]) for name in names}
+        if self._layout.context > 1:
+            batch = {
+                name: part_of_sequence(tensor, self._context_rank, self._layout.context)
+                for name, tensor in batch.items()
+            }
+        return {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def part_of_sequence(tensor: torch.Tensor, rank: int, ranks: int) -> torch.Tensor:
+    """What context-parallel rank ``rank`` holds of ``tensor`` [batch, seq]: its ``rank``-th part of ``2 * ranks`` and
+    the one that lies as far from the end, so that all have as many earlier positions to attend to."""
+    parts = tensor.chunk(2 * ranks, dim=1)
+    return torch.cat([parts[rank], parts[2 * ranks - 1 - rank]], dim=1)
+
+
+def number_of_steps(
+    steps: int | None, tokens: int | None, epochs: float | None, train_tokens: int, seq_length: int, ramp: BatchRamp
+) -> int:
+    """Length of the run in optimizer steps; one pass over the data when nothing is given."""
+    if steps is not None:
+        return steps
+    if tokens is not None:
+        whole, rest = ramp.steps_for(-(-tokens // seq_length))
+        return whole + (rest > 0)
+    whole, _ = ramp.steps_for(int((1.0 if epochs is None else epochs) * train_tokens / seq_length))
+    return max(1, whole)

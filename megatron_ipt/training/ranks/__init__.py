@@ -1,0 +1,1 @@
+"""Starting and arranging the processes of a run."""

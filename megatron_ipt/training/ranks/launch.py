@@ -1,0 +1,45 @@
+"""torchrun without its wall of tracebacks, and with the exit status of the rank that failed first.
+
+Arguments are torchrun's own. Ranks report their errors themselves (see ``worker.py``). USR1 is passed on to the ranks,
+which then save and end with a status of their own, instead of ending torchrun. Ends with its parent, and takes the
+ranks along.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from types import FrameType
+
+from megatron_ipt.training.ranks.worker import end_with_parent
+
+
+def main(arguments: list[str]) -> int:
+    """Runs torchrun; returns 0 when every rank did, else the status of the first that did not."""
+    end_with_parent(signal.SIGTERM)
+    signal.signal(signal.SIGUSR1, _pass_on)
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    try:
+        torchrun(arguments)
+    except ChildFailedError as failed:
+        _, failure = failed.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 1
+    except SignalException as stopped:
+        return 128 + int(stopped.sigval)
+    return 0
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    import psutil
+
+    for child in psutil.Process().children():
+        child.send_signal(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
