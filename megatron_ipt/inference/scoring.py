@@ -1,0 +1,38 @@
+"""What a model thinks of a text: summed log-likelihoods, the counterpart of generation.
+
+An engine that can score takes token ids with a mask and returns, per text, the sum of the natural-log probabilities of
+the counted tokens given everything before them, and how many were counted. Averages are left to the caller, because
+they do not add up over windows and ranks; sums do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """A text to score.
+
+    Attributes:
+        ids: token ids as the model sees them, BOS included where it wants one.
+        mask: which tokens count, one flag per id; None counts all. The first token is never counted: nothing precedes
+            it, so no model predicts it.
+    """
+
+    ids: Sequence[int]
+    mask: Sequence[bool] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score of one text.
+
+    Attributes:
+        log_likelihood: sum over the counted tokens, in nats; at most 0, or NaN where the model produced NaN.
+        tokens: how many tokens were counted.
+    """
+
+    log_likelihood: float
+    tokens: int
