@@ -156,11 +156,14 @@ def context_of(stage: Stage, recipe: Recipe) -> StageContext:
     )
 
 
-def run_one(stage: Stage, recipe: Recipe, overwrite: bool = False, shard: tuple[int, int] | None = None) -> bool:
+def run_one(
+    stage: Stage, recipe: Recipe, overwrite: bool = False, shard: tuple[int, int] | None = None, **options: Any
+) -> bool:
     """Runs ``stage`` if it is not finished; returns whether it ran.
 
     Args:
         shard: (i, N) does only this share of it, beside other processes; a last run without it completes the stage.
+        options: keyword arguments for the stage's code, for what is not a setting: the launcher of the training.
 
     Raises:
         RecipeError: the stage is not one of this recipe's, or cannot be shared out.
@@ -187,9 +190,10 @@ def run_one(stage: Stage, recipe: Recipe, overwrite: bool = False, shard: tuple[
         if overwrite:
             raise RecipeError("--overwrite with --shard: processes would discard each other's work; overwrite first")
         return run_stage(
-            context, settings, inputs, lambda: _code(stage, stage.code)(section, context, shard=shard), partial=True
-        )
-    ran = run_stage(context, settings, inputs, lambda: _code(stage, stage.code)(section, context), overwrite)
+            context, settings, inputs, lambda: _code(stage, stage.code)(section, context, shard=shard, **options),
+            partial=True,
+        )  # fmt: skip
+    ran = run_stage(context, settings, inputs, lambda: _code(stage, stage.code)(section, context, **options), overwrite)
     manifest = cast("dict[str, Any]", read_manifest(context.directory))
     verb = f"done in {duration(manifest['seconds'])}" if ran else "already done"
     logger.info("%-10s %s  %s", stage.name, verb, summarize(manifest["counts"], stage.shows))
