@@ -132,12 +132,13 @@ def build_model(
     vocab_size: int,
     padded_vocab_size: int,
     config: TransformerConfig,
-    seed: int,
+    seed: int | None,
     attention: str = "auto",
 ) -> list[GPTModel]:
     """This rank's chunks of the model (one, or one per virtual pipeline stage), initialised from ``seed``.
 
     Args:
+        seed: of the initial weights; None leaves them undefined, for a model that is about to be loaded.
         attention: kernel, as ``model.attention`` of the recipe names it.
     """
     virtual_size = config.virtual_pipeline_model_parallel_size
@@ -158,7 +159,8 @@ def build_model(
         )
         chunk.to(torch.cuda.current_device())
         scale_frequencies(chunk.rotary_pos_emb, shape)
-        initialize(chunk, shape, seed)
+        if seed is not None:
+            initialize(chunk, shape, seed)
         if chunk.post_process:
             _forbid_padding(chunk, vocab_size, padded_vocab_size)
         chunks.append(chunk)
