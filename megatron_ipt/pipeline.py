@@ -83,7 +83,8 @@ STAGES = (
     ),
     Stage(
         "training", "train", "Train with Megatron-Core.", ("tokens",),
-        "megatron_ipt.training.stage:run", libraries=("torch", "megatron"),
+        "megatron_ipt.training.stage:run", "megatron_ipt.training.stage:fingerprints",
+        "megatron_ipt.training.stage:check", libraries=("torch", "megatron"),
         shows=("steps", "tokens", "parameters", "final_loss", "interventions"),
     ),
     Stage(
@@ -214,7 +215,7 @@ def run_recipe(recipe: Recipe, overwrite: bool = False, until: str | None = None
         done = (read_manifest(root / stage.name) or {}).get("status") == "complete"
         # An engine may live in an environment of its own, which later stages do not have.
         if stage.check and (overwrite or not done):
-            _code(stage, stage.check)(getattr(recipe, stage.name))
+            _imported(stage.check)(getattr(recipe, stage.name))
     for stage in todo:
         run_one(stage, recipe, overwrite)
         if stage is stages[0] or overwrite:
@@ -267,5 +268,9 @@ def _code(stage: Stage, target: str) -> Callable[..., Any]:
         raise StageError(
             f"{stage.name}: {' and '.join(missing)} not installed; `pip install megatron-ipt[train]` brings it"
         )
+    return _imported(target)
+
+
+def _imported(target: str) -> Callable[..., Any]:
     module, _, function = target.partition(":")
     return cast(Callable[..., Any], getattr(importlib.import_module(module), function))
