@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,8 +55,17 @@ def key(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def load(section: type[T], path: str | Path | None, overrides: tuple[str, ...] | list[str] = ()) -> T:
+def load(
+    section: type[T] | Callable[[], type[T]],
+    path: str | Path | None,
+    overrides: tuple[str, ...] | list[str] = (),
+    prepare: Callable[[list[DictConfig]], None] | None = None,
+) -> T:
     """Builds ``section`` from a YAML file and ``key=value`` overrides, later ones winning.
+
+    Args:
+        section: the dataclass, or a function that returns it, called after ``prepare``.
+        prepare: may change what was read (the file, then the overrides) before it is checked.
 
     ``${other.key}`` refers to another key, ``${oc.env:NAME}`` to an environment variable and ``${recipe_dir:}`` to the
     folder of the YAML file.
@@ -64,13 +73,11 @@ def load(section: type[T], path: str | Path | None, overrides: tuple[str, ...] |
     Raises:
         RecipeError: lists every unknown key, wrong type, value out of range and impossible combination found.
     """
-    parts = []
-    if path is not None:
-        parts.append(_read_yaml(Path(path)))
-    parts.append(_read_overrides(overrides))
-    folder = str(Path(path).parent) if path is not None else "."
-    OmegaConf.register_resolver("recipe_dir", lambda: folder, replace=True, annotation_validation="off")
-
+    parts = read_parts(path, overrides)
+    if prepare is not None:
+        prepare(parts)
+    if not isinstance(section, type):
+        section = section()
     unknown = [problem for part in parts for problem in _unknown_keys(section, part, "")]
     if unknown:
         raise RecipeError("\n".join(unknown))
@@ -90,6 +97,17 @@ def load(section: type[T], path: str | Path | None, overrides: tuple[str, ...] |
     if problems:
         raise RecipeError("\n".join(problems))
     return value
+
+
+def read_parts(path: str | Path | None, overrides: tuple[str, ...] | list[str] = ()) -> list[DictConfig]:
+    """What a YAML file and overrides say, unchecked, in the order in which they are merged.
+
+    Raises:
+        RecipeError: the file or an override cannot be read as YAML.
+    """
+    folder = str(Path(path).parent) if path is not None else "."
+    OmegaConf.register_resolver("recipe_dir", lambda: folder, replace=True, annotation_validation="off")
+    return [*([_read_yaml(Path(path))] if path is not None else []), _read_overrides(overrides)]
 
 
 def as_dict(value: Any, only_output: bool = False) -> dict[str, Any]:

@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "megatron_ipt"
 
 SHARED_GROUND = (
     "errors", "seeding", "progress", "files", "locks", "rejects", "parallel", "extensions", "config", "manifest",
-    "tokenizer_readers",
+    "stages", "tokenizer_readers",
 )  # fmt: skip
 """Imported by all, imports no room."""
 
@@ -157,9 +157,9 @@ def test_a_room_imports_only_what_lies_before_it() -> None:
     assert not upward, "\n".join(upward)
 
 
-def test_the_recipe_takes_only_the_settings_of_a_room() -> None:
+def test_the_recipe_takes_only_settings_and_descriptions_of_a_room() -> None:
     taken = {found.target for found in imports(PACKAGE / "recipe.py") if room_of(found.target) in FLOW}
-    assert taken and all(module.endswith(".config") for module in taken), taken
+    assert taken and all(module.endswith((".config", ".description")) for module in taken), taken
 
 
 def test_private_names_stay_in_their_room() -> None:

@@ -36,6 +36,7 @@ from megatron_ipt.files import atomic_jsonl, shard_name  # noqa: E402
 from megatron_ipt.inference.engine import Completion, Engine, Request  # noqa: E402
 from megatron_ipt.inference.tokenizer import open_prompt_tokenizer  # noqa: E402
 from megatron_ipt.manifest import StageContext  # noqa: E402
+from megatron_ipt.stages import DOCUMENTS  # noqa: E402
 from megatron_ipt.synthesis import stage  # noqa: E402
 from megatron_ipt.synthesis.config import SynthesisConfig  # noqa: E402
 from megatron_ipt.synthesis.from_text.prompted.parsing import parse_answer  # noqa: E402
@@ -134,7 +135,7 @@ def run_instant(root: str, texts: int, results: Any) -> None:
     folder = Path(root)
     config = settings(folder, engine=f"{Path(__file__).stem}:InstantEngine")
     directory = Path(tempfile.mkdtemp(dir=folder))
-    context = StageContext("synthesis", directory, 1, {"corpus": folder / f"corpus-{texts}"}, compression="zst")
+    context = StageContext("synthesis", directory, 1, {DOCUMENTS: folder / f"corpus-{texts}"}, compression="zst")
     start, used = time.monotonic(), time.process_time()
     counts = stage.run(config, context)
     seconds, used = time.monotonic() - start, time.process_time() - used
@@ -305,7 +306,7 @@ def measure_chains(root: Path, texts: int, slots: int, cached: int, pace: float,
                 root, engine="openai", **more, **{"openai.base_urls": f"[{url}]", "generation.window": window}
             )
             directory = Path(tempfile.mkdtemp(dir=root))
-            pairs = stage.run(config, StageContext("synthesis", directory, 1, {"corpus": corpus}))["pairs"]
+            pairs = stage.run(config, StageContext("synthesis", directory, 1, {DOCUMENTS: corpus}))["pairs"]
         else:
             pairs = asyncio.run(round_by_round(url, corpus, root / "tokenizer"))
         seconds = time.monotonic() - start

@@ -69,6 +69,7 @@ def make_trainer(folder: Path, size: int, seq_length: int, precision: str, *more
     """A trainer that is ready for its first step."""
     from megatron_ipt.config import load
     from megatron_ipt.manifest import StageContext
+    from megatron_ipt.stages import TOKENS
     from megatron_ipt.training.config import TrainingConfig
     from megatron_ipt.training.loop.stop import StopRequest
     from megatron_ipt.training.ranks import layout
@@ -87,7 +88,7 @@ def make_trainer(folder: Path, size: int, seq_length: int, precision: str, *more
 
     from megatron_ipt.training.loop.trainer import Trainer
 
-    trainer = Trainer(config, StageContext("training", directory, 1, {"tokens": tokens}), StopRequest())
+    trainer = Trainer(config, StageContext("training", directory, 1, {TOKENS: tokens}), StopRequest())
     # The order of samples of a hundred thousand steps is not what is measured here.
     trainer.steps = 1000
     trainer.prepare()
@@ -265,7 +266,7 @@ def bench_start(folder: Path) -> None:
         "from megatron_ipt.manifest import StageContext; from megatron_ipt.training.config import TrainingConfig;"
         "from megatron_ipt.training.stage import run;"
         "run(load(TrainingConfig, None, sys.argv[3:]), StageContext('training', Path(sys.argv[1]), 1,"
-        "{'tokens': Path(sys.argv[2])}))"
+        "{'token data': Path(sys.argv[2])}))"
     )
     # What the shell that became this process had started before counts as children, too.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

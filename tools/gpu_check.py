@@ -50,7 +50,7 @@ from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.stage import run
 try:
     run(load(TrainingConfig, None, sys.argv[3:]), StageContext("training", Path(sys.argv[1]), 1,
-        {"tokens": Path(sys.argv[2])}))
+        {"token data": Path(sys.argv[2])}))
 except UserError as error:
     sys.exit(f"refused: {error}")
 """

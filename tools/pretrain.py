@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from megatron_ipt.errors import UserError
 from megatron_ipt.extensions import load_registered_extensions
 from megatron_ipt.manifest import read_manifest
-from megatron_ipt.pipeline import context_of, run_one, stage_named
+from megatron_ipt.pipeline import context_of, run_one
 from megatron_ipt.progress import configure_logging
 from megatron_ipt.recipe import load_recipe
+from megatron_ipt.stages import stage_named
 from megatron_ipt.training.ranks.layout import Layout, rank_and_world
 from megatron_ipt.training.ranks.worker import train_stage
 

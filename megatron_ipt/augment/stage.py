@@ -21,6 +21,7 @@ from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, remove_lef
 from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_file
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
+from megatron_ipt.stages import CHAINS, Units
 from megatron_ipt.synthesis.pairs import Chain
 
 AUGMENTED, PLAIN = "augmented", "plain"
@@ -38,6 +39,11 @@ def fingerprints(config: AugmentConfig) -> list[dict[str, Any]]:
     return [fingerprint_file(path) for path in template_files(config) if path != BUILT_IN]
 
 
+def units(config: AugmentConfig, context: StageContext) -> Units:
+    """The shards of the stage: one for each that it reads."""
+    return Units(tuple(path.name for path in list_shards(context.inputs[CHAINS])))
+
+
 def run(config: AugmentConfig, context: StageContext, shard: tuple[int, int] | None = None) -> dict[str, Any]:
     """Renders every chain of stage ``synthesis``, or those of share ``shard`` (i, N) only; returns the counts.
 
@@ -46,7 +52,7 @@ def run(config: AugmentConfig, context: StageContext, shard: tuple[int, int] | N
         StageError: a text or pair would be lost or doubled.
     """
     templates = load_templates(config)
-    shards = share_of(list_shards(context.inputs["synthesis"]), shard)
+    shards = share_of(list_shards(context.inputs[CHAINS]), shard)
     total: Counter[str] = Counter()
     by_name: dict[str, Counter[str]] = {name: Counter() for name in _BY_NAME}
     samples = Samples()

@@ -29,9 +29,11 @@ Exit status:
 
 def _complete_key(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from megatron_ipt.config import describe
-    from megatron_ipt.recipe import Recipe
+    from megatron_ipt.recipe import recipe_type
 
-    return [CompletionItem(f"{row[0]}=", help=row[3]) for row in describe(Recipe) if row[0].startswith(incomplete)]
+    return [
+        CompletionItem(f"{row[0]}=", help=row[3]) for row in describe(recipe_type()) if row[0].startswith(incomplete)
+    ]
 
 
 class _Recipe(click.Path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -31,11 +31,13 @@ class Overview(click.Group):
         headings: which commands the page lists, in its order.
         aliases: other names of commands, not listed.
         options: of the group itself, in one line.
+        look_further: called with the arguments when their first is not a command; may add commands.
     """
 
     headings: tuple[Heading, ...] = ()
     aliases: Mapping[str, str] = {}
     options = ""
+    look_further: Callable[[Sequence[str]], None] = staticmethod(lambda arguments: None)
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(chain.from_iterable(heading.commands for heading in self.headings))
@@ -43,6 +45,8 @@ class Overview(click.Group):
     def resolve_command(
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.aliases.get(arguments[0], arguments[0]) not in self.commands:
+            self.look_further(arguments)
         return super().resolve_command(context, [self.aliases.get(arguments[0], arguments[0]), *arguments[1:]])
 
     def format_help(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -17,6 +17,7 @@ from megatron_ipt.convert.hugging_face.tokenizer_files import TokenIds, check_to
 from megatron_ipt.convert.output_folder import unfinished_folder
 from megatron_ipt.files import read_json
 from megatron_ipt.manifest import StageContext, read_manifest
+from megatron_ipt.stages import CHECKPOINTS, TOKENS
 from megatron_ipt.tokens.dataset.description import DATASET, has_loss_masks
 
 MODEL_FOLDER = "model"
@@ -29,8 +30,8 @@ def run(config: ExportConfig, context: StageContext) -> dict[str, Any]:
         InputError: the checkpoint cannot be used.
         StorageError: the folder could not be written.
     """
-    checkpoint = find_checkpoint(context.inputs["training"] / "checkpoints", config.iteration)
-    tokens = context.inputs["tokens"]
+    checkpoint = find_checkpoint(context.inputs[CHECKPOINTS] / "checkpoints", config.iteration)
+    tokens = context.inputs[TOKENS]
     dataset = read_json(tokens / DATASET)
     reader = CheckpointReader(checkpoint)
     model = describe(checkpoint, reader)

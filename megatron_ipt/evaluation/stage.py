@@ -20,6 +20,7 @@ from megatron_ipt.evaluation.measures import Measures
 from megatron_ipt.evaluation.parity import check_parity, compare_logits, parity_tolerance
 from megatron_ipt.files import write_json
 from megatron_ipt.manifest import StageContext, fingerprint_file, read_manifest
+from megatron_ipt.stages import CHECKPOINTS, MODEL, TOKENS
 from megatron_ipt.training.checkpoints.model_file import ModelFile
 
 RESULTS = "results.json"
@@ -38,9 +39,9 @@ def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
     Raises:
         StageError: the exported model is not the trained one.
     """
-    tokens = context.inputs["tokens"]
+    tokens = context.inputs[TOKENS]
     checkpoint = _exported_checkpoint(context)
-    exported = context.inputs["export"] / MODEL_FOLDER
+    exported = context.inputs[MODEL] / MODEL_FOLDER
     seq_length = ModelFile.read(checkpoint).seq_length
     measures = Measures(config, tokens, seq_length, _kept_apart(context))
     # Their data first: what cannot be fetched is said before anything was computed.
@@ -69,9 +70,9 @@ def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
     point = measured_once(context.directory, checkpoint, lambda: measure(exported))
     results |= {name: figures for name, figures in point.items() if name in ("perplexity", "questions", "harness")}
     if config.checkpoints == "all":
-        dtype = (read_manifest(context.inputs["export"]) or {})["settings"]["dtype"]
+        dtype = (read_manifest(context.inputs[MODEL]) or {})["settings"]["dtype"]
         tokenizer = tokens / measures.dataset["tokenizer"]
-        folder = context.inputs["training"] / "checkpoints"
+        folder = context.inputs[CHECKPOINTS] / "checkpoints"
         measure_checkpoints(folder, tokenizer, dtype, context.directory, measure)
     write_json(context.directory / RESULTS, results)
     return {
@@ -88,13 +89,13 @@ def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
 
 def _kept_apart(context: StageContext) -> bool:
     """Whether the training kept documents or examples of one sequence from seeing each other."""
-    settings = (read_manifest(context.inputs["training"]) or {}).get("settings", {})
+    settings = (read_manifest(context.inputs[CHECKPOINTS]) or {}).get("settings", {})
     return bool(settings.get("data", {}).get("reset_attention_mask"))
 
 
 def _exported_checkpoint(context: StageContext) -> Path:
-    manifest = read_manifest(context.inputs["export"]) or {}
-    return context.inputs["training"] / "checkpoints" / manifest["counts"]["checkpoint"]
+    manifest = read_manifest(context.inputs[MODEL]) or {}
+    return context.inputs[CHECKPOINTS] / "checkpoints" / manifest["counts"]["checkpoint"]
 
 
 def _parity(
@@ -115,7 +116,7 @@ def _parity(
     with CheckpointModel(checkpoint) as trained_model:
         trained = trained_model.logits(batch)
     exported = model.logits(batch)
-    exported_dtype = (read_manifest(context.inputs["export"]) or {})["counts"]["dtype"]
+    exported_dtype = (read_manifest(context.inputs[MODEL]) or {})["counts"]["dtype"]
     tolerance = parity_tolerance(config.parity_tolerance, ModelFile.read(checkpoint).dtype, exported_dtype)
     result = {
         "tokens": batch.numel(),

@@ -42,6 +42,10 @@ class SynthesisConfig:
     options: dict[str, Any] = key({}, "Settings of an engine of your own, which reads them from config.options.")
     workers: int = key(1, "Processes that work on shards, for mined and replay.", minimum=1, affects_output=False)
 
+    def begins(self) -> bool:
+        """Whether pairs come from files, so that no corpus is needed."""
+        return self.engine == "replay" and bool(self.replay.inputs)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.engine not in SOURCES and ":" not in self.engine:
             known = f"{', '.join(SOURCES)}, nor module:Class or path/to/file.py:Class"

@@ -26,6 +26,7 @@ from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_code, 
 from megatron_ipt.parallel import map_shards
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
+from megatron_ipt.stages import DOCUMENTS, Units
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.shard import REJECTS_FOLDER, ShardTask
 from megatron_ipt.synthesis.pair_sources import load_class, source_named
@@ -72,7 +73,19 @@ def tasks_of(config: SynthesisConfig, context: StageContext) -> list[ShardTask]:
     if source_named(config.engine).kind == "files":
         files = load_class(config.engine)(config, context.seed).files()
         return [ShardTask(shard_name(index, context.compression), path) for index, path in enumerate(files)]
-    return [ShardTask(path.name, path) for path in list_shards(context.inputs["corpus"] / "synthesis")]
+    return [ShardTask(path.name, path) for path in list_shards(context.inputs[DOCUMENTS] / "synthesis")]
+
+
+def units(config: SynthesisConfig, context: StageContext) -> Units:
+    """The shards of the stage."""
+    return Units(tuple(task.name for task in tasks_of(config, context)))
+
+
+def gpus_per_task(config: SynthesisConfig) -> int:
+    """GPUs that one process needs by default: none for pairs without a model, and for servers, which have their own."""
+    if source_named(config.engine).kind != "model" or config.engine == "openai":
+        return 0
+    return config.tensorrt_llm.tensor_parallel_size
 
 
 def unfinished(config: SynthesisConfig, context: StageContext) -> list[str]:
@@ -217,7 +230,7 @@ def _generate(
 
 def _documents(context: StageContext) -> int | None:
     """Documents in lane ``synthesis``, as the corpus stage counted them."""
-    manifest = read_manifest(context.inputs["corpus"]) or {}
+    manifest = read_manifest(context.inputs[DOCUMENTS]) or {}
     count = manifest.get("counts", {}).get("synthesis_documents")
     return count if isinstance(count, int) else None
 

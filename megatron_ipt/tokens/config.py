@@ -76,6 +76,10 @@ class TokensConfig:
     )
     workers: int = key(1, "Processes that tokenize shards.", minimum=1, affects_output=False)
 
+    def begins(self) -> bool:
+        """Whether a source names files of its own, so that no corpus is needed."""
+        return any(source.inputs for source in self.sources.values())
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.sources:
             yield "sources", "is empty; name at least one source"

@@ -37,6 +37,7 @@ from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import derive
+from megatron_ipt.stages import AUGMENTED, DOCUMENTS, Units
 from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
 from megatron_ipt.tokens.dataset.description import DATASET, tokenizer_keys
 from megatron_ipt.tokens.dataset.indexed import dtype_for
@@ -59,11 +60,31 @@ _LINE_CHARACTERS = 10_000
 
 
 def built_in_folders(inputs: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """Folders of shards behind the sources ``augmented`` and ``raw``, given the folders of earlier stages."""
-    return {
-        "augmented": [inputs["augment"] / "augmented"],
-        "raw": [inputs["corpus"] / "raw", inputs["augment"] / "plain"],
-    }
+    """Folders of shards behind the sources ``augmented`` and ``raw``, as far as the recipe makes them.
+
+    Args:
+        inputs: folders of earlier stages by kind.
+    """
+    folders: dict[str, list[Path]] = {"augmented": [], "raw": []}
+    if DOCUMENTS in inputs:
+        folders["raw"].append(inputs[DOCUMENTS] / "raw")
+    if AUGMENTED in inputs:
+        folders["augmented"].append(inputs[AUGMENTED] / "augmented")
+        folders["raw"].append(inputs[AUGMENTED] / "plain")
+    elif DOCUMENTS in inputs:
+        # Nothing makes pairs for them: documents meant for pairs are trained on as they are.
+        folders["raw"].append(inputs[DOCUMENTS] / "synthesis")
+    return folders
+
+
+def units(config: TokensConfig, context: StageContext) -> Units:
+    """The parts that are encoded apart. A source of the user's own files counts as one while it is not read yet."""
+    folders = built_in_folders(context.inputs)
+    names = []
+    for source, settings in config.sources.items():
+        count = sum(len(list_shards(folder)) for folder in folders.get(source, [])) + bool(settings.inputs)
+        names += [f"{source}-{index:05d}" for index in range(count)]
+    return Units(tuple(names), "parts")
 
 
 def fingerprints(config: TokensConfig) -> list[dict[str, Any]]:

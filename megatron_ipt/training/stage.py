@@ -38,7 +38,7 @@ _SECONDS_TO_END = 60.0
 
 
 def run(config: TrainingConfig, context: StageContext) -> dict[str, Any]:
-    """Trains on ``context.inputs["tokens"]`` into ``context.directory``.
+    """Trains on ``context.inputs[TOKENS]`` into ``context.directory``.
 
     Returns:
         ``steps, tokens, parameters, ranks, precision, final_loss, valid`` (loss by validation set).

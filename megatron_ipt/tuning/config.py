@@ -77,6 +77,10 @@ class TuningConfig:
         0.5, "Stop when more than this share of a data set's questions or chats is rejected.", minimum=0, maximum=1
     )
 
+    def begins(self) -> bool:
+        """Whether a flow can begin with tuning data."""
+        return bool(self.datasets)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         for name, dataset in self.datasets.items():
             if not dataset.inputs:

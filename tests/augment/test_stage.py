@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from megatron_ipt import stages
 from megatron_ipt.augment import stage
 from megatron_ipt.augment.config import AugmentConfig
 from megatron_ipt.augment.render import render
@@ -43,7 +44,7 @@ def context(tmp_path, chains):
     write_input(tmp_path / "synthesis", chains, 3)
     directory = tmp_path / "augment"
     directory.mkdir()
-    return StageContext("augment", directory, 7, {"synthesis": tmp_path / "synthesis"})
+    return StageContext("augment", directory, 7, {stages.CHAINS: tmp_path / "synthesis"})
 
 
 def documents(directory):
@@ -89,7 +90,7 @@ def test_sharding_and_workers_change_nothing(context, chains, tmp_path):
     counts = stage.run(AugmentConfig(), context)
     write_input(tmp_path / "other", chains[::-1], 2)
     (tmp_path / "out").mkdir()
-    other = StageContext("augment", tmp_path / "out", 7, {"synthesis": tmp_path / "other"})
+    other = StageContext("augment", tmp_path / "out", 7, {stages.CHAINS: tmp_path / "other"})
     assert stage.run(AugmentConfig(workers=2), other) == counts
 
     def texts(directory):
@@ -166,7 +167,7 @@ def test_faulty_templates_stop_the_stage_before_it_writes(context, tmp_path):
 
 
 def test_nothing_to_do(tmp_path):
-    context = StageContext("augment", tmp_path / "augment", 7, {"synthesis": tmp_path / "none"})
+    context = StageContext("augment", tmp_path / "augment", 7, {stages.CHAINS: tmp_path / "none"})
     counts = stage.run(AugmentConfig(), context)
     assert counts["documents"] == 0
     assert read_json(tmp_path / "augment/samples.json") == []

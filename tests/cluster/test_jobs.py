@@ -15,8 +15,7 @@ from megatron_ipt.cluster.watch.hang import RankState, diagnose, is_stalled
 from megatron_ipt.cluster.watch.preflight import NodeGpu, expand_nodes, expected_gpus, parse_gpus, problems_of_gpus
 from megatron_ipt.cluster.watch.progress import StageProgress
 from megatron_ipt.errors import RecipeError
-from megatron_ipt.pipeline import stages_of
-from megatron_ipt.recipe import load_recipe
+from megatron_ipt.recipe import load_recipe, stages_of
 from tests.conftest import REPOSITORY
 
 SCRIPTS = REPOSITORY / "slurm"

@@ -88,7 +88,8 @@ def test_a_failing_share_stops_what_follows_and_is_repaired_alone(slurm, chain, 
     before = Path.cwd()
     os.chdir(run.folder)
     try:
-        from megatron_ipt.pipeline import run_one, stage_named
+        from megatron_ipt.pipeline import run_one
+        from megatron_ipt.stages import stage_named
 
         run_one(stage_named("corpus"), run.load())
     finally:

@@ -22,6 +22,7 @@ from megatron_ipt.manifest import StageContext
 from megatron_ipt.pipeline import run_recipe
 from megatron_ipt.recipe import load_recipe
 from megatron_ipt.rejects import Rejects
+from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage as synthesis
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.pairs import Pair
@@ -99,7 +100,7 @@ def configure(extensions, tokenizer_folder):  # noqa: F811
 
 @pytest.fixture
 def context(tmp_path):
-    return StageContext("synthesis", tmp_path / "synthesis", 7, {"corpus": tmp_path / "corpus"})
+    return StageContext("synthesis", tmp_path / "synthesis", 7, {DOCUMENTS: tmp_path / "corpus"})
 
 
 class TestEngine:
@@ -107,7 +108,7 @@ class TestEngine:
 
     def test_the_program_of_the_example(self, extensions, configure, context):
         texts = texts_of(9)
-        write_corpus(context.inputs["corpus"], [texts[:6], texts[6:]])
+        write_corpus(context.inputs[DOCUMENTS], [texts[:6], texts[6:]])
         synthesis.run(configure(sys.executable, str(extensions / "first_sentence.py")), context)
         examples = [example for chain in synthesis.chains_in(context.directory) for example in chain.examples]
         assert [example.text for example in examples] == texts
@@ -126,7 +127,7 @@ class TestEngine:
             "    answer = {'refused': 'not that'} if refused else {'text': '<QUE> Which? <ANS> This. </END>'}\n"
             "    print(json.dumps(answer), flush=True)\n"
         )
-        write_corpus(context.inputs["corpus"], [texts_of(4)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(4)])
         counts = synthesis.run(configure(sys.executable, str(program)), context)
         chains = list(synthesis.chains_in(context.directory))
         # The chain of texts 2 and 3 is cut where text 2 has no pairs.
@@ -136,17 +137,17 @@ class TestEngine:
 
     @pytest.mark.parametrize("program", ["print('no JSON')", "pass"], ids=["no JSON", "ends"])
     def test_a_program_that_does_not_answer(self, configure, context, program):
-        write_corpus(context.inputs["corpus"], [texts_of(2)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(2)])
         with pytest.raises(EngineError, match="expected one line of JSON, found "):
             synthesis.run(configure(sys.executable, "-c", program, processes=1), context)
 
     def test_without_a_command(self, configure, context):
-        write_corpus(context.inputs["corpus"], [texts_of(1)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(1)])
         with pytest.raises(RecipeError, match=r"synthesis\.options\.command: required by CommandEngine"):
             synthesis.run(configure(), context)
 
     def test_a_command_that_does_not_exist(self, configure, context):
-        write_corpus(context.inputs["corpus"], [texts_of(1)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(1)])
         with pytest.raises(RecipeError, match=r"synthesis\.options\.command: no_such_program: No such file"):
             synthesis.run(configure("no_such_program"), context)
 

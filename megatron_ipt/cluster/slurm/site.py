@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_ipt.errors import RecipeError, did_you_mean
-from megatron_ipt.pipeline import STAGES
+from megatron_ipt.stages import all_stages
 
 OPTIONS = {
     "ACCOUNT": "--account",
@@ -32,7 +32,6 @@ OTHERS = (
     "CONTAINER_MOUNTS", "MODULES", "HOST_PYTHON", "PREFLIGHT", "RANKS_PER_NODE",
 )  # fmt: skip
 
-_PREFIXES = (*(stage.name.upper() for stage in STAGES), "MERGE")
 _ASSIGNMENT = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Z][A-Z0-9_]*)=", re.MULTILINE)
 _ALMOST = 0.85
 
@@ -71,7 +70,8 @@ def read_site(path: str | Path) -> Site:
     if not path.is_file():
         raise RecipeError(f"{path}: no such site file; copy slurm/site.env.example and edit it")
     known = {*OPTIONS, *OTHERS}
-    names = known | {f"{prefix}_{name}" for prefix in _PREFIXES for name in known}
+    prefixes = [*(stage.name.upper() for stage in all_stages()), "MERGE"]
+    names = known | {f"{prefix}_{name}" for prefix in prefixes for name in known}
     for name in _ASSIGNMENT.findall(path.read_text()):
         near = did_you_mean(name, names, cutoff=_ALMOST)
         if name not in names and near:

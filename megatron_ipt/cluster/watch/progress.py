@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.files import list_shards
 from megatron_ipt.manifest import ShardMarkers, read_manifest
 from megatron_ipt.parallel import share_of
-from megatron_ipt.pipeline import Stage, context_of, stage_named, stages_of
-from megatron_ipt.recipe import Recipe
-from megatron_ipt.synthesis import stage as synthesis
-from megatron_ipt.tokens.stage import built_in_folders
+from megatron_ipt.pipeline import context_of
+from megatron_ipt.recipe import Recipe, section_of, stages_of
+from megatron_ipt.stages import Stage
 from megatron_ipt.training.loop.metrics import METRICS_FILE, read_metrics
 
 
@@ -61,30 +59,9 @@ def _done(stage: Stage, recipe: Recipe) -> tuple[bool, ...]:
     for folder in context.inputs.values():
         if (read_manifest(folder) or {}).get("status") != "complete":
             return ()
-    markers = ShardMarkers(context.directory / ("parts" if stage.name == "tokens" else ""))
-    return tuple(markers.counts(name) is not None for name in _SHARDS[stage.name](recipe))
-
-
-def _synthesis_shards(recipe: Recipe) -> list[str]:
-    context = context_of(stage_named("synthesis"), recipe)
-    return [task.name for task in synthesis.tasks_of(recipe.synthesis, context)]
-
-
-def _augment_shards(recipe: Recipe) -> list[str]:
-    return [path.name for path in list_shards(Path(recipe.output_dir) / "synthesis")]
-
-
-def _tokens_shards(recipe: Recipe) -> list[str]:
-    root = Path(recipe.output_dir)
-    folders = built_in_folders({"corpus": root / "corpus", "augment": root / "augment"})
-    names = []
-    for source, settings in recipe.tokens.sources.items():
-        count = sum(len(list_shards(folder)) for folder in folders.get(source, [])) + bool(settings.inputs)
-        names += [f"{source}-{index:05d}" for index in range(count)]
-    return names
-
-
-_SHARDS = {"synthesis": _synthesis_shards, "augment": _augment_shards, "tokens": _tokens_shards}
+    units = stage.function(stage.units)(section_of(recipe, stage), context)
+    markers = ShardMarkers(context.directory / units.folder)
+    return tuple(markers.counts(name) is not None for name in units.names)
 
 
 @dataclass(frozen=True)

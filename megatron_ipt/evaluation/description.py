@@ -1,0 +1,18 @@
+"""The stage of this room, described for everything above it."""
+
+from megatron_ipt.evaluation.config import EvaluationConfig
+from megatron_ipt.stages import CHECKPOINTS, MODEL, RESULTS, TOKENS, Resources, Stage
+
+STAGE = Stage(
+    name="evaluation",
+    command="evaluate",
+    help="Compare the exported model with the trained one; measure.",
+    config=EvaluationConfig,
+    code="megatron_ipt.evaluation.stage:run",
+    reads=(CHECKPOINTS, TOKENS, MODEL),
+    makes=(RESULTS,),
+    files="megatron_ipt.evaluation.stage:fingerprints",
+    extra="train",
+    libraries=("torch", "megatron", "transformers"),
+    resources=Resources(gpus="node"),
+)

@@ -1,0 +1,18 @@
+"""The stage of this room, described for everything above it."""
+
+from megatron_ipt.stages import CHECKPOINTS, TOKENS, Resources, Stage
+from megatron_ipt.training.config import TrainingConfig
+
+STAGE = Stage(
+    name="training",
+    command="train",
+    help="Train with Megatron-Core.",
+    config=TrainingConfig,
+    code="megatron_ipt.training.stage:run",
+    reads=(TOKENS,),
+    makes=(CHECKPOINTS,),
+    extra="train",
+    libraries=("torch", "megatron"),
+    resources=Resources(gpus="node", whole_nodes=True, time="1-00:00:00"),
+    shows=("steps", "tokens", "parameters", "final_loss", "interventions"),
+)

@@ -1,0 +1,15 @@
+"""The stage of this room, described for everything above it."""
+
+from megatron_ipt.stages import TOKENS, Stage
+from megatron_ipt.tuning.config import TuningConfig
+
+STAGE = Stage(
+    name="tuning",
+    command="tuning-data",
+    help="Pack tasks or conversations into masked sequences.",
+    config=TuningConfig,
+    code="megatron_ipt.tuning.stage:run",
+    makes=(TOKENS,),
+    begins_with="tuning.datasets",
+    files="megatron_ipt.tuning.stage:fingerprints",
+)
