@@ -306,4 +306,4 @@ class TestStage:
         assert len(rejects) == 3 and {record["reason"] for record in rejects} == {"too short", "too many symbols"}
         # What comes after reads the kept documents.
         run(stage="synthesize")
-        assert read_json(tmp_path / "run/synthesis/manifest.json")["counts"]["documents"] == 3
+        assert read_json(tmp_path / "run/synthesis/manifest.json")["counts"]["texts"] == 3
