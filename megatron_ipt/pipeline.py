@@ -71,7 +71,7 @@ def run_one(
 
     Args:
         shard: (i, N) does only this share of it, beside other processes; a last run without it completes the stage.
-        options: further arguments of the stage's function, such as what starts its processes on a cluster.
+        options: keyword arguments for the stage's code, for what is not a setting: the launcher of the training.
 
     Raises:
         RecipeError: the stage is not one of this recipe's, or is not shardable.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import deque
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -69,6 +70,8 @@ class Import(NamedTuple):
     line: int
     deferred: bool
     """In a function, for type checkers, or named as a string: not imported with the module."""
+    by_name: bool = False
+    """Named as a string: a table that names code is there so that it need not know the code."""
 
     @property
     def target(self) -> str:
@@ -100,7 +103,7 @@ def _imports(node: ast.AST, deferred: bool) -> Iterator[Import]:
             # Tables name code as "module:function", to be imported when it is called.
             match = _MODULE.fullmatch(child.value)
             if match:
-                yield Import(match[1], "", child.lineno, True)
+                yield Import(match[1], "", child.lineno, True, by_name=True)
         yield from _imports(child, deferred or _defers(child))
 
 
@@ -159,6 +162,45 @@ def test_a_room_imports_only_what_lies_before_it() -> None:
             if here not in _ORDER or _ORDER[there] > _ORDER[here]:
                 upward.append(f"{where(path, found.line)}: {here or 'the package'} imports {there}")
     assert not upward, "\n".join(upward)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Deferred imports count: a cycle that is cut by one is still a cycle for the reader."""
+    # The package itself is left out: it only offers names of modules below it.
+    graph = {module_of(path): _imported_by(path) for path in modules("megatron_ipt")}
+    del graph["megatron_ipt"]
+    cycles = [" -> ".join([*cycle, cycle[0]]) for cycle in _cycles(graph)]
+    assert not cycles, "\n".join(cycles)
+
+
+def _imported_by(path: Path) -> set[str]:
+    return {module_of(target) for found in imports(path) if not found.by_name and (target := path_of(found.target))}
+
+
+def _cycles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
+    """A shortest cycle through every node that lies on one; each cycle once."""
+    seen: set[frozenset[str]] = set()
+    for start in sorted(graph):
+        came_from = {start: ""}
+        waiting = deque([start])
+        while waiting:
+            here = waiting.popleft()
+            if here != start and start in graph[here]:
+                cycle = [here]
+                while cycle[0] != start:
+                    cycle.insert(0, came_from[cycle[0]])
+                if frozenset(cycle) not in seen:
+                    seen.add(frozenset(cycle))
+                    yield cycle
+                break
+            for there in sorted(graph[here] & graph.keys() - came_from.keys()):
+                came_from[there] = here
+                waiting.append(there)
+
+
+def test_cycles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c", "a"}, "c": {"d"}, "d": {"c"}, "e": {"a"}}
+    assert [sorted(cycle) for cycle in _cycles(graph)] == [["a", "b"], ["c", "d"]]
 
 
 def test_the_recipe_takes_only_settings_and_descriptions_of_a_room() -> None:
