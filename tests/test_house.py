@@ -18,7 +18,7 @@ PACKAGE = REPOSITORY / "megatron_ipt"
 
 SHARED_GROUND = (
     "errors", "seeding", "progress", "files", "locks", "rejects", "parallel", "extensions", "config", "manifest",
-    "stages", "tokenizer_readers",
+    "stages", "tokenizer_readers", "costs", "readable",
 )  # fmt: skip
 """Imported by all, imports no room."""
 

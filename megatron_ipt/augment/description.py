@@ -15,5 +15,6 @@ STAGE = Stage(
     check="megatron_ipt.augment.templates:load_templates",
     units="megatron_ipt.augment.stage:units",
     resources=Resources(cores="workers"),
+    cost="megatron_ipt.augment.cost:cost",
     shows=("documents", "texts", "pairs", "characters", "unmatched_options"),
 )

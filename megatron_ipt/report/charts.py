@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-from megatron_ipt.report.readable import compact, tick
+from megatron_ipt.readable import compact, tick
 
 MARKED_POINTS = 40
 """Curves of fewer points show each as a dot."""

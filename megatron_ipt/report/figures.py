@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from megatron_ipt.readable import compact, number, percent, plural, size
 from megatron_ipt.report.charts import OTHER_COLORS, Chart, Curve
-from megatron_ipt.report.readable import compact, number, percent, plural, size
 
 MOST_BARS = 40
 _PREVIEW_CHARACTERS = 90

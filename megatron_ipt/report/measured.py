@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_ipt.readable import MISSING, number
 from megatron_ipt.report.charts import Chart, Curve
 from megatron_ipt.report.figures import Run, set_colors
-from megatron_ipt.report.readable import MISSING, number
 
 _LEAST_POINTS = 2
 

@@ -13,10 +13,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from megatron_ipt import readable
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.files import atomic_open, read_json
 from megatron_ipt.manifest import StageContext, read_manifest
-from megatron_ipt.report import figures, measured, readable
+from megatron_ipt.report import figures, measured
 from megatron_ipt.report.charts import Chart, draw
 from megatron_ipt.report.config import ReportConfig
 from megatron_ipt.report.figures import Metrics, Run

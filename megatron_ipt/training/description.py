@@ -13,6 +13,9 @@ STAGE = Stage(
     makes=(CHECKPOINTS,),
     extra="train",
     libraries=("torch", "megatron"),
-    resources=Resources(gpus="node", whole_nodes=True, time="1-00:00:00"),
+    resources=Resources(gpus="node", whole_nodes=True, time="1-00:00:00", needs="megatron_ipt.training.progress:needs"),
+    cost="megatron_ipt.training.cost.model:cost",
+    demand="megatron_ipt.training.cost.model:demand",
+    progress="megatron_ipt.training.progress:progress",
     shows=("steps", "tokens", "parameters", "final_loss", "interventions"),
 )

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from megatron_ipt.report import readable
+from megatron_ipt import readable
 
 
 @pytest.mark.parametrize(

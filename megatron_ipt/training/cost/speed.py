@@ -1,6 +1,6 @@
-"""Seconds of a training step and of a synthesis request.
+"""Seconds of a training step.
 
-A step: the model's operations (:func:`~megatron_ipt.models.flops.flops_per_token`) at the share of peak that kernels
+The model's operations (:func:`~megatron_ipt.models.flops.flops_per_token`) at the share of peak that kernels
 reach, plus what is not hidden behind them:
 
 * recomputation: ``full`` repeats the forward pass, a third of the model's operations, ``selective`` that of attention;
@@ -12,19 +12,16 @@ reach, plus what is not hidden behind them:
   4.1 there);
 * data parallelism: fp32 gradients reduced and bf16 weights gathered once a step, with overlap ``EXPOSED`` of it shows;
 * the optimizer: its state read and written once from memory.
-
-A request to a 7 to 8B synthesizer in FP8 on one H100, fitted to NVIDIA's TensorRT-LLM v1.0 figures for Llama-3.1-8B
-(six pairs of lengths, residuals at most 1.4 %): see :func:`seconds_per_request`.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from megatron_ipt.cluster.plan.arrangement import Arrangement, stage_parameters
-from megatron_ipt.cluster.plan.hardware import Gpu
 from megatron_ipt.models.families import ModelShape
 from megatron_ipt.models.flops import flops_per_token
+from megatron_ipt.models.hardware import Gpu
+from megatron_ipt.training.cost.arrangement import Arrangement, stage_parameters
 
 LINK_SHARE = 0.75
 """Of a link's rated bandwidth that large collectives reach."""
@@ -129,15 +126,3 @@ def _operations_in_bf16(shape: ModelShape, padded_vocab_size: int, seq_length: i
 def _attention_operations(shape: ModelShape, seq_length: int) -> float:
     """Per token, forward and backward, of the products with scores; causal."""
     return 6.0 * shape.num_layers * shape.num_attention_heads * shape.kv_channels * seq_length
-
-
-def seconds_per_request(new_tokens: float, output_tokens: float, cached_tokens: float = 0.0) -> float:
-    """GPU seconds of one request on a full H100.
-
-    Args:
-        new_tokens: of the prompt that are not in the cache.
-        output_tokens: generated.
-        cached_tokens: of the prompt that a chain's earlier round left in the cache: read, not computed.
-    """
-    context = cached_tokens + new_tokens + output_tokens / 2
-    return 13.8e-6 * new_tokens + 13.4e-6 * output_tokens + 0.026e-6 * output_tokens * context

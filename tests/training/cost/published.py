@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_ipt.cluster.plan.arrangement import Arrangement
 from megatron_ipt.models.families import ModelShape, resolve_shape
+from megatron_ipt.training.cost.arrangement import Arrangement
 
 
 @dataclass(frozen=True)

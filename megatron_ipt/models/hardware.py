@@ -1,8 +1,9 @@
-"""GPUs as the planner sees them: memory, links, and how much of the peak the kernels of a training step reach.
+"""GPUs as cost models see them: memory, links, and how much of the peak the kernels of a training step reach.
 
-``kernel_share`` is the fitted number of the time model: the share of dense peak that the matrix products and attention
-of a very wide layer reach together, before communication and pipeline bubbles. It is fitted, one number a GPU and
-precision, to the published runs in ``tests/cluster/published.py``, where the error that is left is measured too.
+``kernel_share`` is the fitted number of the time model: the fraction of dense peak that the matrix products and
+attention of a very wide layer reach together, before communication and pipeline bubbles. It is fitted, one number per
+GPU and precision, to the published runs in ``tests/training/cost/published.py``; the tests there bound the error that
+remains.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU.
+    """One type of GPU.
 
     Attributes:
         name: as in :data:`~megatron_ipt.models.flops.PEAK_TFLOPS`.
         memory_gib: what the driver reports, in GiB.
         nvlink_gb_s: to the GPUs of the same node, GB/s per direction (data sheet).
-        network_gb_s: to other nodes, GB/s per direction and GPU: the usual one adapter a GPU.
+        network_gb_s: to other nodes, GB/s per direction and GPU, with the usual one adapter per GPU.
         memory_gb_s: of its own memory, GB/s (data sheet).
-        kernel_share: of dense peak, by precision.
-        generation: speed of the synthesizer against an H100 (see ``speed.py``).
+        kernel_share: fraction of dense peak, by precision.
+        generation: speed at generating text relative to an H100.
     """
 
     name: str
@@ -37,16 +38,13 @@ class Gpu:
     kernel_share: dict[str, float] = field(default_factory=dict)
     generation: float = 1.0
 
-    def peak_flops(self, precision: str) -> float:
-        """Dense floating-point operations a second.
+    def precisions(self) -> tuple[str, ...]:
+        """What its tensor cores compute in."""
+        return tuple(PEAK_TFLOPS[self.name])
 
-        Raises:
-            RecipeError: the GPU has no such arithmetic.
-        """
-        peaks = PEAK_TFLOPS[self.name]
-        if precision not in peaks:
-            raise RecipeError(f"training.precision: {self.name} has no {precision}; it has {', '.join(peaks)}")
-        return peaks[precision] * 1e12
+    def peak_flops(self, precision: str) -> float:
+        """Dense floating-point operations per second in one of :meth:`precisions`."""
+        return PEAK_TFLOPS[self.name][precision] * 1e12
 
 
 GPUS = {
@@ -56,7 +54,7 @@ GPUS = {
     "h200": Gpu("H200", 139.8, 450, 50, 4800, {"bf16": 0.60, "fp8": 0.72}, generation=1.17),
     "b200": Gpu("B200", 178.3, 900, 50, 8000, {"bf16": 0.60, "fp8": 0.72}, generation=1.8),
 }
-"""By the name that the command line takes. B200 is scaled by data sheet and was held against nothing."""
+"""By the name that the command line takes. B200 is scaled by data sheet and was not validated against any run."""
 
 
 def gpu_named(name: str) -> Gpu:
@@ -66,5 +64,5 @@ def gpu_named(name: str) -> Gpu:
         RecipeError: it is not in the table.
     """
     if name.lower() not in GPUS:
-        raise RecipeError(f"--gpu {name}: not in the table; known: {', '.join(GPUS)}")
+        raise RecipeError(f"--gpu {name}: unknown GPU; known: {', '.join(GPUS)}")
     return GPUS[name.lower()]

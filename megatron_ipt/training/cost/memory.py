@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from megatron_ipt.cluster.plan.arrangement import Arrangement, stage_parameters
-from megatron_ipt.cluster.plan.hardware import GIB
 from megatron_ipt.models.families import FAMILIES, ModelShape
+from megatron_ipt.models.hardware import GIB
+from megatron_ipt.training.cost.arrangement import Arrangement, stage_parameters
 
 RESERVED_GIB = 3.0
 """CUDA context, NCCL buffers, workspaces and what fragmentation leaves unused (stated, not derived)."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from megatron_ipt.cluster.plan.arrangement import Arrangement
-from megatron_ipt.cluster.plan.hardware import Gpu
-from megatron_ipt.cluster.plan.memory import Memory, memory_of
-from megatron_ipt.cluster.plan.speed import StepTime, step_time
 from megatron_ipt.models.families import ModelShape
+from megatron_ipt.models.hardware import Gpu
 from megatron_ipt.training.config import TrainingConfig
+from megatron_ipt.training.cost.arrangement import Arrangement
+from megatron_ipt.training.cost.memory import Memory, memory_of
+from megatron_ipt.training.cost.speed import StepTime, step_time
 
 _MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
 _TIE = 0.03
