@@ -1,7 +1,7 @@
-"""Progress for people and for log files.
+"""Progress bars and logging.
 
-On a terminal: a bar with rate and time left. Elsewhere (Slurm logs, pipes): a plain line at most every
-``LOG_SECONDS`` seconds, so that a log of days stays readable.
+On a terminal, a bar with rate and time left. Otherwise (Slurm logs, pipes), one line at most every ``LOG_SECONDS``
+seconds, so that logs of long runs stay readable.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ LOG_SECONDS = 15.0
 
 
 def configure_logging(verbose: bool = False, first_rank: bool = True) -> None:
-    """Sends this package's log to standard error, one line a message, with the time; in a file also with the day.
+    """Logs to standard error, one line per message, with the time; if that is not a terminal, also with the date.
 
     Args:
-        verbose: log more, and show the warnings that libraries address to programmers.
-        first_rank: of several processes that do the same, only one tells more than errors.
+        verbose: log debug messages, and show warnings raised by libraries.
+        first_rank: whether this is the first of several equal processes; the others log errors only.
     """
     if not verbose:
         warnings.simplefilter("ignore")
@@ -48,9 +48,9 @@ def counted(number: int, noun: str) -> str:
 
 
 class Progress:
-    """Counts ``unit`` up to ``total`` (unknown when None) under ``label``.
+    """Shows progress as ``label`` and a count of ``unit`` up to ``total`` (None: unknown).
 
-    Use as a context manager; ``advance`` takes further figures to show, e.g. ``advance(1, loss=2.31)``.
+    Use as a context manager. ``advance`` takes further values to show, e.g. ``advance(1, loss=2.31)``.
     """
 
     def __init__(self, label: str, total: int | None = None, unit: str = "documents", initial: int = 0):
