@@ -23,7 +23,7 @@ from megatron_ipt.progress import counted
 from megatron_ipt.readable import compact
 from megatron_ipt.stages import CHAINS, DOCUMENTS
 from megatron_ipt.synthesis.config import SynthesisConfig
-from megatron_ipt.synthesis.pair_sources import load_class, source_named
+from megatron_ipt.synthesis.pair_sources import load_source, source_named
 
 EFFICIENCY = 0.65
 """Fraction of a full engine's speed that a whole run reaches: loading, uneven ends, refilling."""
@@ -75,7 +75,7 @@ def _made(config: SynthesisConfig, documents: Documents, planning: Planning) -> 
 def _replayed(config: SynthesisConfig, planning: Planning) -> tuple[PairedTexts, str]:
     assumed = planning.assumptions
     per_text = assumed.tokens_per_document + assumed.pairs_per_text * assumed.tokens_per_pair
-    size = bytes_of_text(lambda: load_class(config.engine)(config, 0).files())
+    size = bytes_of_text(lambda: load_source(config.engine)(config, 0).files())
     if planning.counts:
         texts, source = float(planning.counts["texts"]), "texts as counted by the synthesis stage"
     elif size is not None:
