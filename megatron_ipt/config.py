@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,13 +55,17 @@ def key(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+Source = str | Path | Mapping[str, Any] | None
+"""A YAML file, or what one would say as nested mappings; None for nothing."""
+
+
 def load(
     section: type[T] | Callable[[], type[T]],
-    path: str | Path | None,
+    source: Source,
     overrides: tuple[str, ...] | list[str] = (),
     prepare: Callable[[list[DictConfig]], None] | None = None,
 ) -> T:
-    """Builds ``section`` from a YAML file and ``key=value`` overrides, later ones winning.
+    """Builds ``section`` from a YAML file or a mapping and ``key=value`` overrides, later ones winning.
 
     Args:
         section: the dataclass, or a function that returns it, called after ``prepare``.
@@ -73,7 +77,7 @@ def load(
     Raises:
         RecipeError: lists every unknown key, wrong type, value out of range and impossible combination found.
     """
-    parts = read_parts(path, overrides)
+    parts = read_parts(source, overrides)
     if prepare is not None:
         prepare(parts)
     if not isinstance(section, type):
@@ -99,15 +103,41 @@ def load(
     return value
 
 
-def read_parts(path: str | Path | None, overrides: tuple[str, ...] | list[str] = ()) -> list[DictConfig]:
-    """What a YAML file and overrides say, unchecked, in the order in which they are merged.
+def read_parts(source: Source, overrides: tuple[str, ...] | list[str] = ()) -> list[DictConfig]:
+    """What a YAML file or a mapping and overrides say, unchecked, in the order in which they are merged.
 
     Raises:
         RecipeError: the file or an override cannot be read as YAML.
     """
-    folder = str(Path(path).parent) if path is not None else "."
+    folder = str(Path(source).parent) if isinstance(source, (str, Path)) else "."
     OmegaConf.register_resolver("recipe_dir", lambda: folder, replace=True, annotation_validation="off")
-    return [*([_read_yaml(Path(path))] if path is not None else []), _read_overrides(overrides)]
+    if source is None:
+        parts = []
+    elif isinstance(source, Mapping):
+        parts = [_from_mapping(source)]
+    else:
+        parts = [_read_yaml(Path(source))]
+    return [*parts, _read_overrides(overrides)]
+
+
+def _from_mapping(values: Mapping[str, Any]) -> DictConfig:
+    try:
+        return OmegaConf.create(_without_paths(values))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise RecipeError(f"{getattr(error, 'full_key', None) or 'recipe'}: {str(error).splitlines()[0]}") from error
+
+
+def _without_paths(value: Any) -> Any:
+    """Paths and sequences of Python as a recipe writes them; sections that are built already, as mappings."""
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = as_dict(value)
+    if isinstance(value, Mapping):
+        return {name: _without_paths(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_paths(item) for item in value]
+    return value
 
 
 def as_dict(value: Any, only_output: bool = False) -> dict[str, Any]:

@@ -145,6 +145,15 @@ def status_of(recipe: Recipe) -> list[dict[str, Any]]:
     return rows
 
 
+def results_of(recipe: Recipe) -> dict[str, Path]:
+    """What a finished run names as its results (``model``, ``report``), as far as it is there."""
+    return {
+        Path(stage.result).stem: path
+        for stage in stages_of(recipe)
+        if stage.result and (path := Path(recipe.output_dir) / stage.name / stage.result).exists()
+    }
+
+
 def summarize(counts: dict[str, Any], names: tuple[str, ...] = ()) -> str:
     """The plain figures among ``counts``, or those of ``names`` that there are, in one line; what did not occur is left
     out, and what was lost for several reasons is added up."""
