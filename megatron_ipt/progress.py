@@ -10,11 +10,13 @@ import logging
 import sys
 import time
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 15.0
+NOTEBOOK_SECONDS = 0.5
 
 
 def configure_logging(verbose: bool = False, first_rank: bool = True) -> None:
@@ -62,6 +64,7 @@ class Progress:
         self._fields: dict[str, Any] = {}
         self._bar: Any = None
         self._task: Any = None
+        self._line: Any = None
 
     def __enter__(self) -> Progress:
         self._start = self._logged = time.monotonic()
@@ -78,6 +81,8 @@ class Progress:
             )
             self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, figures="")
             self._bar.start()
+        elif (display := _notebook_display()) is not None:
+            self._line = display({"text/plain": self._text()}, raw=True, display_id=True)
         return self
 
     def advance(self, count: int = 1, **fields: Any) -> None:
@@ -85,18 +90,26 @@ class Progress:
         self._fields.update(fields)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, figures=self._figures())
-        elif time.monotonic() - self._logged >= LOG_SECONDS:
+        elif self._line is not None and time.monotonic() - self._logged >= NOTEBOOK_SECONDS:
             self._logged = time.monotonic()
-            logger.info("%s: %s%s", self.label, self._figures(), self._time_left())
+            self._line.update({"text/plain": self._text()}, raw=True)
+        elif self._line is None and time.monotonic() - self._logged >= LOG_SECONDS:
+            self._logged = time.monotonic()
+            logger.info("%s", self._text())
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif self._line is not None:
+            self._line.update({"text/plain": self._text()}, raw=True)
 
     @property
     def rate(self) -> float:
         """``unit`` per second since the start of this run."""
         return (self.done - self._initial) / max(time.monotonic() - self._start, 1e-9)
+
+    def _text(self) -> str:
+        return f"{self.label}: {self._figures()}{self._time_left()}"
 
     def _figures(self) -> str:
         of_total = f"/{self.total:,}" if self.total else ""
@@ -108,6 +121,16 @@ class Progress:
         return ", ".join(figures)
 
     def _time_left(self) -> str:
-        if not self.total or self.done <= self._initial:
+        if not self.total or not self._initial < self.done < self.total:
             return ""
         return f", {duration((self.total - self.done) / self.rate)} left"
+
+
+def _notebook_display() -> Callable[..., Any] | None:
+    """IPython's ``display`` where this process is the kernel of a notebook; None elsewhere."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import display
+
+    return cast("Callable[..., Any]", display)
