@@ -29,11 +29,14 @@ def stage_of(recipe: Recipe, name: str) -> Stage:
     stage = stage_named(name)
     stages = stages_of(recipe)
     if stage not in stages:
-        there = ", ".join(stage.name for stage in stages)
         raise RecipeError(
-            f"{name}: not a stage of this recipe, because {_reason(stage, recipe)}; its stages are {there}"
+            f"{name}: not a stage of this recipe, because {_reason(stage, recipe)}; its stages are {_listed(stages)}"
         )
     return stage
+
+
+def _listed(stages: tuple[Stage, ...]) -> str:
+    return ", ".join(stage.name for stage in stages)
 
 
 def _reason(stage: Stage, recipe: Recipe) -> str:
@@ -58,6 +61,18 @@ def context_of(stage: Stage, recipe: Recipe) -> StageContext:
         compression=recipe.compression,
         recipe_name=recipe.name,
     )
+
+
+def folder_of(recipe: Recipe, kind: str) -> Path:
+    """Folder of the last stage of this recipe that makes ``kind``.
+
+    Raises:
+        RecipeError: none does.
+    """
+    makers = [stage for stage in stages_of(recipe) if kind in stage.makes]
+    if not makers:
+        raise RecipeError(f"no stage of this recipe makes {kind}; its stages are {_listed(stages_of(recipe))}")
+    return context_of(makers[-1], recipe).directory
 
 
 def run_one(

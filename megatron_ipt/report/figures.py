@@ -204,6 +204,9 @@ def _in_and_out(run: Run, stage: str) -> tuple[str, str, str, str]:
     if stage == "export":
         parameters = run.counts("training").get("parameters") or counts.get("parameters")
         return "from the checkpoint", compact(parameters), "parameters", "Hugging Face folder"
+    if stage != "evaluation":
+        figures = [(name, value) for name, value in counts.items() if isinstance(value, int)]
+        return ("", *_amount(counts, figures[0][0]), "") if figures else ("", "", "", "")
     first = next(iter(run.results.get("perplexity", {}).items()), None)
     if first is None:
         return "of the model", "", "", ""

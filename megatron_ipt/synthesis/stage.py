@@ -85,8 +85,9 @@ def units(config: SynthesisConfig, context: StageContext) -> Units:
 
 
 def gpus_per_task(config: SynthesisConfig) -> int:
-    """GPUs that one process needs by default: none for pairs without a model, and for servers, which have their own."""
-    if source_named(config.engine).kind != "model" or config.engine == "openai":
+    """GPUs that one process needs by default: none without a model in it, or with one on the CPU."""
+    on_cpu = config.engine == "transformers" and config.transformers.device == "cpu"
+    if source_named(config.engine).kind != "model" or config.engine == "openai" or on_cpu:
         return 0
     return config.tensorrt_llm.tensor_parallel_size
 

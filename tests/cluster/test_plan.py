@@ -122,7 +122,7 @@ def test_a_flow_that_begins_with_tuning_data():
     assert result.facts["data"] == {"data_tokens": pytest.approx(size / 4.4), "source": "size of tuning.datasets"}
     assert [cost.stage for cost in result.stages] == ["tuning", "training", "export", "evaluation"]
     # Files that are not here: as much as the training needs.
-    elsewhere = ("tuning.datasets.tasks.inputs=[/nonexistent.jsonl]", "training.epochs=null", "training.steps=9")
+    elsewhere = ("tuning.datasets.examples.inputs=[/nonexistent.jsonl]", "training.epochs=null", "training.steps=9")
     result = plan("synthesizer_tiny", 1, "h100", *elsewhere)
     assert result.facts["training"]["passes"] == pytest.approx(1)
 
