@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -80,9 +80,23 @@ def load(
     parts = read_parts(source, overrides)
     if prepare is not None:
         prepare(parts)
-    if not isinstance(section, type):
-        section = section()
-    unknown = [problem for part in parts for problem in _unknown_keys(section, part, "")]
+    return _build(section if isinstance(section, type) else section(), parts, "")
+
+
+def from_mapping(section: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    """Builds ``section`` from plain values, for settings whose declaration is only known once others are read.
+
+    Args:
+        prefix: of the keys in errors, e.g. ``training.objectives.kl.options.``.
+
+    Raises:
+        RecipeError: as :func:`load`.
+    """
+    return _build(section, [_from_mapping(values)], prefix)
+
+
+def _build(section: type[T], parts: list[DictConfig], prefix: str) -> T:
+    unknown = [problem for part in parts for problem in _unknown_keys(section, part, prefix)]
     if unknown:
         raise RecipeError("\n".join(unknown))
     merged = OmegaConf.structured(section)
@@ -92,12 +106,12 @@ def load(
             merged = OmegaConf.merge(merged, part)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
-            raise RecipeError("\n".join(f"{name}: required, but not set" for name in missing))
+            raise RecipeError("\n".join(f"{prefix}{name}: required, but not set" for name in missing))
         value = typing.cast(T, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        name = error.full_key or "recipe"
+        name = f"{prefix}{error.full_key}" if error.full_key else prefix.rstrip(".") or "recipe"
         raise RecipeError(f"{name}: {str(error.msg or error).splitlines()[0]}") from error
-    problems = [f"{name}: {message}" for name, message in _problems(value, "")]
+    problems = [f"{name}: {message}" for name, message in _problems(value, prefix)]
     if problems:
         raise RecipeError("\n".join(problems))
     return value
@@ -233,9 +247,9 @@ def _unknown_keys(section: type, part: DictConfig, prefix: str) -> Iterator[str]
         path = f"{prefix}{name}"
         if name not in known:
             below = {row[0].rpartition(".")[2]: row[0] for row in describe(section, prefix) if ".NAME." not in row[0]}
-            hint = did_you_mean(str(name), known, prefix) or f" Did you mean {below[name]}?" * (name in below)
+            hint = did_you_mean(str(name), known, prefix) or (f" Did you mean {below[name]}?" if name in below else "")
             where = prefix.rstrip(".") or "the recipe"
-            yield f"{path}: unknown key.{hint} Valid in {where}: {', '.join(known)}"
+            yield f"{path}: unknown key.{hint} Valid in {where}: {', '.join(known) or 'no key'}"
             continue
         nested = _section_of(known[name])
         value = part._get_node(name)
@@ -249,6 +263,8 @@ def _unknown_keys(section: type, part: DictConfig, prefix: str) -> Iterator[str]
                 item = value._get_node(entry)
                 if isinstance(item, DictConfig) and not item._is_none():
                     yield from _unknown_keys(nested, item, f"{path}.{entry}.")
+                elif isinstance(item, ListConfig):
+                    yield f"{path}.{entry}: expected keys below it, found {value[entry]!r}"
         else:
             yield from _unknown_keys(nested, value, f"{path}.")
 

@@ -11,6 +11,8 @@ STAGE = Stage(
     code="megatron_ipt.training.stage:run",
     reads=(TOKENS,),
     makes=(CHECKPOINTS,),
+    files="megatron_ipt.training.stage:fingerprints",
+    check="megatron_ipt.training.stage:check",
     extra="train",
     libraries=("torch", "megatron"),
     resources=Resources(gpus="node", whole_nodes=True, time="1-00:00:00", needs="megatron_ipt.training.progress:needs"),

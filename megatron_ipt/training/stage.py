@@ -6,12 +6,30 @@ checkpoint.
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.loop.metrics import METRICS_FILE, last_losses
+from megatron_ipt.training.objectives.terms import fingerprints as fingerprints_of_terms, load_terms
 from megatron_ipt.training.ranks.launcher import Launcher, LocalLauncher
+
+
+def check(config: TrainingConfig) -> None:
+    """Raises what the ranks would raise about the objectives; nothing where torch is not installed, as on the machine
+    of the data stages: custom objectives may import it.
+
+    Raises:
+        RecipeError: the code of an objective cannot be imported, or its options are wrong.
+    """
+    if importlib.util.find_spec("torch") is not None:
+        load_terms(config.objectives)
+
+
+def fingerprints(config: TrainingConfig) -> list[dict[str, Any]]:
+    """Fingerprints of the files with custom objectives, for the manifest."""
+    return fingerprints_of_terms(config.objectives)
 
 
 def run(config: TrainingConfig, context: StageContext, launcher: Launcher | None = None) -> dict[str, Any]:
@@ -28,6 +46,7 @@ def run(config: TrainingConfig, context: StageContext, launcher: Launcher | None
             stop.
         KeyboardInterrupt: after Ctrl-C, once the ranks have saved and exited.
     """
+    check(config)
     context.directory.mkdir(parents=True, exist_ok=True)
     counts = (launcher or LocalLauncher()).launch(config, context)
     return counts | last_losses(context.directory / METRICS_FILE)
