@@ -7,7 +7,6 @@ two processes from making the same one.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from megatron_ipt.errors import RecipeError
 from megatron_ipt.extensions import own_file
 from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
 from megatron_ipt.inference.engines import load_engine, open_engine
+from megatron_ipt.inference.run import run_coroutine
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import find_tokenizer
 from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_code, fingerprint_file, read_manifest
@@ -225,7 +225,7 @@ def _generate(
         )
         with monitor:
             runner = Runner(config, context.seed, context.directory, prompts, engine, identity)
-            asyncio.run(runner.run(tasks, monitor))
+            run_coroutine(runner.run(tasks, monitor))
     own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
     check_refused(own.counts, config.generation.max_refused_share)
 

@@ -28,8 +28,8 @@ from megatron_ipt.models.flops import flops_per_token
 from megatron_ipt.progress import counted
 from megatron_ipt.seeding import derive
 from megatron_ipt.stages import TOKENS
-from megatron_ipt.training.checkpoints.checkpoint import Checkpoints, checkpoint_folder
-from megatron_ipt.training.checkpoints.model_file import ModelFile
+from megatron_ipt.training.checkpoints.checkpoint import Checkpoints
+from megatron_ipt.training.checkpoints.model_file import ModelFile, checkpoint_folder
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.data.batches import Batches, TokenData, check_sources, number_of_steps
 from megatron_ipt.training.data.sample_index import DatasetBuilder
