@@ -6,7 +6,7 @@ from typing import Any
 
 from megatron_ipt.cluster.plan.estimate import Plan
 from megatron_ipt.progress import counted
-from megatron_ipt.report.readable import compact, exact, size, time
+from megatron_ipt.readable import compact, exact, size, time
 
 
 def render_plan(plan: Plan) -> str:

@@ -14,8 +14,8 @@ from megatron_ipt.cluster.slurm.commands import JobState
 from megatron_ipt.cluster.slurm.submissions import Record, Submitted
 from megatron_ipt.cluster.watch.progress import StageProgress, progress_of, training_progress
 from megatron_ipt.progress import duration
+from megatron_ipt.readable import compact
 from megatron_ipt.recipe import Recipe
-from megatron_ipt.report.readable import compact
 
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from megatron_ipt.report import readable
+from megatron_ipt import readable
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,12 @@ def test_time(seconds, text):
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0, "0%"), (1, "100%"), (0.4237, "42.4%"), (0.0001, "< 0.1%"), (0.9999, "> 99.9%"), (None, "–")],
-)
+    [
+        (0, "0%"), (1, "100%"), (0.4237, "42.4%"), (None, "–"),
+        (0.0001, "< 0.1%"), (0.000499, "< 0.1%"), (0.0005, "0.1%"), (0.003, "0.3%"),
+        (0.997, "99.7%"), (0.9994, "99.9%"), (0.9995, "> 99.9%"), (0.9999, "> 99.9%"),
+    ],
+)  # fmt: skip
 def test_percent(share, text):
     assert readable.percent(share) == text
 
