@@ -15,5 +15,6 @@ STAGE = Stage(
     check="megatron_ipt.augment.templates:load_templates",
     units="megatron_ipt.augment.stage:units",
     resources=Resources(cores="workers"),
+    report="megatron_ipt.augment.report:part",
     shows=("documents", "texts", "pairs", "characters", "unmatched_options"),
 )

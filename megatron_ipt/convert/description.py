@@ -13,6 +13,7 @@ STAGE = Stage(
     makes=(MODEL,),
     extra="train",
     libraries=("torch", "megatron"),
+    report="megatron_ipt.convert.report:part",
     result="model",
     shows=("parameters", "bytes"),
 )

@@ -13,5 +13,6 @@ STAGE = Stage(
     begins_with="corpus.inputs",
     files="megatron_ipt.corpus.stage:fingerprints",
     check="megatron_ipt.corpus.stage:check",
+    report="megatron_ipt.corpus.report:part",
     shows=("documents", "synthesis_documents", "raw_documents", "characters", "rejected"),
 )

@@ -15,4 +15,5 @@ STAGE = Stage(
     extra="train",
     libraries=("torch", "megatron", "transformers"),
     resources=Resources(gpus="node"),
+    report="megatron_ipt.evaluation.report:part",
 )

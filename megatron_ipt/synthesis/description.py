@@ -16,5 +16,6 @@ STAGE = Stage(
     check="megatron_ipt.synthesis.stage:check",
     units="megatron_ipt.synthesis.stage:units",
     resources=Resources(gpus="task", gpus_per_task="megatron_ipt.synthesis.stage:gpus_per_task", cores="workers"),
+    report="megatron_ipt.synthesis.report:part",
     shows=("texts", "texts_with_pairs", "pairs", "pairs_per_text", "generated_tokens", "refused_texts", "dropped"),
 )

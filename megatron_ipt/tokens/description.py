@@ -17,5 +17,6 @@ STAGE = Stage(
     units="megatron_ipt.tokens.stage:units",
     completes="one dataset of every split",
     resources=Resources(cores="workers"),
+    report="megatron_ipt.tokens.report:part",
     shows=("train", "valid", "test", "empty_documents", "rejected"),
 )

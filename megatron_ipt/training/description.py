@@ -14,5 +14,6 @@ STAGE = Stage(
     extra="train",
     libraries=("torch", "megatron"),
     resources=Resources(gpus="node", whole_nodes=True, time="1-00:00:00"),
+    report="megatron_ipt.training.report:part",
     shows=("steps", "tokens", "parameters", "final_loss", "interventions"),
 )

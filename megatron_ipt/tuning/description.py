@@ -12,4 +12,5 @@ STAGE = Stage(
     makes=(TOKENS,),
     begins_with="tuning.datasets",
     files="megatron_ipt.tuning.stage:fingerprints",
+    report="megatron_ipt.tuning.report:part",
 )
