@@ -360,7 +360,7 @@ class Part:
     Attributes:
         title: heading of its section; by default the name of the stage.
         link: name of the section in the table of contents; by default the title.
-        step: its card in the flow.
+        step: its card in the flow; by default one of its counts.
         headline: a clause of the page's first sentence, without a capital or full stop.
         instead_of: kinds of data; the headline also says what those of their makers say, which are left out.
         elements: what the section shows; without any there is no section.
@@ -369,7 +369,7 @@ class Part:
 
     title: str = ""
     link: str = ""
-    step: Step = Step()
+    step: Step | None = None
     headline: str = ""
     instead_of: Sequence[str] = ()
     elements: Sequence[Element] = ()

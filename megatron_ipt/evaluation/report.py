@@ -40,7 +40,7 @@ def part(stage: StageRecord) -> Part:
     points = sorted(stage.read(CURVES, {}).get("checkpoints", ()), key=lambda point: point["tokens"])
     return Part(
         title="Evaluation",
-        step=_step(perplexity) if stage.counts else Step(),
+        step=_step(perplexity) if stage.counts else None,
         headline=f"held-out loss {losses} (nats per token)" if losses else "",
         elements=[
             *_parity(results.get("parity")),

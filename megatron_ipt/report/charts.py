@@ -15,7 +15,7 @@ from io import StringIO
 from typing import Any
 
 from megatron_ipt.page import COLORS, Chart, Curve
-from megatron_ipt.readable import compact, tick
+from megatron_ipt.readable import tick
 
 MARKED_POINTS = 40
 """Curves of fewer points show each as a dot."""
@@ -95,7 +95,7 @@ def draw(chart: Chart, width: int, height: int, name: str) -> str:
             axes.yaxis.set_major_locator(MaxNLocator(5 if height < 200 else 7, steps=_TICK_STEPS))
         narrow = width < 500
         axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8, integer=True, steps=_TICK_STEPS))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         axes.margins(x=0.02)
         axes.set_xlabel(chart.x_label, parse_math=False)
@@ -123,7 +123,7 @@ def _add_upper_axis(axes: Any, chart: Chart, locator: Any) -> None:
     scale = chart.upper_per_x
     upper = axes.secondary_xaxis("top", functions=(lambda x: x * scale, lambda upper: upper / scale))
     upper.xaxis.set_major_locator(locator)
-    upper.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    upper.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     upper.spines["top"].set_visible(False)
     upper.patch.set_visible(False)
     upper.tick_params(length=0, pad=4)

@@ -1,7 +1,7 @@
 """The part of a stage that describes none of its own: what its counts show by themselves.
 
 Numbers become figures; counts by name, such as rejected records by reason, become bars; numbers by name and figure
-become a table. The card of the flow has the first count that the stage shows in logs.
+become a table.
 """
 
 from __future__ import annotations
@@ -19,21 +19,11 @@ def generic_part(record: StageRecord) -> Part:
     figures = [Figure(label(name), value) for name, value in _plain(counts)]
     elements: list[Element] = [Figures(figures)]
     elements += [_by_name(name, value) for name, value in counts.items() if isinstance(value, Mapping)]
-    return Part(step=_step(record), elements=elements)
+    return Part(elements=elements)
 
 
-def label(name: str) -> str:
-    """``texts_with_pairs`` -> ``texts with pairs``."""
-    return name.replace("_", " ")
-
-
-def titled(name: str) -> str:
-    """A heading of a name: ``my_stage`` -> ``My stage``."""
-    words = label(name)
-    return words[:1].upper() + words[1:]
-
-
-def _step(record: StageRecord) -> Step:
+def generic_step(record: StageRecord) -> Step:
+    """The card of a stage: the first number among the counts that it shows in logs, else of all counts."""
     stage, counts = record.stage, record.counts
     kinds = [kind for kind in (*stage.reads, *stage.reads_if_made) if kind in record.earlier]
     shown = [name for name in (*stage.shows, *counts) if _is_number(counts.get(name))]
@@ -45,6 +35,17 @@ def _step(record: StageRecord) -> Step:
         amount=compact(amount),
         unit=label(shown[0]).removesuffix("s") if amount == 1 else label(shown[0]),
     )
+
+
+def label(name: str) -> str:
+    """``texts_with_pairs`` -> ``texts with pairs``."""
+    return name.replace("_", " ")
+
+
+def titled(name: str) -> str:
+    """A heading of a name: ``my_stage`` -> ``My stage``."""
+    words = label(name)
+    return words[:1].upper() + words[1:]
 
 
 def _plain(counts: Mapping[str, Any]) -> list[tuple[str, str]]:

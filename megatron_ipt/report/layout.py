@@ -31,7 +31,7 @@ from megatron_ipt.page import (
     Step,
     Table,
 )
-from megatron_ipt.report.generic import generic_part, label, titled
+from megatron_ipt.report.generic import generic_part, generic_step, label, titled
 from megatron_ipt.stages import Stage, load
 
 _MOST_CARDS_IN_A_ROW = 8
@@ -133,7 +133,7 @@ def lay_out(name: str, records: Sequence[StageRecord], most_samples: int) -> Pag
     return Page(
         name=name or "Run",
         summary=_summary(records, parts),
-        cards=[_card(record, parts[record.name].step, seconds) for record in records],
+        cards=[_card(record, parts[record.name].step or generic_step(record), seconds) for record in records],
         cards_in_a_row=-(-len(records) // max(rows, 1)),
         sections=sections,
         seconds=seconds,

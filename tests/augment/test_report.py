@@ -61,4 +61,4 @@ def test_unfinished_documents_show_nothing(folders):
     write_json(folders["augment"] / "manifest.json", {"stage": "augment", "status": "running"})
     (folders["augment"] / "samples.json").unlink()
     part = part_of(folders, "augment")
-    assert (part.step, part.elements) == (Step(), [Samples("Samples", [], all_of(part, Samples)[0].legend)])
+    assert (part.step, part.elements) == (None, [Samples("Samples", [], all_of(part, Samples)[0].legend)])

@@ -163,7 +163,7 @@ def test_an_unfinished_evaluation_has_no_card(folders):
     write_json(folders["evaluation"] / "manifest.json", {"stage": "evaluation", "status": "failed"})
     (folders["evaluation"] / "results.json").unlink()
     part = part_of(folders, "evaluation")
-    assert (part.step, part.headline) == (Step(), "")
+    assert (part.step, part.headline) == (None, "")
 
 
 def test_an_evaluation_without_held_out_text(folders):

@@ -95,6 +95,8 @@ def test_unfinished_stages_say_so(kitchen):
     page = kitchen((CATCH, COOK), {"catch": constant(elements=[CAUTION]), "cook": constant()}, catch=failed)
     assert (page.cards[0].status, page.cards[0].error) == ("failed", "InputError: no fish")
     assert page.sections[0].status == "failed" and page.cards[1].status == "complete"
+    # A part without a card gets one of the counts, if there are any.
+    assert [card.step for card in page.cards] == [Step(), Step("from fish", "3", "made")]
 
 
 def test_the_summary_joins_what_stages_say(kitchen):
