@@ -95,8 +95,7 @@ class Stage:
         resources: on Slurm.
         cost: ``module:function`` of the cost model for ``plan``; empty for a stage whose time is negligible.
         progress: ``module:function`` of (section, context): how far an unfinished stage is, where units do not say it.
-        report: ``module:function`` of the stage's record that describes its part of the report (see
-            :mod:`megatron_ipt.page`). Without it, the report shows the stage's counts.
+        report: ``module:function`` that builds the stage's part of the report.
         result: path below its folder that a finished run names, for people.
         shows: counts for the log and ``status``, in order; all of them if empty.
     """

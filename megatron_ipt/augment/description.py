@@ -7,6 +7,7 @@ STAGE = Stage(
     name="augment",
     command="augment",
     help="Lay texts and their pairs out as pre-training documents.",
+    report="megatron_ipt.augment.report:part",
     config=AugmentConfig,
     code="megatron_ipt.augment.stage:run",
     reads=(CHAINS,),
@@ -15,6 +16,5 @@ STAGE = Stage(
     check="megatron_ipt.augment.templates:load_templates",
     units="megatron_ipt.augment.stage:units",
     resources=Resources(cores="workers"),
-    report="megatron_ipt.augment.report:part",
     shows=("documents", "texts", "pairs", "characters", "unmatched_options"),
 )

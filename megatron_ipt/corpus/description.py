@@ -7,12 +7,12 @@ STAGE = Stage(
     name="corpus",
     command="corpus",
     help="Read raw text into sharded documents with id and split.",
+    report="megatron_ipt.corpus.report:part",
     config=CorpusConfig,
     code="megatron_ipt.corpus.stage:run",
     makes=(DOCUMENTS,),
     begins_with="corpus.inputs",
     files="megatron_ipt.corpus.stage:fingerprints",
     check="megatron_ipt.corpus.stage:check",
-    report="megatron_ipt.corpus.report:part",
     shows=("documents", "synthesis_documents", "raw_documents", "characters", "rejected"),
 )

@@ -7,6 +7,7 @@ STAGE = Stage(
     name="synthesis",
     command="synthesize",
     help="Make instruction–response pairs from the documents.",
+    report="megatron_ipt.synthesis.report:part",
     config=SynthesisConfig,
     code="megatron_ipt.synthesis.stage:run",
     reads_if_made=(DOCUMENTS,),
@@ -16,6 +17,5 @@ STAGE = Stage(
     check="megatron_ipt.synthesis.stage:check",
     units="megatron_ipt.synthesis.stage:units",
     resources=Resources(gpus="task", gpus_per_task="megatron_ipt.synthesis.stage:gpus_per_task", cores="workers"),
-    report="megatron_ipt.synthesis.report:part",
     shows=("texts", "texts_with_pairs", "pairs", "pairs_per_text", "generated_tokens", "refused_texts", "dropped"),
 )

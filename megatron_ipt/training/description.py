@@ -7,6 +7,7 @@ STAGE = Stage(
     name="training",
     command="train",
     help="Train with Megatron-Core.",
+    report="megatron_ipt.training.report:part",
     config=TrainingConfig,
     code="megatron_ipt.training.stage:run",
     reads=(TOKENS,),
@@ -14,6 +15,5 @@ STAGE = Stage(
     extra="train",
     libraries=("torch", "megatron"),
     resources=Resources(gpus="node", whole_nodes=True, time="1-00:00:00"),
-    report="megatron_ipt.training.report:part",
     shows=("steps", "tokens", "parameters", "final_loss", "interventions"),
 )

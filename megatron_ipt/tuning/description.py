@@ -7,10 +7,10 @@ STAGE = Stage(
     name="tuning",
     command="tuning-data",
     help="Pack tasks or conversations into masked sequences.",
+    report="megatron_ipt.tuning.report:part",
     config=TuningConfig,
     code="megatron_ipt.tuning.stage:run",
     makes=(TOKENS,),
     begins_with="tuning.datasets",
     files="megatron_ipt.tuning.stage:fingerprints",
-    report="megatron_ipt.tuning.report:part",
 )
