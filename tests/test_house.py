@@ -18,7 +18,7 @@ PACKAGE = REPOSITORY / "megatron_ipt"
 
 SHARED_GROUND = (
     "errors", "seeding", "progress", "files", "locks", "rejects", "parallel", "extensions", "config", "manifest",
-    "stages", "tokenizer_readers", "costs", "readable",
+    "stages", "page", "readable", "costs", "tokenizer_readers",
 )  # fmt: skip
 """Imported by all, imports no room."""
 
@@ -424,6 +424,14 @@ def test_data_rooms_and_commands_start_without_heavy_libraries() -> None:
         # The process of a rank and the code of one engine are started where their libraries are.
         if room_of(module_of(path)) not in STARTS_LIGHT:
             continue
+        loaded = _loaded_with(module_of(path))
+        slow += [f"{module_of(path)}: {name} by {by}" for name, by in loaded.items() if name in HEAVY]
+    assert not slow, "\n".join(slow)
+
+
+def test_the_page_is_made_without_the_libraries_of_other_stages() -> None:
+    slow = []
+    for path in PACKAGE.glob("*/report.py"):
         loaded = _loaded_with(module_of(path))
         slow += [f"{module_of(path)}: {name} by {by}" for name, by in loaded.items() if name in HEAVY]
     assert not slow, "\n".join(slow)

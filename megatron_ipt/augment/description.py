@@ -7,6 +7,7 @@ STAGE = Stage(
     name="augment",
     command="augment",
     help="Format texts and pairs as pre-training documents.",
+    report="megatron_ipt.augment.report:part",
     config=AugmentConfig,
     code="megatron_ipt.augment.stage:run",
     reads=(CHAINS,),

@@ -7,6 +7,7 @@ STAGE = Stage(
     name="export",
     command="export",
     help="Write the trained model as a Hugging Face folder.",
+    report="megatron_ipt.convert.report:part",
     config=ExportConfig,
     code="megatron_ipt.convert.stage:run",
     reads=(CHECKPOINTS, TOKENS),

@@ -7,6 +7,7 @@ STAGE = Stage(
     name="corpus",
     command="corpus",
     help="Read raw text into sharded documents with id and split.",
+    report="megatron_ipt.corpus.report:part",
     config=CorpusConfig,
     code="megatron_ipt.corpus.stage:run",
     makes=(DOCUMENTS,),

@@ -16,13 +16,13 @@ from typing import Any
 
 from megatron_ipt.convert.commands import export_model
 from megatron_ipt.errors import InputError
+from megatron_ipt.evaluation.output_files import CURVES
 from megatron_ipt.files import read_json, write_json
 from megatron_ipt.progress import duration
 from megatron_ipt.training.checkpoints.model_file import ModelFile, checkpoints_in
 
 logger = logging.getLogger(__name__)
 
-CURVES = "curves.json"
 FOLDER = "checkpoints"
 
 Measure = Callable[[Path], dict[str, Any]]

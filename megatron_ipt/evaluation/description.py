@@ -7,6 +7,7 @@ STAGE = Stage(
     name="evaluation",
     command="evaluate",
     help="Compare the exported model with the trained one; measure.",
+    report="megatron_ipt.evaluation.report:part",
     config=EvaluationConfig,
     code="megatron_ipt.evaluation.stage:run",
     reads=(CHECKPOINTS, TOKENS, MODEL),

@@ -17,13 +17,13 @@ from megatron_ipt.evaluation.harness import run as harness
 from megatron_ipt.evaluation.held_out import first_documents, first_tokens
 from megatron_ipt.evaluation.language_model import LanguageModel
 from megatron_ipt.evaluation.measures import Measures
+from megatron_ipt.evaluation.output_files import RESULTS
 from megatron_ipt.evaluation.parity import check_parity, compare_logits, parity_tolerance
 from megatron_ipt.files import write_json
 from megatron_ipt.manifest import StageContext, fingerprint_file, read_manifest
 from megatron_ipt.stages import CHECKPOINTS, MODEL, TOKENS
 from megatron_ipt.training.checkpoints.model_file import ModelFile
 
-RESULTS = "results.json"
 _PROMPT_TOKENS = 32
 
 

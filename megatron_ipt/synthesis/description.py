@@ -7,6 +7,7 @@ STAGE = Stage(
     name="synthesis",
     command="synthesize",
     help="Make instruction–response pairs from the documents.",
+    report="megatron_ipt.synthesis.report:part",
     config=SynthesisConfig,
     code="megatron_ipt.synthesis.stage:run",
     reads_if_made=(DOCUMENTS,),

@@ -7,6 +7,7 @@ STAGE = Stage(
     name="tokens",
     command="tokenize",
     help="Tokenize and interleave into Megatron indexed datasets.",
+    report="megatron_ipt.tokens.report:part",
     config=TokensConfig,
     code="megatron_ipt.tokens.stage:run",
     reads_if_made=(DOCUMENTS, AUGMENTED),

@@ -7,6 +7,7 @@ STAGE = Stage(
     name="training",
     command="train",
     help="Train with Megatron-Core.",
+    report="megatron_ipt.training.report:part",
     config=TrainingConfig,
     code="megatron_ipt.training.stage:run",
     reads=(TOKENS,),

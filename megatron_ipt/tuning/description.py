@@ -7,6 +7,7 @@ STAGE = Stage(
     name="tuning",
     command="tuning-data",
     help="Pack tasks or conversations into masked sequences.",
+    report="megatron_ipt.tuning.report:part",
     config=TuningConfig,
     code="megatron_ipt.tuning.stage:run",
     makes=(TOKENS,),
