@@ -101,19 +101,14 @@ def make_model(folder: Path, preset: str, vocab_size: int, max_shard_size: str) 
         write_index,
     )
     from megatron_ipt.convert.formats.stored_tensor import as_bytes
-    from megatron_ipt.convert.hugging_face.tokenizer_files import TokenIds
-    from megatron_ipt.convert.tensor_mapping import tensors
     from megatron_ipt.files import write_json
-    from megatron_ipt.models.families import resolve_shape
-    from megatron_ipt.models.hugging_face_config import hugging_face_config
+    from megatron_ipt.models.hugging_face_config import TokenIds, hugging_face_config
+    from megatron_ipt.models.presets import resolve_shape
+    from megatron_ipt.models.tensor_mapping import hugging_face_shapes
 
     folder.mkdir()
     shape = resolve_shape({"preset": preset})
-    plans = [
-        TensorPlan(part.name, part.shape, torch.bfloat16)
-        for joined in tensors(shape, vocab_size, vocab_size)
-        for part in joined.parts
-    ]
+    plans = [TensorPlan(name, size, torch.bfloat16) for name, size in hugging_face_shapes(shape, vocab_size)]
     noise = memoryview(as_bytes(torch.randn(1 << 22).mul(0.02).bfloat16()))
     files = pack(plans, parse_size(max_shard_size))
     for name, members in zip(file_names(len(files)), files):
@@ -125,7 +120,7 @@ def make_model(folder: Path, preset: str, vocab_size: int, max_shard_size: str) 
             os.fsync(stream.fileno())
     if len(files) > 1:
         write_index(folder, files)
-    write_json(folder / "config.json", hugging_face_config(shape, vocab_size, TokenIds(1, 2, None), torch.bfloat16))
+    write_json(folder / "config.json", hugging_face_config(shape, vocab_size, TokenIds(1, 2, None), "bfloat16"))
     return max(plan.size for plan in plans)
 
 

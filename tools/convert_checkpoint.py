@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from megatron_ipt.convert.checkpoint.folder import find_checkpoint
+from megatron_ipt.convert.checkpoint.find import find_checkpoint
 from megatron_ipt.convert.commands import TYPES, export_model, import_model
 from megatron_ipt.convert.verify import verify
 from megatron_ipt.errors import INTERRUPTED_STATUS, UserError

@@ -1,6 +1,8 @@
-"""The values nearest to a wrong one that would do: half of a good error message about sizes that must divide."""
+"""The nearest values that would do: half of a good error message about sizes that must divide one another."""
 
 from __future__ import annotations
+
+from math import isqrt
 
 
 def multiples(value: int, of: int) -> str:
@@ -11,7 +13,8 @@ def multiples(value: int, of: int) -> str:
 
 def divisors(number: int, near: int) -> str:
     """``divisors(4, near=3)`` is ``"2 or 4"``."""
-    candidates = [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+    small = [candidate for candidate in range(1, isqrt(max(number, 0)) + 1) if number % candidate == 0]
+    candidates = sorted({*small, *(number // candidate for candidate in small)})
     below = [candidate for candidate in candidates if candidate < near][-1:]
     above = [candidate for candidate in candidates if candidate > near][:1]
     return " or ".join(map(str, below + above))

@@ -210,18 +210,44 @@ class TestFamily:
     )
     def test_other_intervals_are_refused(self, extensions, tmp_path, changes, message):
         from megatron_ipt.extensions import load_extensions
-        from megatron_ipt.models.hugging_face import read_model_config
+        from megatron_ipt.models.hugging_face_config import read_model_config
 
         load_extensions([str(extensions / "smollm3.py")], "extensions")
         config = {
             "model_type": "smollm3", "num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 96,
-            "num_attention_heads": 4, "max_position_embeddings": 64, "vocab_size": 50,
+            "num_attention_heads": 4, "max_position_embeddings": 64, "vocab_size": 50, "rms_norm_eps": 1e-6,
         }  # fmt: skip
         (tmp_path / "config.json").write_text(json.dumps(config))
         read_model_config(tmp_path)
         (tmp_path / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(InputError, match=message):
             read_model_config(tmp_path)
+
+    def test_it_is_the_model_that_transformers_knows(self, extensions, tmp_path):
+        """An absent key means the same, and the parameters are as many."""
+        torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+        from megatron_ipt.extensions import load_extensions
+        from megatron_ipt.models.hugging_face_config import TokenIds, hugging_face_config, read_model_config
+        from megatron_ipt.models.presets import resolve_shape
+
+        load_extensions([str(extensions / "smollm3.py")], "extensions")
+        minimal = {
+            "model_type": "smollm3", "num_hidden_layers": 5, "hidden_size": 64, "intermediate_size": 96,
+            "num_attention_heads": 8, "max_position_embeddings": 64, "vocab_size": 50, "rms_norm_eps": 1e-6,
+        }  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(minimal))
+        shape = resolve_shape({}, read_model_config(tmp_path)[0])
+        theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+        assert (shape.num_query_groups, shape.rotary_base) == (4, 2e6)
+        assert (theirs.num_key_value_heads, theirs.rope_parameters["rope_theta"]) == (4, 2e6)
+        assert theirs.tie_word_embeddings and not shape.untie_embeddings_and_output_weights
+        (tmp_path / "config.json").write_text(json.dumps(hugging_face_config(shape, 50, TokenIds(1, 2, 0), "float32")))
+        written = transformers.AutoConfig.from_pretrained(tmp_path)
+        assert written.no_rope_layers == [1, 1, 1, 0, 1]
+        assert resolve_shape({}, read_model_config(tmp_path)[0]) == shape
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(written)
+        assert model.num_parameters() == shape.parameters(50)
 
     @pytest.mark.slow
     def test_import_train_export(self, extensions, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_ipt.models.families import FAMILIES, ModelShape
+from megatron_ipt.models.families import ModelShape
 
 
 @dataclass(frozen=True)
@@ -60,39 +60,8 @@ class Arrangement:
 
 
 @dataclass(frozen=True)
-class LayerParameters:
-    """Parameters of one transformer layer by how they are divided."""
-
-    split: int
-    """Over tensor-parallel ranks: attention and dense feed-forward."""
-    experts: int
-    """Over tensor- and expert-parallel ranks."""
-    whole: int
-    """On every rank: norms and the router."""
-
-    @property
-    def total(self) -> int:
-        return self.split + self.experts + self.whole
-
-
-def layer_parameters(shape: ModelShape) -> LayerParameters:
-    """Parameters of one layer of ``shape``."""
-    family = FAMILIES[shape.family]
-    queries = shape.num_attention_heads * shape.kv_channels
-    keys_values = 2 * shape.num_query_groups * shape.kv_channels
-    attention = shape.hidden_size * (2 * queries + keys_values)
-    attention += (queries + keys_values) * family.add_qkv_bias
-    whole = 2 * shape.hidden_size + 2 * shape.kv_channels * family.qk_layernorm
-    mlp = (3 if family.gated_linear_unit else 2) * shape.hidden_size * shape.ffn_hidden_size
-    if shape.num_moe_experts:
-        router = shape.hidden_size * shape.num_moe_experts
-        return LayerParameters(attention, mlp * shape.num_moe_experts, whole + router)
-    return LayerParameters(attention + mlp, 0, whole)
-
-
-@dataclass(frozen=True)
 class StageParameters:
-    """Parameters on one GPU of a pipeline stage; experts apart, because fewer ranks share their optimizer state."""
+    """Parameters on one GPU of a pipeline stage; of experts separately, as fewer ranks share their optimizer state."""
 
     dense: float
     experts: float
@@ -102,17 +71,14 @@ def stage_parameters(
     shape: ModelShape, padded_vocab_size: int, arrangement: Arrangement, stage: int
 ) -> StageParameters:
     """Parameters on one GPU of pipeline stage ``stage`` (from 0)."""
-    layer = layer_parameters(shape)
-    layers = shape.num_layers / arrangement.pipeline
-    dense = layers * (layer.split / arrangement.tensor + layer.whole)
-    experts = layers * layer.experts / (arrangement.tensor * arrangement.expert)
-    vocabulary = padded_vocab_size * shape.hidden_size / arrangement.tensor
-    last = stage == arrangement.pipeline - 1
+    count = shape.parameter_count(padded_vocab_size)
+    layers = count.num_layers / arrangement.pipeline
+    dense = layers * (count.layer.split / arrangement.tensor + count.layer.whole)
+    experts = layers * count.layer.experts / (arrangement.tensor * arrangement.expert)
     if stage == 0:
-        dense += vocabulary
-    if last:
-        dense += shape.hidden_size
-        # Tied weights need no copy where both ends are on one stage.
-        if shape.untie_embeddings_and_output_weights or stage != 0:
-            dense += vocabulary
+        dense += count.embedding / arrangement.tensor
+    if stage == arrangement.pipeline - 1:
+        # A tied output layer is a copy of the embedding, unless both are on the same stage.
+        output_layer = count.output_layer or (count.embedding if stage != 0 else 0)
+        dense += count.final_norm + output_layer / arrangement.tensor
     return StageParameters(dense, experts)

@@ -1,10 +1,11 @@
-"""Published training runs and parameter counts that the planner is held against, with their sources."""
+"""Published training runs that the planner is compared with, and their sources."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_ipt.models.families import ModelShape, resolve_shape
+from megatron_ipt.models.families import ModelShape
+from megatron_ipt.models.presets import resolve_shape
 from megatron_ipt.training.cost.arrangement import Arrangement
 
 
@@ -113,13 +114,3 @@ def _llama3_405b() -> list[Run]:
 NARAYANAN = _narayanan()
 NEMO = _nemo()
 LLAMA3_405B = _llama3_405b()
-
-PARAMETERS = {
-    # preset, vocabulary of the published model: parameters of its safetensors files
-    ("llama3_8b", 128256): 8_030_261_248,
-    ("llama3.1_8b", 128256): 8_030_261_248,
-    ("qwen2.5_1.5b", 151936): 1_543_714_304,
-    ("qwen3_0.6b", 151936): 596_049_920,
-    ("mixtral_8x7b", 32000): 46_702_792_704,
-}
-"""As the Hugging Face model pages count them."""

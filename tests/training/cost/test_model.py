@@ -6,9 +6,9 @@ from statistics import mean
 
 import pytest
 
-from megatron_ipt.models.families import resolve_shape
 from megatron_ipt.models.flops import flops_per_token
 from megatron_ipt.models.hardware import GIB, GPUS, gpu_named
+from megatron_ipt.models.presets import resolve_shape
 from megatron_ipt.training.cost.arrangement import Arrangement, stage_parameters
 from megatron_ipt.training.cost.memory import activation_bytes_per_token, memory_of, memory_of_stage
 from megatron_ipt.training.cost.search import Problem, search

@@ -1,9 +1,8 @@
-"""A Megatron-Core checkpoint as a Hugging Face folder, block of rows by block of rows.
+"""Writes a Megatron-Core checkpoint as a Hugging Face folder, block of rows by block of rows.
 
-What the folder must hold follows from the model's shape and the tables in :mod:`megatron_ipt.models.weight_names`; the
-checkpoint is held against that list, names and shapes, before anything is written, so that a missing or unexpected
-tensor is an error and not a silent hole. Any layout of ranks may have written the checkpoint. Memory holds one block of
-a tensor for each thread.
+What the folder must contain follows from the model's shape and its family; the checkpoint is compared with that list,
+names and shapes, before anything is written, so that a missing or unexpected tensor is an error and not a silent hole.
+The checkpoint may be of any parallel layout. Memory holds one block of a tensor per thread.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from megatron_ipt.convert.formats.safetensors_writer import (
     write_index,
 )
 from megatron_ipt.convert.formats.stored_tensor import as_bytes, rows_of_block
-from megatron_ipt.convert.hugging_face.tokenizer_files import TokenIds
+from megatron_ipt.convert.messages import listed
 from megatron_ipt.convert.output_folder import Output, Segment, Workers
-from megatron_ipt.convert.tensor_mapping import Joined, Part, tensors
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import write_json
-from megatron_ipt.models.hugging_face_config import generation_config, hugging_face_config
-from megatron_ipt.models.weight_names import MEGATRON_LAYERS
+from megatron_ipt.models.hugging_face_config import TokenIds, generation_config, hugging_face_config
+from megatron_ipt.models.tensor_mapping import HuggingFaceTensor, megatron_shapes, megatron_tensors, name_in_layer
+from megatron_ipt.models.weights import MEGATRON_LAYERS
 from megatron_ipt.training.checkpoints.model_file import ModelFile
 
 _SEGMENT_BYTES = 64_000_000
@@ -42,17 +41,17 @@ _NOT_WEIGHTS = ("optimizer", "chained_", "rng_state", "opt_param_scheduler", "it
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """What will be written, known before anything is.
+    """What will be written, complete before anything is.
 
     Attributes:
         parts: Hugging Face tensors in the order of the files.
-        files: the same, as cut into files.
-        dtype: of the model, as the configuration says it.
+        files: the same, divided into files.
+        dtype: of the model, for its configuration.
     """
 
     reader: CheckpointReader
     model: ModelFile
-    parts: dict[str, Part]
+    parts: dict[str, HuggingFaceTensor]
     files: list[list[TensorPlan]]
     dtype: torch.dtype
 
@@ -72,25 +71,26 @@ class ExportPlan:
 
 
 def plan_export(reader: CheckpointReader, model: ModelFile, dtype: str, max_shard_size: str) -> ExportPlan:
-    """Holds the checkpoint against the model it claims to hold, and plans the files.
+    """Compares the checkpoint with the model that it is said to contain, and plans the files.
 
     Args:
         dtype: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for that of each tensor in the checkpoint.
         max_shard_size: largest safetensors file, e.g. ``5GB``.
 
     Raises:
-        InputError: the checkpoint holds other tensors than its model needs.
-        RecipeError: ``max_shard_size`` is no size.
+        InputError: the checkpoint has other tensors than its model needs.
+        RecipeError: ``max_shard_size`` is not a size.
     """
-    wanted = list(tensors(model.shape, model.vocab_size, model.padded_vocab_size))
     stacked = _is_stacked(reader)
-    _check(reader, wanted, stacked, model)
+    _check(reader, stacked, model)
     parts, plans = {}, []
-    for joined in wanted:
-        name, index = _stored_name(joined, stacked)
+    for tensor in megatron_tensors(model.shape, model.vocab_size, model.padded_vocab_size):
+        name, index = tensor.name, tensor.index
+        if index and not stacked:
+            name, index = name_in_layer(name, index[0]), index[1:]
         kind = reader.dtype(name) if dtype == "auto" else DTYPES[dtype]
-        for part in joined.parts:
-            parts[part.name] = Part(part.name, part.shape, name, index, part.runs)
+        for part in tensor.parts:
+            parts[part.name] = HuggingFaceTensor(part.name, part.shape, name, index, part.ranges)
             plans.append(TensorPlan(part.name, part.shape, kind))
     return ExportPlan(reader, model, parts, pack(plans, parse_size(max_shard_size)), plans[0].dtype)
 
@@ -98,7 +98,7 @@ def plan_export(reader: CheckpointReader, model: ModelFile, dtype: str, max_shar
 def write_export(
     plan: ExportPlan, folder: Path, tokens: TokenIds, workers: int = 2, allow_not_finite: bool = False
 ) -> dict[str, Any]:
-    """Writes configuration and weights into the existing ``folder``, and continues what an ended attempt left there.
+    """Writes configuration and weights into the existing ``folder``; files of an interrupted attempt are kept.
 
     Returns:
         ``{parameters, bytes, files, dtype, family, not_finite}``
@@ -116,7 +116,7 @@ def write_export(
     if len(plan.files) > 1:
         write_index(folder, plan.files)
     shape, vocab_size = plan.model.shape, plan.model.vocab_size
-    write_json(folder / "config.json", hugging_face_config(shape, vocab_size, tokens, plan.dtype))
+    write_json(folder / "config.json", hugging_face_config(shape, vocab_size, tokens, type_name(plan.dtype)))
     write_json(folder / "generation_config.json", generation_config(tokens))
     return {
         "parameters": sum(prod(part.shape) for part in plan.parts.values()),
@@ -128,8 +128,8 @@ def write_export(
     }
 
 
-def blocks(reader: CheckpointReader, part: Part) -> Iterator[torch.Tensor]:
-    """The Hugging Face tensor ``part``, in blocks of whole rows and of the checkpoint's type.
+def blocks(reader: CheckpointReader, part: HuggingFaceTensor) -> Iterator[torch.Tensor]:
+    """The Hugging Face tensor ``part`` in blocks of whole rows, in the checkpoint's type.
 
     Raises:
         InputError: a file of the checkpoint is damaged.
@@ -139,17 +139,17 @@ def blocks(reader: CheckpointReader, part: Part) -> Iterator[torch.Tensor]:
     for first in range(0, part.shape[0], most):
         count = min(most, part.shape[0] - first)
         block = torch.empty((count, *part.shape[1:]), dtype=dtype)
-        for run in part.runs:
-            begin = max(first, run.hugging_face)
-            end = min(first + count, run.hugging_face + run.count)
+        for rows in part.ranges:
+            begin = max(first, rows.hugging_face)
+            end = min(first + count, rows.hugging_face + rows.count)
             if begin < end:
-                start = run.megatron + begin - run.hugging_face
+                start = rows.megatron + begin - rows.hugging_face
                 reader.read_rows(part.megatron, part.index, start, block[begin - first : end - first])
         yield block
 
 
 def _segments(plan: ExportPlan, file: list[TensorPlan], pool: Workers) -> list[Segment]:
-    """The file cut into pieces of whole tensors; the first also holds the header."""
+    """The file divided into pieces of whole tensors; the first also has the header."""
     beginning = header(file)
     pieces: list[list[TensorPlan]] = [[]]
     positions, position, used = [0], len(beginning), 0
@@ -192,30 +192,21 @@ def _is_stacked(reader: CheckpointReader) -> bool:
     return not any(name.split(".")[0].isdigit() for name in names)
 
 
-def _stored_name(joined: Joined, stacked: bool) -> tuple[str, tuple[int, ...]]:
-    if stacked or not joined.index:
-        return joined.megatron, joined.index
-    layer, *rest = joined.index
-    return joined.megatron.replace(MEGATRON_LAYERS, f"{MEGATRON_LAYERS}.{layer}", 1), tuple(rest)
-
-
-def _check(reader: CheckpointReader, wanted: list[Joined], stacked: bool, model: ModelFile) -> None:
+def _check(reader: CheckpointReader, stacked: bool, model: ModelFile) -> None:
     folder = reader.folder
-    expected: dict[str, tuple[int, ...]] = {}
-    for joined in wanted:
-        name, index = _stored_name(joined, stacked)
-        expected[name] = (*joined.stack[len(joined.stack) - len(index) :], *joined.shape)
+    expected = dict(megatron_shapes(model.shape, model.padded_vocab_size, stacked))
     found = {name for name in reader.names() if not name.startswith(_NOT_WEIGHTS) and "_extra_state" not in name}
     missing, unknown = sorted(expected.keys() - found), sorted(found - expected.keys())
     if missing or unknown:
         raise InputError(
-            f"{folder}: does not hold a {model.shape.family} model. Missing: {', '.join(missing) or 'none'}. "
-            f"Unexpected: {', '.join(unknown) or 'none'}"
+            f"{folder}: does not contain a {model.shape.family} model. Missing: {listed(missing)}. "
+            f"Unexpected: {listed(unknown)}"
         )
     for name, shape in expected.items():
         if reader.shape(name) != shape:
             raise InputError(
-                f"{folder}: {name} is {list(reader.shape(name))}, the description of the model says {list(shape)}"
+                f"{folder}: {name} has shape {list(reader.shape(name))}, the description of the model says "
+                f"{list(shape)}"
             )
         if reader.dtype(name) not in WEIGHTS:
-            raise InputError(f"{folder}: {name} is of {type_name(reader.dtype(name))}, which cannot be exported")
+            raise InputError(f"{folder}: {name} has type {type_name(reader.dtype(name))}, which cannot be exported")
