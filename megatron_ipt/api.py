@@ -20,14 +20,13 @@ Nothing heavy is imported before it is needed.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.config import load
-from megatron_ipt.errors import UserError
+from megatron_ipt.errors import InputError, UserError
 from megatron_ipt.recipe import Recipe, load_recipe, recipe_from
 
 if TYPE_CHECKING:
@@ -102,28 +101,11 @@ def make_pairs(
         RecipeError: a setting is wrong, or ``directory`` holds the work of other documents or settings.
         StageError: the engine failed.
     """
-    from megatron_ipt.config import as_dict
-    from megatron_ipt.files import atomic_jsonl, shard_name
-    from megatron_ipt.manifest import StageContext, fingerprint_file, run_stage
-    from megatron_ipt.stages import DOCUMENTS
     from megatron_ipt.synthesis.config import SynthesisConfig
-    from megatron_ipt.synthesis.stage import chains_in, fingerprints, run as synthesize
+    from megatron_ipt.synthesis.in_memory import chains_of
 
     config = load(SynthesisConfig, {"engine": engine, **settings})
-    with tempfile.TemporaryDirectory(prefix="megatron-ipt-pairs-") as temporary:
-        folder = Path(directory or temporary)
-        shards = []
-        for index, batch in enumerate(_batches(_as_documents(documents), _SHARD_DOCUMENTS)):
-            shards.append(folder / "corpus" / "synthesis" / shard_name(index))
-            with atomic_jsonl(shards[-1]) as writer:
-                for document in batch:
-                    writer.write(document.to_json())
-        if not shards:
-            return []
-        context = StageContext("synthesis", folder / "synthesis", seed, {DOCUMENTS: folder / "corpus"})
-        inputs = [fingerprint_file(shard) for shard in shards] + fingerprints(config)
-        run_stage(context, as_dict(config, only_output=True), inputs, lambda: synthesize(config, context))
-        return list(chains_in(context.directory))
+    return chains_of(_as_documents(documents), config, seed, None if directory is None else Path(directory))
 
 
 def render(chains: Iterable[Chain], *, seed: int = 1234, **settings: Any) -> Iterator[Rendered]:
@@ -226,14 +208,23 @@ class Run:
     Attributes:
         folder: of everything the run wrote.
         counts: what each finished stage counted, by name.
-        model: Hugging Face folder, or None if no stage wrote one.
-        report: HTML page, or None if no stage wrote one.
+        results: what a run is for, by name, as far as it is there: ``model``, ``report``.
     """
 
     folder: Path
     counts: Mapping[str, Mapping[str, Any]]
-    model: Path | None
-    report: Path | None
+    results: Mapping[str, Path]
+
+    @property
+    def model(self) -> Path:
+        """The Hugging Face folder.
+
+        Raises:
+            InputError: the run has not written one.
+        """
+        if "model" not in self.results:
+            raise InputError(f"{self.folder}: no model was exported; run the recipe to its end, or up to that stage")
+        return self.results["model"]
 
 
 def run(recipe: Recipe, *, until: str | None = None, overwrite: bool = False) -> Run:
@@ -256,13 +247,10 @@ def status(recipe: Recipe) -> Run:
     """What a run of ``recipe`` has made so far. Runs nothing."""
     from megatron_ipt.pipeline import results_of, status_of
 
-    rows = status_of(recipe)
-    results = results_of(recipe)
     return Run(
         folder=Path(recipe.output_dir),
-        counts={row["stage"]: row["counts"] for row in rows if row["status"] == "complete"},
-        model=results.get("model"),
-        report=results.get("report"),
+        counts={row["stage"]: row["counts"] for row in status_of(recipe) if row["status"] == "complete"},
+        results=results_of(recipe),
     )
 
 

@@ -105,7 +105,7 @@ class TestRecipe:
 
     def test_status_of_what_was_not_run(self, tmp_path):
         recipe = mi.build_recipe(output_dir=tmp_path, corpus={"inputs": [TEXTS]})
-        assert mi.status(recipe) == mi.Run(tmp_path, {}, None, None)
+        assert mi.status(recipe) == mi.Run(tmp_path, {}, {})
 
 
 @pytest.mark.slow

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from megatron_ipt.augment.config import AugmentConfig
-from megatron_ipt.costs import Estimate, PairedTexts, Planning, StageCost
 from megatron_ipt.stages import AUGMENTED, CHAINS
+from megatron_ipt.stages.costs import Estimate, PairedTexts, Planning, StageCost
 
 MB_PER_SECOND = 20.0
 

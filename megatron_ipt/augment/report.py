@@ -7,7 +7,8 @@ from typing import Any
 
 from megatron_ipt.augment.patterns import ANSWER, FRAME, QUESTION, TEXT
 from megatron_ipt.augment.samples import SAMPLES
-from megatron_ipt.page import (
+from megatron_ipt.stages import CHAINS
+from megatron_ipt.stages.page import (
     FAINT,
     FIRST,
     PLAIN,
@@ -24,8 +25,7 @@ from megatron_ipt.page import (
     StageRecord,
     Step,
 )
-from megatron_ipt.readable import MISSING, compact, exact, percent, plural
-from megatron_ipt.stages import CHAINS
+from megatron_ipt.stages.readable import MISSING, compact, exact, percent, plural
 
 _MARKS = {TEXT: PLAIN, QUESTION: FIRST, ANSWER: SECOND, FRAME: FAINT}
 _LEGEND = tuple(Segment("template text" if kind == FRAME else kind, mark) for kind, mark in _MARKS.items())

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from megatron_ipt.commands.common import json_option, overrides_argument, print_json, recipe_argument
-from megatron_ipt.costs import Assumptions, Machine
 from megatron_ipt.recipe import load_recipe
+from megatron_ipt.stages.costs import Assumptions, Machine
 
 
 @click.command()

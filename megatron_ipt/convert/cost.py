@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from megatron_ipt.convert.config import ExportConfig
-from megatron_ipt.costs import Estimate, Planning, StageCost, Weights
 from megatron_ipt.stages import CHECKPOINTS, MODEL
+from megatron_ipt.stages.costs import Estimate, Planning, StageCost, Weights
 
 GB_PER_SECOND = 0.3
 """An assumption."""

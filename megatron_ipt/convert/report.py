@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from megatron_ipt.page import Part, StageRecord, Step
-from megatron_ipt.readable import compact
+from megatron_ipt.stages.page import Part, StageRecord, Step
+from megatron_ipt.stages.readable import compact
 
 
 def part(stage: StageRecord) -> Part:

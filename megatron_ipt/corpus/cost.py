@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.stage import input_files
-from megatron_ipt.costs import CHARACTERS_PER_TOKEN, Documents, Estimate, Planning, StageCost, bytes_of_text
-from megatron_ipt.readable import compact
 from megatron_ipt.stages import DOCUMENTS
+from megatron_ipt.stages.costs import CHARACTERS_PER_TOKEN, Documents, Estimate, Planning, StageCost, bytes_of_text
+from megatron_ipt.stages.readable import compact
 
 MB_PER_SECOND = 20.0
 

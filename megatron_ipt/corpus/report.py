@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from megatron_ipt.corpus.documents import SPLITS
-from megatron_ipt.page import (
+from megatron_ipt.stages.page import (
     Bars,
     Column,
     Element,
@@ -21,7 +21,7 @@ from megatron_ipt.page import (
     Step,
     Table,
 )
-from megatron_ipt.readable import compact, exact, plural, size
+from megatron_ipt.stages.readable import compact, exact, plural, size
 
 _MOST_FILES = 10
 _MOST_REASONS = 12

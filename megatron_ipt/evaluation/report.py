@@ -7,7 +7,8 @@ from typing import Any
 
 from megatron_ipt.evaluation.output_files import CURVES, RESULTS
 from megatron_ipt.evaluation.report_curves import accuracy_charts, loss_chart
-from megatron_ipt.page import (
+from megatron_ipt.stages import CHECKPOINTS, TOKENS
+from megatron_ipt.stages.page import (
     FAINT,
     SECOND,
     Column,
@@ -23,8 +24,7 @@ from megatron_ipt.page import (
     Step,
     Table,
 )
-from megatron_ipt.readable import MISSING, compact, exact, number, percent, plural
-from megatron_ipt.stages import CHECKPOINTS, TOKENS
+from megatron_ipt.stages.readable import MISSING, compact, exact, number, percent, plural
 from megatron_ipt.tokens.report import source_colors
 from megatron_ipt.training.report import LOSS_CHART
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from megatron_ipt.page import GREY, TEAL, Chart, Curve, SmallCharts, StageRecord
-from megatron_ipt.readable import MISSING
+from megatron_ipt.stages.page import GREY, TEAL, Chart, Curve, SmallCharts, StageRecord
+from megatron_ipt.stages.readable import MISSING
 from megatron_ipt.tokens.report import source_colors
 
 _MIN_POINTS = 2

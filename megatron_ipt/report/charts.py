@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
-from megatron_ipt.page import COLORS, Chart, Curve
-from megatron_ipt.readable import tick
+from megatron_ipt.stages.page import COLORS, Chart, Curve
+from megatron_ipt.stages.readable import tick
 
 MARKED_POINTS = 40
 """Curves of fewer points show each as a dot."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from megatron_ipt.page import Bars, Segment
+from megatron_ipt.stages.page import Bars, Segment
 
 _PREVIEW_CHARACTERS = 90
 _LONG_CHARACTERS = 1500

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from megatron_ipt.page import Bars, Column, Element, Figure, Figures, Part, Row, StageRecord, Step, Table
-from megatron_ipt.readable import MISSING, compact, exact, number
+from megatron_ipt.stages.page import Bars, Column, Element, Figure, Figures, Part, Row, StageRecord, Step, Table
+from megatron_ipt.stages.readable import MISSING, compact, exact, number
 
 
 def generic_part(record: StageRecord) -> Part:

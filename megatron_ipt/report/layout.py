@@ -13,7 +13,9 @@ from typing import Any
 
 from megatron_ipt.errors import StageError
 from megatron_ipt.manifest import read_manifest
-from megatron_ipt.page import (
+from megatron_ipt.report.generic import generic_part, generic_step, label, titled
+from megatron_ipt.stages import Stage, load
+from megatron_ipt.stages.page import (
     Bars,
     Chart,
     Curve,
@@ -31,8 +33,6 @@ from megatron_ipt.page import (
     Step,
     Table,
 )
-from megatron_ipt.report.generic import generic_part, generic_step, label, titled
-from megatron_ipt.stages import Stage, load
 
 _MOST_CARDS_IN_A_ROW = 8
 
@@ -150,7 +150,7 @@ def _part(record: StageRecord) -> Part:
     # Not Stage.function: the page is made where libraries of the stage itself may be missing.
     part = load(hook)(record)
     if not isinstance(part, Part):
-        raise StageError(f"report: {hook} returned {type(part).__name__}, expected megatron_ipt.page.Part")
+        raise StageError(f"report: {hook} returned {type(part).__name__}, expected megatron_ipt.stages.page.Part")
     for element in part.elements:
         _check(element, hook)
     return part
@@ -158,7 +158,7 @@ def _part(record: StageRecord) -> Part:
 
 def _check(element: Any, source: str) -> None:
     if not isinstance(element, Element):
-        raise StageError(f"report: {source}: {type(element).__name__} is not an element of megatron_ipt.page")
+        raise StageError(f"report: {source}: {type(element).__name__} is not an element of megatron_ipt.stages.page")
     for inner in element.elements if isinstance(element, (SideBySide, Fold)) else ():
         _check(inner, source)
 

@@ -1,8 +1,8 @@
 """Stage ``report``: one self-contained HTML page about a run.
 
 Reads what the other stages left and writes ``report.html``, which opens from a file and asks the network for nothing.
-What is shown of a stage is described by its room (see :mod:`megatron_ipt.page`). The page depends on what the stages
-left alone, so writing it again gives the same bytes.
+What is shown of a stage is described by its room (:mod:`megatron_ipt.stages.page`). The page depends on what the
+stages left alone, so writing it again gives the same bytes.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import re
 from importlib import resources
 from typing import Any
 
-from megatron_ipt import readable
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.files import atomic_open
 from megatron_ipt.manifest import StageContext
-from megatron_ipt.page import Chart, Element
 from megatron_ipt.report import fitting
 from megatron_ipt.report.charts import draw
 from megatron_ipt.report.config import ReportConfig
 from megatron_ipt.report.layout import Page, lay_out, read_records
-from megatron_ipt.stages import all_stages
+from megatron_ipt.stages import all_stages, readable
+from megatron_ipt.stages.page import Chart, Element
 
 PAGE = "report.html"
 _REQUIRED = ("jinja2", "matplotlib")

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 
-from megatron_ipt.costs import (
+from megatron_ipt.models.hardware import gpu_named
+from megatron_ipt.progress import counted
+from megatron_ipt.stages import CHAINS, DOCUMENTS
+from megatron_ipt.stages.costs import (
     CHARACTERS_PER_TOKEN,
     Documents,
     Estimate,
@@ -18,10 +21,7 @@ from megatron_ipt.costs import (
     StageCost,
     bytes_of_text,
 )
-from megatron_ipt.models.hardware import gpu_named
-from megatron_ipt.progress import counted
-from megatron_ipt.readable import compact
-from megatron_ipt.stages import CHAINS, DOCUMENTS
+from megatron_ipt.stages.readable import compact
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.pair_sources import load_source, source_named
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from megatron_ipt.page import Bars, Figure, Figures, Part, StageRecord, Step
-from megatron_ipt.readable import MISSING, compact, exact, percent, plural
 from megatron_ipt.stages import DOCUMENTS
+from megatron_ipt.stages.page import Bars, Figure, Figures, Part, StageRecord, Step
+from megatron_ipt.stages.readable import MISSING, compact, exact, percent, plural
 
 
 def part(stage: StageRecord) -> Part:

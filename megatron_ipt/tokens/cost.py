@@ -9,7 +9,9 @@ from pathlib import Path
 
 from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.stage import input_files
-from megatron_ipt.costs import (
+from megatron_ipt.errors import RecipeError
+from megatron_ipt.stages import AUGMENTED, DOCUMENTS, TOKENS
+from megatron_ipt.stages.costs import (
     CHARACTERS_PER_TOKEN,
     Documents,
     Estimate,
@@ -19,8 +21,6 @@ from megatron_ipt.costs import (
     TokenData,
     bytes_of_text,
 )
-from megatron_ipt.errors import RecipeError
-from megatron_ipt.stages import AUGMENTED, DOCUMENTS, TOKENS
 from megatron_ipt.tokenizer_readers import read_sentencepiece, read_tokenizer_json
 from megatron_ipt.tokens.config import TokenizerConfig, TokensConfig
 

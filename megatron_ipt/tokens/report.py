@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from megatron_ipt.page import (
+from megatron_ipt.stages.page import (
     OLIVE,
     ORANGE,
     PINK,
@@ -22,7 +22,7 @@ from megatron_ipt.page import (
     Step,
     Table,
 )
-from megatron_ipt.readable import compact, exact, percent, plural
+from megatron_ipt.stages.readable import compact, exact, percent, plural
 from megatron_ipt.tokens.dataset.description import DATASET
 
 _BUILT_IN = {"raw": ORANGE, "augmented": TEAL}

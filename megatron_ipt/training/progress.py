@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from megatron_ipt.files import read_json
 from megatron_ipt.manifest import StageContext, read_manifest
 from megatron_ipt.models.families import padded_vocabulary
-from megatron_ipt.readable import compact
 from megatron_ipt.stages import TOKENS, Needs, Progress
+from megatron_ipt.stages.readable import compact
 from megatron_ipt.tokens.dataset.description import DATASET
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.cost.model import CHECKPOINT_BYTES

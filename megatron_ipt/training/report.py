@@ -6,9 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_ipt.page import Caution, Chart, Curve, Element, Figure, Figures, Part, SmallCharts, StageRecord, Step
-from megatron_ipt.readable import compact, exact, number, percent, plural
 from megatron_ipt.stages import TOKENS
+from megatron_ipt.stages.page import (
+    Caution,
+    Chart,
+    Curve,
+    Element,
+    Figure,
+    Figures,
+    Part,
+    SmallCharts,
+    StageRecord,
+    Step,
+)
+from megatron_ipt.stages.readable import compact, exact, number, percent, plural
 from megatron_ipt.tokens.report import source_colors
 from megatron_ipt.training.loop.metrics import EVENTS_FILE, METRICS_FILE, read_metrics
 

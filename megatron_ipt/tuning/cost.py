@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from megatron_ipt.costs import CHARACTERS_PER_TOKEN, Estimate, Planning, StageCost, TokenData, bytes_of_text
-from megatron_ipt.readable import compact
 from megatron_ipt.stages import TOKENS
+from megatron_ipt.stages.costs import CHARACTERS_PER_TOKEN, Estimate, Planning, StageCost, TokenData, bytes_of_text
+from megatron_ipt.stages.readable import compact
 from megatron_ipt.tokens.cost import token_bytes, vocabulary_of
 from megatron_ipt.tuning.collect import files_of
 from megatron_ipt.tuning.config import TuningConfig

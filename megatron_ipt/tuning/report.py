@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from megatron_ipt.page import Figure, Figures, Part, Shares, StageRecord, Step
-from megatron_ipt.readable import compact, exact, percent, plural
+from megatron_ipt.stages.page import Figure, Figures, Part, Shares, StageRecord, Step
+from megatron_ipt.stages.readable import compact, exact, percent, plural
 from megatron_ipt.tokens.dataset.description import DATASET
 from megatron_ipt.tokens.report import (
     held_out_figure,

@@ -1,7 +1,7 @@
 import pytest
 
 from megatron_ipt.files import write_json
-from megatron_ipt.page import FAINT, FIRST, PLAIN, SECOND, Bars, Caution, Figures, Samples, Segment, Step
+from megatron_ipt.stages.page import FAINT, FIRST, PLAIN, SECOND, Bars, Caution, Figures, Samples, Segment, Step
 from tests.report.runs import TITLES, all_of, change_counts, part_of, write_run
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.config import key
-from megatron_ipt.costs import Documents, Estimate, Planning, StageCost
 from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, remove_leftovers
 from megatron_ipt.manifest import ShardMarkers, StageContext
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.stages import DOCUMENTS, Resources, Stage, Units, register
+from megatron_ipt.stages.costs import Documents, Estimate, Planning, StageCost
 
 
 @dataclass

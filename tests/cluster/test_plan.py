@@ -10,10 +10,10 @@ import pytest
 
 from megatron_ipt.cluster.plan.estimate import make_plan
 from megatron_ipt.cluster.plan.text import render_plan
-from megatron_ipt.costs import Assumptions, Machine
 from megatron_ipt.errors import RecipeError, UserError
 from megatron_ipt.files import write_json
 from megatron_ipt.recipe import load_recipe
+from megatron_ipt.stages.costs import Assumptions, Machine
 from tests.conftest import REPOSITORY
 
 RECIPES = REPOSITORY / "examples"

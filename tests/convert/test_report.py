@@ -1,5 +1,5 @@
 from megatron_ipt.files import write_json
-from megatron_ipt.page import Part, Step
+from megatron_ipt.stages.page import Part, Step
 from tests.report.runs import part_of, write_run
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from megatron_ipt.files import read_json, write_json
-from megatron_ipt.page import Bars, Figures, Fold, Part, Row, Step, Table
+from megatron_ipt.stages.page import Bars, Figures, Fold, Part, Row, Step, Table
 from tests.report.runs import all_of, change_counts, part_of, write_run
 
 

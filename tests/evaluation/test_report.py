@@ -5,7 +5,8 @@ import pytest
 from megatron_ipt.evaluation.report import in_percent, parity_sentence
 from megatron_ipt.evaluation.report_curves import accuracy_charts, loss_chart
 from megatron_ipt.files import read_json, write_json
-from megatron_ipt.page import (
+from megatron_ipt.stages import CHECKPOINTS
+from megatron_ipt.stages.page import (
     FAINT,
     ORANGE,
     SECOND,
@@ -21,7 +22,6 @@ from megatron_ipt.page import (
     Step,
     Table,
 )
-from megatron_ipt.stages import CHECKPOINTS
 from megatron_ipt.training.report import LOSS_CHART
 from tests.report.runs import all_of, part_of, write_run
 

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import megatron_ipt.recipe  # noqa: F401  It registers the stages.
 from megatron_ipt.files import read_json, write_json
 from megatron_ipt.manifest import StageContext
-from megatron_ipt.page import Element, Fold, Part, SideBySide, StageRecord
 from megatron_ipt.report.layout import read_records
 from megatron_ipt.stages import all_stages, load
+from megatron_ipt.stages.page import Element, Fold, Part, SideBySide, StageRecord
 
 Kind = TypeVar("Kind")
 STAGES = ("corpus", "synthesis", "augment", "tokens", "training", "export", "evaluation")

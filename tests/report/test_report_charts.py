@@ -4,9 +4,9 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
-from megatron_ipt.page import COLORS, ORANGE, Chart, Curve
 from megatron_ipt.report.charts import draw, thin_out
 from megatron_ipt.report.stage import _asset
+from megatron_ipt.stages.page import COLORS, ORANGE, Chart, Curve
 
 FINITE = st.floats(-1e6, 1e6)
 

@@ -1,8 +1,8 @@
 from dataclasses import dataclass
 
-from megatron_ipt.page import Bars, Figures, Row, StageRecord, Step, Table
 from megatron_ipt.report.generic import generic_part, generic_step, titled
 from megatron_ipt.stages import CHAINS, DOCUMENTS, Stage
+from megatron_ipt.stages.page import Bars, Figures, Row, StageRecord, Step, Table
 
 
 @dataclass

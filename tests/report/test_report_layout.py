@@ -4,7 +4,10 @@ import pytest
 
 from megatron_ipt.errors import StageError
 from megatron_ipt.files import write_json
-from megatron_ipt.page import (
+from megatron_ipt.report import layout
+from megatron_ipt.report.layout import lay_out, read_records, setting_rows
+from megatron_ipt.stages import Stage
+from megatron_ipt.stages.page import (
     ORANGE,
     Bars,
     Caution,
@@ -25,9 +28,6 @@ from megatron_ipt.page import (
     Step,
     Table,
 )
-from megatron_ipt.report import layout
-from megatron_ipt.report.layout import lay_out, read_records, setting_rows
-from megatron_ipt.stages import Stage
 
 FISH, SOUP = "fish", "soup"
 CAUTION = Caution("look out")
@@ -195,8 +195,8 @@ def test_the_time_of_a_run(kitchen):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (None, "catch returned NoneType, expected megatron_ipt.page.Part"),
-        (Part(elements=["text"]), "catch: str is not an element of megatron_ipt.page"),
+        (None, "catch returned NoneType, expected megatron_ipt.stages.page.Part"),
+        (Part(elements=["text"]), "catch: str is not an element of megatron_ipt.stages.page"),
         (Part(elements=[Fold("", [Figure("a", "1")])]), "catch: Figure is not an element"),
     ],
 )

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt import page as vocabulary
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.files import read_json, write_json
-from megatron_ipt.page import Part, StageRecord
 from megatron_ipt.report import layout
 from megatron_ipt.report.config import ReportConfig
 from megatron_ipt.report.layout import lay_out
 from megatron_ipt.report.stage import PAGE, _asset, macro_name, render, run
-from megatron_ipt.stages import Stage, all_stages
+from megatron_ipt.stages import Stage, all_stages, page as vocabulary
+from megatron_ipt.stages.page import Part, StageRecord
 from tests.evaluation.measured import add_curves
 
 from .runs import CATEGORIES, STAGES, TITLES, context_of, write_run

@@ -1,8 +1,8 @@
 import pytest
 
 from megatron_ipt.files import write_json
-from megatron_ipt.page import Bars, Figures, Part, Step
 from megatron_ipt.stages import DOCUMENTS
+from megatron_ipt.stages.page import Bars, Figures, Part, Step
 from tests.report.runs import CATEGORIES, all_of, change_counts, part_of, write_run
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from megatron_ipt.files import read_json, write_json
-from megatron_ipt.page import OLIVE, ORANGE, PINK, PURPLE, TEAL, Figures, Part, Row, Share, Shares, Step, Table
+from megatron_ipt.stages.page import OLIVE, ORANGE, PINK, PURPLE, TEAL, Figures, Part, Row, Share, Shares, Step, Table
 from megatron_ipt.tokens.report import source_colors
 from tests.report.runs import all_of, change_counts, part_of, records_of, write_run
 

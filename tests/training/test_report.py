@@ -4,7 +4,7 @@ import math
 import pytest
 
 from megatron_ipt.files import read_json, write_json
-from megatron_ipt.page import GREY, ORANGE, TEAL, Caution, Chart, Figures, SmallCharts, Step
+from megatron_ipt.stages.page import GREY, ORANGE, TEAL, Caution, Chart, Figures, SmallCharts, Step
 from megatron_ipt.training.report import Measured
 from tests.report.runs import all_of, change_counts, part_of, write_run
 

@@ -1,7 +1,7 @@
 import pytest
 
 from megatron_ipt.files import write_json
-from megatron_ipt.page import PINK, PURPLE, Figures, Part, Row, Share, Shares, Step, Table
+from megatron_ipt.stages.page import PINK, PURPLE, Figures, Part, Row, Share, Shares, Step, Table
 from tests.report.runs import all_of, part_of
 
 SOURCES = {

@@ -1,4 +1,4 @@
-"""``plan``: what a recipe costs before it runs, from the cost models of its stages (see :mod:`megatron_ipt.costs`).
+"""``plan``: what a recipe costs before it runs, from the cost models of its stages (:mod:`megatron_ipt.stages.costs`).
 
 Stages are asked in the order of the flow; each gets the sizes that the stages before it make. If the size of the data
 a flow begins with is unknown, it is chosen to give a later stage as much as it demands.
@@ -10,13 +10,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from megatron_ipt.costs import Assumptions, Beginning, Demand, Estimate, Machine, Planning, StageCost, UnknownSize
 from megatron_ipt.errors import RecipeError, UserError
 from megatron_ipt.manifest import read_manifest
 from megatron_ipt.models.hardware import gpu_named
 from megatron_ipt.pipeline import context_of
 from megatron_ipt.recipe import Recipe, section_of, stages_of
 from megatron_ipt.stages import EVERYTHING, Stage, inputs_of, load
+from megatron_ipt.stages.costs import (
+    Assumptions,
+    Beginning,
+    Demand,
+    Estimate,
+    Machine,
+    Planning,
+    StageCost,
+    UnknownSize,
+)
 
 
 @dataclass(frozen=True)

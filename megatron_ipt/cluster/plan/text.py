@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 
 from megatron_ipt.cluster.plan.estimate import Plan
-from megatron_ipt.costs import StageCost
 from megatron_ipt.progress import counted
-from megatron_ipt.readable import exact, size, time
+from megatron_ipt.stages.costs import StageCost
+from megatron_ipt.stages.readable import exact, size, time
 
 _LABEL = 11
 

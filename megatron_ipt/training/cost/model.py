@@ -6,14 +6,14 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from megatron_ipt.costs import Demand, Estimate, Planning, StageCost, TokenData, Weights
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.models.config import hugging_face_vocabulary
 from megatron_ipt.models.families import padded_vocabulary
 from megatron_ipt.models.flops import flops_per_token
 from megatron_ipt.models.hardware import gpu_named
-from megatron_ipt.readable import compact, exact
 from megatron_ipt.stages import CHECKPOINTS, TOKENS
+from megatron_ipt.stages.costs import Demand, Estimate, Planning, StageCost, TokenData, Weights
+from megatron_ipt.stages.readable import compact, exact
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.cost.search import Candidate, Problem, recipe_arrangement, search, smallest_that_fits
 

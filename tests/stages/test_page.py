@@ -1,8 +1,8 @@
 import pytest
 
 from megatron_ipt.files import write_json
-from megatron_ipt.page import Column, Curve, Row, Segment, Share, StageRecord, Table
 from megatron_ipt.stages import Stage
+from megatron_ipt.stages.page import Column, Curve, Row, Segment, Share, StageRecord, Table
 
 STAGE = Stage("catch", "catch", "", object, "module:run")
 

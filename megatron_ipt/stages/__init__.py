@@ -128,7 +128,7 @@ class Stage:
         extra: of the package that installs what the stage needs.
         libraries: packages of that extra, to be looked for before the stage is imported.
         resources: on Slurm.
-        cost: ``module:function`` of the cost model for ``plan``, see :mod:`megatron_ipt.costs`.
+        cost: ``module:function`` of the cost model for ``plan``, see :mod:`megatron_ipt.stages.costs`.
         demand: ``module:function`` of the section: how much of what it reads the stage needs, by kind.
         progress: ``module:function`` of (section, context) that returns :class:`Progress`, or None before there is any;
             for stages whose progress is not a number of finished units.

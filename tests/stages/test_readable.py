@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from megatron_ipt import readable
+from megatron_ipt.stages import readable
 
 
 @pytest.mark.parametrize(

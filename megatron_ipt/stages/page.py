@@ -19,8 +19,8 @@ names a function in ``Stage.report``, which is called with the stage's :class:`S
         )
 
 Text is plain text, escaped on the page; in prose and notes, ``backticks`` set off code. Numbers are formatted with
-:mod:`megatron_ipt.readable`, except those of bars and charts. An element that has nothing to show is left out with its
-title, so functions need no branch for it. The same record must give the same part: no date, no random number.
+:mod:`megatron_ipt.stages.readable`, except those of bars and charts. An element with nothing to show is left out with
+its title, so functions need no branch for it. The same record must give the same part: no date, no random number.
 """
 
 from __future__ import annotations
