@@ -126,7 +126,7 @@ def _tokenizer_at_hand(folder: Path, corpus: Path) -> str:
     found = importlib.util.find_spec("mistral_common")
     if found and found.origin:
         return str(Path(found.origin).parent / "data" / "tokenizer.model.v1")
-    from megatron_ipt.tokens.tokenizer.tokenizer import train_sentencepiece
+    from megatron_ipt.tokens.tokenizer.sentencepiece_model import train_sentencepiece
 
     texts = (text for text in itertools.islice(_texts(str(corpus)), 3000))
     train_sentencepiece((line for text in texts for line in text.splitlines()), 8000).save_model(folder / "trained")
@@ -288,7 +288,7 @@ def _datatrove(path: str, model: str) -> None:
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.tokens.megatron_tokenizer import MegatronDocumentTokenizer
 
-    from megatron_ipt.tokens.tokenizer.tokenizer import SentencePieceTokenizer
+    from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         SentencePieceTokenizer.read(model).save(Path(folder) / "tokenizer")

@@ -24,7 +24,7 @@ from megatron_ipt.files import atomic_folder, atomic_jsonl, open_bytes, write_js
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import unit_interval
 from megatron_ipt.synthesis.from_text.replay.formats import squad_pair
-from megatron_ipt.tokens.tokenizer.tokenizer import train_sentencepiece
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import train_sentencepiece
 
 logger = logging.getLogger(__name__)
 

@@ -41,18 +41,14 @@ from megatron_ipt.stages import AUGMENTED, DOCUMENTS, Units
 from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
 from megatron_ipt.tokens.dataset.description import DATASET, tokenizer_keys
 from megatron_ipt.tokens.dataset.indexed import dtype_for
-from megatron_ipt.tokens.dataset.mix import Source, write_interleaved, write_single
+from megatron_ipt.tokens.dataset.mix import TokenizedSource, write_interleaved, write_single
 from megatron_ipt.tokens.dataset.verify import checksums
 from megatron_ipt.tokens.encode import Encoding, Frame, Part, encode_part
-from megatron_ipt.tokens.tokenizer.tokenizer import (
-    TOKENIZER_FILES,
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    choose_engine,
-    open_tokenizer,
-    train_sentencepiece,
-)
+from megatron_ipt.tokens.tokenizer.hugging_face_folder import HuggingFaceTokenizer
+from megatron_ipt.tokens.tokenizer.interface import Tokenizer
+from megatron_ipt.tokens.tokenizer.loading import choose_encoder, open_tokenizer
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer, train_sentencepiece
+from megatron_ipt.tokens.tokenizer.transformers_files import TOKENIZER_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +136,7 @@ def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | No
     tokenizer = open_tokenizer(tokenizer_folder)
     encoding = Encoding(
         tokenizer_folder,
-        choose_engine(config.tokenizer.engine, tokenizer_folder),
+        choose_encoder(config.tokenizer.engine, tokenizer_folder),
         _frame(config, tokenizer),
         dtype_for(config.dtype, tokenizer.vocab_size, "tokens.dtype").name,
         keep_empty=False,
@@ -279,9 +275,11 @@ def _encode_all(config: TokensConfig, parts: list[Part], encoding: Encoding) -> 
     return encoded
 
 
-def _sources(split: str, config: TokensConfig, parts: list[Part], encoded: dict[str, dict[str, Any]]) -> list[Source]:
+def _sources(
+    split: str, config: TokensConfig, parts: list[Part], encoded: dict[str, dict[str, Any]]
+) -> list[TokenizedSource]:
     return [
-        Source(
+        TokenizedSource(
             name,
             [part.prefix(split) for part in parts if part.source == name and split in encoded[part.name]],
             settings.repeat if split == "train" else 1,

@@ -30,7 +30,7 @@ from megatron_ipt.tokens.dataset.description import DATASET, tokenizer_keys
 from megatron_ipt.tokens.dataset.indexed import dtype_for
 from megatron_ipt.tokens.dataset.verify import checksums
 from megatron_ipt.tokens.stage import prepare_tokenizer, tokenizer_fingerprints
-from megatron_ipt.tokens.tokenizer.tokenizer import open_tokenizer
+from megatron_ipt.tokens.tokenizer.loading import open_tokenizer
 from megatron_ipt.tuning import few_shot, templates
 from megatron_ipt.tuning.collect import Collected, collect, files_of
 from megatron_ipt.tuning.config import TuningConfig

@@ -18,7 +18,7 @@ from megatron_ipt.tokens.dataset.indexed import IndexedReader
 from megatron_ipt.tokens.dataset.inspection import inspect
 from megatron_ipt.tokens.dataset.verify import verify
 from megatron_ipt.tokens.stage import run
-from megatron_ipt.tokens.tokenizer.tokenizer import open_tokenizer
+from megatron_ipt.tokens.tokenizer.loading import open_tokenizer
 
 SPLITS = ["train"] * 8 + ["valid", "test"]
 

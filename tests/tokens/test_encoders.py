@@ -1,4 +1,4 @@
-"""Token for token: every engine gives the ids of the library that the tokenizer was made for."""
+"""Token for token: every encoder gives the ids of the library that the tokenizer was made for."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.tokens.tokenizer import engines, probes
-from megatron_ipt.tokens.tokenizer.engines import ComparedEngine, GigatokenEngine
+from megatron_ipt.tokens.tokenizer import encoders, probes
+from megatron_ipt.tokens.tokenizer.encoders import CheckedEncoder, GigatokenEncoder
+from megatron_ipt.tokens.tokenizer.hugging_face_folder import HuggingFaceTokenizer
+from megatron_ipt.tokens.tokenizer.loading import choose_encoder, encoder_for
 from megatron_ipt.tokens.tokenizer.long_texts import encode_in_parts
-from megatron_ipt.tokens.tokenizer.tokenizer import (
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    choose_engine,
-    engine_in,
-)
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
 from .conftest import CONTROL_TEXTS, ODD_TEXTS, sample_texts
 
@@ -37,16 +34,18 @@ def mistral(mistral_model, mistral_folder):
     return (
         exact,
         HuggingFaceTokenizer(mistral_folder),
-        GigatokenEngine((mistral_folder / "tokenizer.json").read_bytes()),
+        GigatokenEncoder((mistral_folder / "tokenizer.json").read_bytes()),
     )
 
 
 @pytest.fixture(scope="module")
 def byte_level(byte_level_folder):
-    return HuggingFaceTokenizer(byte_level_folder), GigatokenEngine((byte_level_folder / "tokenizer.json").read_bytes())
+    return HuggingFaceTokenizer(byte_level_folder), GigatokenEncoder(
+        (byte_level_folder / "tokenizer.json").read_bytes()
+    )
 
 
-def test_all_engines_agree_on_mistral(mistral):
+def test_all_encoders_agree_on_mistral(mistral):
     texts = [*TEXTS, *sample_texts(400, seed=1)]
     exact, copy, fast = (each.encode(texts) for each in mistral)
     assert same(exact, copy)
@@ -70,46 +69,46 @@ def test_they_agree_on_a_byte_level_tokenizer(byte_level, text):
 
 @pytest.mark.parametrize("text", [*CONTROL_TEXTS, "<|endoftext|>", "a<|begin_of_text|>b <|endoftext|>"])
 def test_control_tokens_written_out_stay_text(mistral, byte_level, text):
-    for engine in mistral:
-        assert not {0, 1, 2} & set(engine.encode([text])[0].tolist())
-    for engine in byte_level:
-        assert not {0, 1} & set(engine.encode([text])[0].tolist())
+    for encoder in mistral:
+        assert not {0, 1, 2} & set(encoder.encode([text])[0].tolist())
+    for encoder in byte_level:
+        assert not {0, 1} & set(encoder.encode([text])[0].tolist())
 
 
-def test_the_fast_engine_is_chosen_where_it_agrees(mistral_folder, byte_level_folder):
+def test_the_fast_encoder_is_chosen_where_it_agrees(mistral_folder, byte_level_folder):
     for folder in (mistral_folder, byte_level_folder):
-        assert choose_engine("auto", folder) == choose_engine("gigatoken", folder) == "gigatoken"
-        assert choose_engine("tokenizers", folder) == "tokenizers"
-        assert engine_in(folder, "gigatoken").name == "gigatoken"
+        assert choose_encoder("auto", folder) == choose_encoder("gigatoken", folder) == "gigatoken"
+        assert choose_encoder("tokenizers", folder) == "tokenizers"
+        assert encoder_for(folder, "gigatoken").name == "gigatoken"
 
 
-def test_the_fast_engine_is_not_chosen_where_it_differs(mistral_folder, monkeypatch, caplog):
-    class Wrong(GigatokenEngine):
+def test_the_fast_encoder_is_not_chosen_where_it_differs(mistral_folder, monkeypatch, caplog):
+    class Wrong(GigatokenEncoder):
         def encode(self, texts):
             return [np.append(ids, 5) for ids in super().encode(texts)]
 
-    monkeypatch.setattr(engines, "GigatokenEngine", Wrong)
-    assert choose_engine("auto", mistral_folder) == "tokenizers"
+    monkeypatch.setattr(encoders, "GigatokenEncoder", Wrong)
+    assert choose_encoder("auto", mistral_folder) == "tokenizers"
     with pytest.raises(InputError, match="gigatoken: gives other ids than tokenizers for ''"):
-        choose_engine("gigatoken", mistral_folder)
+        choose_encoder("gigatoken", mistral_folder)
 
 
-def test_a_tokenizer_that_the_fast_engine_does_not_know(tmp_path):
+def test_a_tokenizer_that_the_fast_encoder_does_not_know(tmp_path):
     model = {"type": "WordLevel", "vocab": {"a": 0, "[EOS]": 1, "[UNK]": 2}, "unk_token": "[UNK]"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "[EOS]"}')
-    assert choose_engine("auto", tmp_path) == "tokenizers"
+    assert choose_encoder("auto", tmp_path) == "tokenizers"
     with pytest.raises(InputError, match="gigatoken: does not support this tokenizer"):
-        choose_engine("gigatoken", tmp_path)
+        choose_encoder("gigatoken", tmp_path)
     with pytest.raises(InputError, match="sentencepiece cannot read this tokenizer; use tokenizers or auto"):
-        choose_engine("sentencepiece", tmp_path)
+        choose_encoder("sentencepiece", tmp_path)
 
 
 def test_without_the_library(mistral_folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gigatoken.gigatoken_rs", None)
-    assert choose_engine("auto", mistral_folder) == "tokenizers"
+    assert choose_encoder("auto", mistral_folder) == "tokenizers"
     with pytest.raises(InputError, match="not installed"):
-        choose_engine("gigatoken", mistral_folder)
+        choose_encoder("gigatoken", mistral_folder)
 
 
 def test_a_difference_while_working_is_an_error(mistral):
@@ -121,17 +120,17 @@ def test_a_difference_while_working_is_an_error(mistral):
         def encode(self, texts):
             return [ids[::-1] if "zebra" in text else ids for text, ids in zip(texts, fast.encode(texts))]
 
-    engine = ComparedEngine(Wrong(), lambda: exact.engine)
-    engine.encode(["all is well"])
+    encoder = CheckedEncoder(Wrong(), lambda: exact.encoder)
+    encoder.encode(["all is well"])
     with pytest.raises(InputError, match="gigatoken and sentencepiece disagree on 'a zebra came'"):
-        engine.encode(["a zebra came", "x"])
+        encoder.encode(["a zebra came", "x"])
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_long_texts_in_parts_have_the_ids_of_the_whole(mistral, byte_level, index):
     text = " ".join(sample_texts(120, seed=2)) + " and more words of the plain kind" * 50
     for tokenizer in (mistral[index], byte_level[0]):
-        encode = tokenizer.engine._encode
+        encode = tokenizer.encoder._encode
         longest = 0
 
         def noted(texts, encode=encode):
@@ -146,4 +145,4 @@ def test_long_texts_in_parts_have_the_ids_of_the_whole(mistral, byte_level, inde
 
 def test_a_long_text_without_a_place_to_cut(mistral):
     text = "漢字かな" * 500
-    assert np.array_equal(encode_in_parts(mistral[0].engine._encode, [text], 300)[0], mistral[0].encode([text])[0])
+    assert np.array_equal(encode_in_parts(mistral[0].encoder._encode, [text], 300)[0], mistral[0].encode([text])[0])

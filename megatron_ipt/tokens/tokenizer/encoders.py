@@ -1,10 +1,10 @@
-"""Engines: what turns texts into ids, behind one function.
+"""Encoders: the libraries that turn texts into ids, behind one method.
 
-A tokenizer has one exact engine, the library it was made for (SentencePiece or Hugging Face tokenizers), and may have
-a fast one: ``gigatoken``, six to ten times as fast. The fast one is used only where it agrees with the exact one on
-adversarial texts when it is loaded, and a passage of every batch is compared again while it works. No engine turns
+A tokenizer has one exact encoder, the library it was made for (SentencePiece or Hugging Face tokenizers), and may have
+a fast one: ``gigatoken``, six to ten times as fast. The fast one is used only if it agrees with the exact one on
+adversarial texts when it is loaded, and while it is used a passage of every batch is compared again. No encoder turns
 control tokens that are written out in a text into control ids: SentencePiece never does, tokenizers is told not to,
-and gigatoken gets a definition without them.
+and gigatoken gets a definition without them. Recipes call an encoder ``engine``.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.tokens.tokenizer.long_texts import encode_in_parts
+from megatron_ipt.tokens.tokenizer.long_texts import Ids, encode_in_parts
 from megatron_ipt.tokens.tokenizer.probes import first_difference
 
 logger = logging.getLogger(__name__)
 
-Ids = npt.NDArray[np.integer]
-
 _COMPARED_CHARACTERS = 500
 
 
-class Engine(Protocol):
-    """Attributes:
-    name: as in ``tokens.tokenizer.engine``.
+class Encoder(Protocol):
+    """Turns texts into ids.
+
+    Attributes:
+        name: as in ``tokens.tokenizer.engine``.
     """
 
     name: str
@@ -42,7 +41,7 @@ class Engine(Protocol):
         ...
 
 
-class SentencePieceEngine:
+class SentencePieceEncoder:
     """The reference for ``.model`` files.
 
     Args:
@@ -67,7 +66,7 @@ class SentencePieceEngine:
         return encoded if self._as_arrays else [np.array(ids, np.int32) for ids in encoded]
 
 
-class TokenizersEngine:
+class TokenizersEncoder:
     """The reference for ``tokenizer.json``.
 
     Args:
@@ -83,13 +82,13 @@ class TokenizersEngine:
         return encode_in_parts(self._encode, texts)
 
     def _encode(self, texts: list[str]) -> list[Ids]:
-        # One at a time: an encoding takes a hundred bytes a token while it lives.
+        # One at a time: an encoding takes a hundred bytes per token.
         encode = self._tokenizer.encode_batch_fast
         return [np.array(encode([text], add_special_tokens=False)[0].ids, np.int32) for text in texts]
 
 
-class GigatokenEngine:
-    """The fast engine for BPE, from the content of a ``tokenizer.json``.
+class GigatokenEncoder:
+    """The fast encoder for BPE, from the content of a ``tokenizer.json``.
 
     Raises:
         ValueError: the library does not support this kind of tokenizer.
@@ -112,14 +111,19 @@ class GigatokenEngine:
         return [ids[start:end] for start, end in pairwise(np.asarray(layout.offsets.data).tolist())]
 
 
-class ComparedEngine:
-    """A fast engine that is held against the exact one on a passage of every batch."""
+class CheckedEncoder:
+    """A fast encoder that is checked against the exact one on a passage of every batch.
 
-    def __init__(self, fast: Engine, exact: Callable[[], Engine]):
+    Args:
+        fast: does the work.
+        exact: opens the encoder to compare with, when it is first needed.
+    """
+
+    def __init__(self, fast: Encoder, exact: Callable[[], Encoder]):
         self.name = fast.name
         self._fast = fast
         self._open_exact = exact
-        self._exact: Engine | None = None
+        self._exact: Encoder | None = None
 
     def encode(self, texts: list[str]) -> list[Ids]:
         encoded = self._fast.encode(texts)
@@ -128,48 +132,48 @@ class ComparedEngine:
         if not np.array_equal(self._fast.encode([passage])[0], self._exact.encode([passage])[0]):
             raise InputError(
                 f"tokens.tokenizer.engine: {self._fast.name} and {self._exact.name} disagree on {passage[:200]!r}...; "
-                f"set the engine to {self._exact.name} and discard what was encoded"
+                f"set the engine to {self._exact.name} and discard the encoded data"
             )
         return encoded
 
 
-def choose(wanted: str, exact: Engine, definition: Path, control_tokens: list[str]) -> str:
-    """Name of the engine to use for a tokenizer.
+def usable_encoder(wanted: str, exact: Encoder, definition: Path, control_tokens: list[str]) -> str:
+    """Name of the encoder to use for a tokenizer.
 
     Args:
-        wanted: ``auto`` or the name of an engine; ``auto`` takes gigatoken where it is installed and agrees.
-        exact: the engine that is right by definition.
+        wanted: ``auto`` or the name of an encoder; ``auto`` takes gigatoken if it is installed and agrees.
+        exact: the encoder that is right by definition.
         definition: the tokenizer's ``tokenizer.json``; may be missing.
-        control_tokens: of the vocabulary, as text.
+        control_tokens: control tokens of the vocabulary, as text.
 
     Raises:
-        InputError: the engine asked for cannot be used for this tokenizer.
+        InputError: the encoder that was requested cannot be used for this tokenizer.
     """
     if wanted == exact.name:
         return wanted
-    if wanted not in ("auto", GigatokenEngine.name):
+    if wanted not in ("auto", GigatokenEncoder.name):
         raise InputError(f"tokens.tokenizer.engine: {wanted} cannot read this tokenizer; use {exact.name} or auto")
     reason = _why_not_gigatoken(exact, definition, control_tokens)
     if reason is None:
-        return GigatokenEngine.name
-    if wanted == GigatokenEngine.name:
+        return GigatokenEncoder.name
+    if wanted == GigatokenEncoder.name:
         raise InputError(f"tokens.tokenizer.engine: gigatoken: {reason}; use auto or {exact.name}")
     logger.info("tokens: engine %s, because gigatoken: %s", exact.name, reason)
     return exact.name
 
 
-def open_engine(name: str, exact: Callable[[], Engine], definition: Path) -> Engine:
-    """The engine that :func:`choose` named; ``exact`` makes the exact one when it is needed."""
-    if name != GigatokenEngine.name:
+def open_encoder(name: str, exact: Callable[[], Encoder], definition: Path) -> Encoder:
+    """The encoder that :func:`usable_encoder` named; ``exact`` opens the exact one when it is needed."""
+    if name != GigatokenEncoder.name:
         return exact()
-    return ComparedEngine(GigatokenEngine(definition.read_bytes()), exact)
+    return CheckedEncoder(GigatokenEncoder(definition.read_bytes()), exact)
 
 
-def _why_not_gigatoken(exact: Engine, definition: Path, control_tokens: list[str]) -> str | None:
+def _why_not_gigatoken(exact: Encoder, definition: Path, control_tokens: list[str]) -> str | None:
     if not definition.is_file():
         return "this tokenizer has no tokenizer.json"
     try:
-        fast = GigatokenEngine(definition.read_bytes())
+        fast = GigatokenEncoder(definition.read_bytes())
         different = first_difference(fast.encode, exact.encode, control_tokens)
     except ImportError:
         return "not installed (pip install gigatoken)"
