@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from megatron_ipt.config import key
 from megatron_ipt.inference.openai.profiles import PROFILES
+from megatron_ipt.models import divisibility
 
 
 @dataclass
@@ -116,3 +117,53 @@ class TransformersConfig:
     score_tokens: int = key(
         8192, "Tokens scored in one forward pass, padding included.", minimum=1, affects_output=False
     )
+
+
+@dataclass
+class MegatronConfig:
+    """A Megatron-Core checkpoint and the ranks that score with it; the layout need not be that of the training."""
+
+    precision: str = key(
+        "auto",
+        "Arithmetic of the forward pass; auto is bf16 on a GPU and fp32 on a CPU. Log-probabilities are always fp32.",
+        choices=("auto", "fp32", "bf16"),
+    )
+    tensor_model_parallel_size: int = key(1, "Ranks that share each layer.", minimum=1, affects_output=False)
+    pipeline_model_parallel_size: int = key(1, "Ranks that hold successive layers.", minimum=1, affects_output=False)
+    sequence_parallel: bool = key(
+        False, "Split norms and residuals along the sequence over the tensor-parallel ranks.", affects_output=False
+    )
+    nproc: int | None = key(
+        None,
+        "Ranks started on this machine; empty for as many as hold one copy of the model. Further ranks hold further "
+        "copies, each of which scores other texts.",
+        minimum=1,
+        affects_output=False,
+    )
+    batch_tokens: int = key(
+        8192, "Maximum tokens of one forward pass, padding included; a longer text goes alone.", minimum=1,
+        affects_output=False,
+    )  # fmt: skip
+    distributed_timeout_minutes: float = key(
+        30, "Minutes that ranks may take to start, or wait for each other, before giving up.", minimum=0.1,
+        affects_output=False,
+    )  # fmt: skip
+
+    def ranks_per_copy(self) -> int:
+        """Ranks that hold one copy of the model."""
+        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size
+
+    def ranks(self) -> int:
+        """Ranks to start."""
+        return self.nproc or self.ranks_per_copy()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.ranks() % self.ranks_per_copy():
+            yield (
+                "nproc",
+                f"{self.ranks()} ranks cannot be divided into groups of tensor_model_parallel_size="
+                f"{self.tensor_model_parallel_size} x pipeline_model_parallel_size={self.pipeline_model_parallel_size};"
+                f" nearest that can: {divisibility.multiples(self.ranks(), self.ranks_per_copy())}",
+            )
+        if self.sequence_parallel and self.tensor_model_parallel_size == 1:
+            yield "sequence_parallel", "needs tensor_model_parallel_size of 2 or more"

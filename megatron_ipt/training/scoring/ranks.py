@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_ipt.errors import InputError, StageError
+from megatron_ipt.inference.config import MegatronConfig
 from megatron_ipt.inference.scoring import Score, ScoreRequest
 from megatron_ipt.progress import counted
 from megatron_ipt.training.checkpoints.model_file import ModelFile, checkpoint_folder
@@ -31,7 +32,7 @@ from megatron_ipt.training.ranks import local
 from megatron_ipt.training.ranks.processes import end_group
 from megatron_ipt.training.ranks.reports import RankReports
 from megatron_ipt.training.scoring.channel import Done, Ready, Work, accept, listen, private_folder
-from megatron_ipt.training.scoring.config import MegatronConfig, check_layout
+from megatron_ipt.training.scoring.layout_check import check_layout
 from megatron_ipt.training.scoring.texts import (
     Limits,
     MicroBatch,

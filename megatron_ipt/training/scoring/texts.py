@@ -125,8 +125,6 @@ def check_request(request: ScoreRequest, limits: Limits, name: str) -> Text:
         raise InputError(f"{name}: expected one list of token ids, found an array of shape {list(ids.shape)}")
     limits.check_length(len(ids) - 1, name)
     counted = np.ones(len(ids), np.bool_) if request.mask is None else np.asarray(request.mask, np.bool_)
-    if counted.shape != ids.shape:
-        raise InputError(f"{name}: the mask has {counted.size} flags for {len(ids)} ids; give one for each id")
     positions = np.flatnonzero(counted[1:])
     length = int(positions[-1]) + 1 if len(positions) else 0
     return Text(ids[: length + 1].astype(np.int32) if length else ids[:0].astype(np.int32), counted[1 : length + 1])

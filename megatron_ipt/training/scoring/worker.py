@@ -18,11 +18,11 @@ from omegaconf import OmegaConf
 from megatron_ipt.config import as_dict
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.files import read_json, write_json
+from megatron_ipt.inference.config import MegatronConfig
 from megatron_ipt.training.config import ParallelConfig
 from megatron_ipt.training.ranks.processes import end_with_parent
 from megatron_ipt.training.ranks.reports import RankReports
 from megatron_ipt.training.scoring.channel import Done, RankChannel, Ready
-from megatron_ipt.training.scoring.config import MegatronConfig
 
 _SEED = 0
 

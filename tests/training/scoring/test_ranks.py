@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from megatron_ipt.errors import InputError, RecipeError, StageError
+from megatron_ipt.inference.config import MegatronConfig
 from megatron_ipt.inference.scoring import ScoreRequest
-from megatron_ipt.training.scoring.config import MegatronConfig
 from megatron_ipt.training.scoring.ranks import ScoringRanks, score_texts
 
 from .conftest import VOCABULARY, make_requests, transformers_scores
@@ -203,7 +203,7 @@ def test_killing_the_ranks_from_another_thread_ends_a_call(models: Models) -> No
 PROGRAM = """
 import sys
 from megatron_ipt.inference.scoring import ScoreRequest
-from megatron_ipt.training.scoring.config import MegatronConfig
+from megatron_ipt.inference.config import MegatronConfig
 from megatron_ipt.training.scoring.ranks import ScoringRanks
 with ScoringRanks(sys.argv[1], MegatronConfig(nproc=2)) as ranks:
     assert "torch" not in sys.modules

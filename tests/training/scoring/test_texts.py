@@ -47,21 +47,21 @@ def test_the_last_id_takes_no_position():
 
 
 @pytest.mark.parametrize(
-    ("ids", "mask", "message"),
+    ("ids", "message"),
     [
-        ([], None, "request 1: no token ids; leave empty texts out"),
-        ([1, 2, 10], None, "request 1: id 10 at position 2 is outside the vocabulary of 10"),
-        ([1, -1], None, "request 1: id -1 at position 1 is outside the vocabulary"),
-        ([1.5, 2.0], None, "request 1: token ids are integers, found float64"),
-        ([[1, 2]], None, r"request 1: expected one list of token ids, found an array of shape \[1, 2\]"),
-        ([[1], [2, 3]], None, "request 1: token ids cannot be read as an array"),
-        ([1] * 8, None, "request 1: the model would have to read 7 tokens and has 6 positions; cut the text into "
+        ([], "request 1: no token ids; leave empty texts out"),
+        ([1, 2, 10], "request 1: id 10 at position 2 is outside the vocabulary of 10"),
+        ([1, -1], "request 1: id -1 at position 1 is outside the vocabulary"),
+        ([1.5, 2.0], "request 1: token ids are integers, found float64"),
+        ([[1, 2]], r"request 1: expected one list of token ids, found an array of shape \[1, 2\]"),
+        ([[1], [2, 3]], "request 1: token ids cannot be read as an array"),
+        ([1] * 8, "request 1: the model would have to read 7 tokens and has 6 positions; cut the text into "
                         "windows of at most 7 ids"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_scored_is_named(ids: Any, mask: Any, message: str):
+def test_what_cannot_be_scored_is_named(ids: Any, message: str):
     with pytest.raises(InputError, match=message):
-        check_requests([ScoreRequest([1, 2]), ScoreRequest(ids, mask)], LIMITS)
+        check_requests([ScoreRequest([1, 2]), ScoreRequest(ids)], LIMITS)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
