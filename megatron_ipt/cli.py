@@ -27,9 +27,9 @@ from megatron_ipt.commands.overview import Heading, Overview
 from megatron_ipt.config import describe
 from megatron_ipt.errors import INTERRUPTED_STATUS, UserError, nearest
 from megatron_ipt.extensions import load_registered_extensions
-from megatron_ipt.pipeline import run_one, run_recipe, status_of
+from megatron_ipt.pipeline import results_of, run_one, run_recipe, status_of
 from megatron_ipt.progress import configure_logging
-from megatron_ipt.recipe import SAVED_RECIPE, Recipe, load_extensions_of, load_recipe, recipe_type, stages_of
+from megatron_ipt.recipe import SAVED_RECIPE, Recipe, load_extensions_of, load_recipe, recipe_type
 from megatron_ipt.stages import Stage, all_stages
 
 _TERMINATED_STATUS = 128 + signal.SIGTERM
@@ -265,7 +265,5 @@ def _terminate(signal_number: int, frame: FrameType | None) -> None:
 
 
 def _print_result(recipe: Recipe) -> None:
-    root = Path(recipe.output_dir)
-    for stage in stages_of(recipe):
-        if stage.result:
-            click.echo(f"{Path(stage.result).stem:<7} {root / stage.name / stage.result}")
+    for name, path in results_of(recipe).items():
+        click.echo(f"{name:<7} {path}")

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -55,13 +55,17 @@ def key(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+Source = str | Path | Mapping[str, Any] | None
+"""A YAML file, or what one would say as nested mappings; None for nothing."""
+
+
 def load(
     section: type[T] | Callable[[], type[T]],
-    path: str | Path | None,
+    source: Source,
     overrides: tuple[str, ...] | list[str] = (),
     prepare: Callable[[list[DictConfig]], None] | None = None,
 ) -> T:
-    """Builds ``section`` from a YAML file and ``key=value`` overrides, later ones winning.
+    """Builds ``section`` from a YAML file or a mapping and ``key=value`` overrides, later ones winning.
 
     Args:
         section: the dataclass, or a function that returns it, called after ``prepare``.
@@ -73,12 +77,26 @@ def load(
     Raises:
         RecipeError: lists every unknown key, wrong type, value out of range and impossible combination found.
     """
-    parts = read_parts(path, overrides)
+    parts = read_parts(source, overrides)
     if prepare is not None:
         prepare(parts)
-    if not isinstance(section, type):
-        section = section()
-    unknown = [problem for part in parts for problem in _unknown_keys(section, part, "")]
+    return _build(section if isinstance(section, type) else section(), parts, "")
+
+
+def from_mapping(section: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    """Builds ``section`` from plain values, for settings whose declaration is only known once others are read.
+
+    Args:
+        prefix: of the keys in errors, e.g. ``training.objectives.kl.options.``.
+
+    Raises:
+        RecipeError: as :func:`load`.
+    """
+    return _build(section, [_from_mapping(values)], prefix)
+
+
+def _build(section: type[T], parts: list[DictConfig], prefix: str) -> T:
+    unknown = [problem for part in parts for problem in _unknown_keys(section, part, prefix)]
     if unknown:
         raise RecipeError("\n".join(unknown))
     merged = OmegaConf.structured(section)
@@ -88,26 +106,52 @@ def load(
             merged = OmegaConf.merge(merged, part)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
-            raise RecipeError("\n".join(f"{name}: required, but not set" for name in missing))
+            raise RecipeError("\n".join(f"{prefix}{name}: required, but not set" for name in missing))
         value = typing.cast(T, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        name = error.full_key or "recipe"
+        name = f"{prefix}{error.full_key}" if error.full_key else prefix.rstrip(".") or "recipe"
         raise RecipeError(f"{name}: {str(error.msg or error).splitlines()[0]}") from error
-    problems = [f"{name}: {message}" for name, message in _problems(value, "")]
+    problems = [f"{name}: {message}" for name, message in _problems(value, prefix)]
     if problems:
         raise RecipeError("\n".join(problems))
     return value
 
 
-def read_parts(path: str | Path | None, overrides: tuple[str, ...] | list[str] = ()) -> list[DictConfig]:
-    """What a YAML file and overrides say, unchecked, in the order in which they are merged.
+def read_parts(source: Source, overrides: tuple[str, ...] | list[str] = ()) -> list[DictConfig]:
+    """What a YAML file or a mapping and overrides say, unchecked, in the order in which they are merged.
 
     Raises:
         RecipeError: the file or an override cannot be read as YAML.
     """
-    folder = str(Path(path).parent) if path is not None else "."
+    folder = str(Path(source).parent) if isinstance(source, (str, Path)) else "."
     OmegaConf.register_resolver("recipe_dir", lambda: folder, replace=True, annotation_validation="off")
-    return [*([_read_yaml(Path(path))] if path is not None else []), _read_overrides(overrides)]
+    if source is None:
+        parts = []
+    elif isinstance(source, Mapping):
+        parts = [_from_mapping(source)]
+    else:
+        parts = [_read_yaml(Path(source))]
+    return [*parts, _read_overrides(overrides)]
+
+
+def _from_mapping(values: Mapping[str, Any]) -> DictConfig:
+    try:
+        return OmegaConf.create(_without_paths(values))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise RecipeError(f"{getattr(error, 'full_key', None) or 'recipe'}: {str(error).splitlines()[0]}") from error
+
+
+def _without_paths(value: Any) -> Any:
+    """Paths and sequences of Python as a recipe writes them; sections that are built already, as mappings."""
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = as_dict(value)
+    if isinstance(value, Mapping):
+        return {name: _without_paths(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_paths(item) for item in value]
+    return value
 
 
 def as_dict(value: Any, only_output: bool = False) -> dict[str, Any]:
@@ -203,9 +247,9 @@ def _unknown_keys(section: type, part: DictConfig, prefix: str) -> Iterator[str]
         path = f"{prefix}{name}"
         if name not in known:
             below = {row[0].rpartition(".")[2]: row[0] for row in describe(section, prefix) if ".NAME." not in row[0]}
-            hint = did_you_mean(str(name), known, prefix) or f" Did you mean {below[name]}?" * (name in below)
+            hint = did_you_mean(str(name), known, prefix) or (f" Did you mean {below[name]}?" if name in below else "")
             where = prefix.rstrip(".") or "the recipe"
-            yield f"{path}: unknown key.{hint} Valid in {where}: {', '.join(known)}"
+            yield f"{path}: unknown key.{hint} Valid in {where}: {', '.join(known) or 'no key'}"
             continue
         nested = _section_of(known[name])
         value = part._get_node(name)
@@ -219,6 +263,8 @@ def _unknown_keys(section: type, part: DictConfig, prefix: str) -> Iterator[str]
                 item = value._get_node(entry)
                 if isinstance(item, DictConfig) and not item._is_none():
                     yield from _unknown_keys(nested, item, f"{path}.{entry}.")
+                elif isinstance(item, ListConfig):
+                    yield f"{path}.{entry}: expected keys below it, found {value[entry]!r}"
         else:
             yield from _unknown_keys(nested, value, f"{path}.")
 

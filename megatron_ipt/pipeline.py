@@ -29,11 +29,14 @@ def stage_of(recipe: Recipe, name: str) -> Stage:
     stage = stage_named(name)
     stages = stages_of(recipe)
     if stage not in stages:
-        there = ", ".join(stage.name for stage in stages)
         raise RecipeError(
-            f"{name}: not a stage of this recipe, because {_reason(stage, recipe)}; its stages are {there}"
+            f"{name}: not a stage of this recipe, because {_reason(stage, recipe)}; its stages are {_listed(stages)}"
         )
     return stage
+
+
+def _listed(stages: tuple[Stage, ...]) -> str:
+    return ", ".join(stage.name for stage in stages)
 
 
 def _reason(stage: Stage, recipe: Recipe) -> str:
@@ -60,6 +63,18 @@ def context_of(stage: Stage, recipe: Recipe) -> StageContext:
     )
 
 
+def folder_of(recipe: Recipe, kind: str) -> Path:
+    """Folder of the last stage of this recipe that makes ``kind``.
+
+    Raises:
+        RecipeError: none does.
+    """
+    makers = [stage for stage in stages_of(recipe) if kind in stage.makes]
+    if not makers:
+        raise RecipeError(f"no stage of this recipe makes {kind}; its stages are {_listed(stages_of(recipe))}")
+    return context_of(makers[-1], recipe).directory
+
+
 def run_one(
     stage: Stage,
     recipe: Recipe,
@@ -71,7 +86,7 @@ def run_one(
 
     Args:
         shard: (i, N) does only this share of it, beside other processes; a last run without it completes the stage.
-        options: further arguments of the stage's function, such as what starts its processes on a cluster.
+        options: keyword arguments for the stage's code, for what is not a setting: the launcher of the training.
 
     Raises:
         RecipeError: the stage is not one of this recipe's, or is not shardable.
@@ -143,6 +158,15 @@ def status_of(recipe: Recipe) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def results_of(recipe: Recipe) -> dict[str, Path]:
+    """What a finished run names as its results (``model``, ``report``), as far as it is there."""
+    return {
+        Path(stage.result).stem: path
+        for stage in stages_of(recipe)
+        if stage.result and (path := Path(recipe.output_dir) / stage.name / stage.result).exists()
+    }
 
 
 def summarize(counts: dict[str, Any], names: tuple[str, ...] = ()) -> str:

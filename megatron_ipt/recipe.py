@@ -7,7 +7,7 @@ its section to the recipe by registering (see :mod:`megatron_ipt.stages`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -110,6 +110,15 @@ def load_recipe(path: str | Path | None, overrides: Sequence[str] = ()) -> Recip
         RecipeError: lists everything wrong with it.
     """
     return load(recipe_type, path, list(overrides), _prepare)
+
+
+def recipe_from(sections: Mapping[str, Any]) -> Recipe:
+    """A recipe from nested mappings, as a YAML file would say it.
+
+    Raises:
+        RecipeError: lists everything wrong with it.
+    """
+    return load(recipe_type, sections, (), _prepare)
 
 
 def load_extensions_of(path: str | Path, overrides: Sequence[str] = ()) -> None:

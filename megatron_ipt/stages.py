@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from megatron_ipt.errors import RecipeError, StageError
@@ -39,14 +40,17 @@ EVERYTHING = "everything"
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job of this stage asks of Slurm; a site file may say otherwise for every stage.
+    """What a job of this stage asks Slurm for; a site file can override sizes and limits for every stage.
 
     Attributes:
         gpus: ``none``; ``task``: GPUs for every task of an array; ``node``: GPUs of each node.
-        gpus_per_task: ``module:function`` of the section: GPUs that one task needs by default, 0 for none.
-        whole_nodes: the stage runs on whole nodes through a batch script of its own, ``COMMAND.sbatch``.
+        gpus_per_task: ``module:function`` of the section: GPUs that one task needs by default. 0 for none, whatever the
+            site file says. Without a function, 1 by default.
+        whole_nodes: the stage runs on whole nodes, by a batch script of its own, ``COMMAND.sbatch``.
         cores: key of the section that takes the number of cores of a task, e.g. ``workers``.
         time: default limit of a job, as sbatch takes it.
+        needs: ``module:function`` of (section, context) that returns the :class:`Needs` of a stage on whole nodes, for
+            the pre-flight check.
     """
 
     gpus: str = "none"
@@ -54,6 +58,37 @@ class Resources:
     whole_nodes: bool = False
     cores: str = ""
     time: str = "12:00:00"
+    needs: str = ""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What every node must have before a stage starts.
+
+    Attributes:
+        files: that it must see.
+        free_gb: free space in the folder of the run, in GB.
+        purpose: of the space, for messages.
+    """
+
+    files: tuple[Path, ...] = ()
+    free_gb: float = 0.0
+    purpose: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is, for ``status``.
+
+    Attributes:
+        facts: for people, e.g. ``step 24 of 60``.
+        figures: the same for programs.
+        seconds_left: None if unknown.
+    """
+
+    facts: tuple[str, ...]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,9 +128,12 @@ class Stage:
         extra: of the package that installs what the stage needs.
         libraries: packages of that extra, to be looked for before the stage is imported.
         resources: on Slurm.
-        cost: ``module:function`` of the cost model for ``plan``; empty for a stage whose time is negligible.
-        progress: ``module:function`` of (section, context): how far an unfinished stage is, where units do not say it.
-        report: ``module:function`` that builds the stage's part of the report.
+        cost: ``module:function`` of the cost model for ``plan``, see :mod:`megatron_ipt.costs`.
+        demand: ``module:function`` of the section: how much of what it reads the stage needs, by kind.
+        progress: ``module:function`` of (section, context) that returns :class:`Progress`, or None before there is any;
+            for stages whose progress is not a number of finished units.
+        report: ``module:function`` of the stage's record that describes its part of the report, see
+            :mod:`megatron_ipt.page`. Without it, the report shows the stage's counts.
         result: path below its folder that a finished run names, for people.
         shows: counts for the log and ``status``, in order; all of them if empty.
     """
@@ -118,6 +156,7 @@ class Stage:
     libraries: tuple[str, ...] = ()
     resources: Resources = field(default_factory=Resources)
     cost: str = ""
+    demand: str = ""
     progress: str = ""
     report: str = ""
     result: str = ""
@@ -129,7 +168,10 @@ class Stage:
         return bool(self.units)
 
     def function(self, hook: str) -> Callable[..., Any]:
-        """What a hook such as ``stage.code`` names.
+        """The function that a hook names which needs the stage's libraries: ``code``, ``files`` or ``check``.
+
+        All other hooks work without them and are loaded with :func:`load`: recipes are planned, submitted and watched
+        on machines that cannot run every stage.
 
         Raises:
             StageError: libraries of the stage are not installed.

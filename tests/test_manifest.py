@@ -65,7 +65,7 @@ def test_changed_code_is_told_and_what_it_made_stays_until_overwritten(context, 
     run(context, inputs=fingerprint_code(code))
     code.write_text("two")
     assert not run(context, inputs=fingerprint_code(code))
-    assert "engine.py: changed; what was made before stays, --overwrite makes it anew" in caplog.text
+    assert "engine.py: changed; existing output is kept; use --overwrite to regenerate it" in caplog.text
     (context.directory / "old.jsonl").touch()
     assert run(context, inputs=fingerprint_code(code), overwrite=True)
     assert not (context.directory / "old.jsonl").exists()
@@ -82,7 +82,7 @@ def test_a_failed_stage_continues_with_its_partial_output(context):
         run(context, work=fail)
     manifest = read_manifest(context.directory)
     assert (manifest["status"], manifest["error"]) == ("failed", "ValueError: broken")
-    with pytest.raises(StageError, match="other settings"):
+    with pytest.raises(StageError, match="different settings"):
         run(context, {"share": 0.7})
     assert run(context, work=lambda: {"kept": (context.directory / "part.jsonl").exists()})
     assert read_manifest(context.directory)["counts"] == {"kept": True}

@@ -27,8 +27,8 @@ from benchmark_table import Figures, add_option, number  # noqa: E402
 from megatron_ipt.augment.render import render  # noqa: E402
 from megatron_ipt.augment.templates import load_templates  # noqa: E402
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filter_pairs  # noqa: E402
+from megatron_ipt.synthesis.from_text.prompted.marks import render_pairs  # noqa: E402
 from megatron_ipt.synthesis.from_text.prompted.parsing import parse_answer  # noqa: E402
-from megatron_ipt.synthesis.from_text.prompted.prompt import render_pairs  # noqa: E402
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair  # noqa: E402
 
 PAIRS = 5

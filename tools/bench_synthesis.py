@@ -39,8 +39,9 @@ from megatron_ipt.manifest import StageContext  # noqa: E402
 from megatron_ipt.stages import DOCUMENTS  # noqa: E402
 from megatron_ipt.synthesis import stage  # noqa: E402
 from megatron_ipt.synthesis.config import SynthesisConfig  # noqa: E402
+from megatron_ipt.synthesis.from_text.prompted.marks import render_pairs  # noqa: E402
 from megatron_ipt.synthesis.from_text.prompted.parsing import parse_answer  # noqa: E402
-from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat, render_pairs  # noqa: E402
+from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat  # noqa: E402
 from megatron_ipt.synthesis.pairs import Pair  # noqa: E402
 
 TEXT_TOKENS = 500
@@ -121,8 +122,8 @@ class InstantEngine(Engine):
 
     window = 256
 
-    def __init__(self, config: Any, tokenizer: Any):
-        super().__init__(config, tokenizer)
+    def __init__(self, settings: Any, tokenizer: Any):
+        super().__init__(settings, tokenizer)
         self._text = answer_of(5)
         self._ids = tokenizer.encode([self._text])[0]
 

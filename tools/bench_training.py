@@ -124,9 +124,13 @@ def hugging_face_step(trainer: Any, seq_length: int) -> Callable[[], None]:
 
 def bare_step(trainer: Any) -> Callable[[], None]:
     """Megatron-Core's own forward, backward and optimizer step on one batch, nothing around it."""
-    from megatron_ipt.training.loop.trainer import forward_step
-
     batches = list(trainer.train_batches.at(0, 1))
+
+    def forward_step(remaining: Any, chunk: Any) -> Any:
+        batch = next(remaining)
+        mask = batch["loss_mask"]
+        losses = chunk(batch["tokens"], None, None, labels=batch["labels"])
+        return losses, lambda losses: ((losses.float() * mask).sum(), mask.sum().int(), {})
 
     def step() -> None:
         for chunk in trainer.chunks:

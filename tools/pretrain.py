@@ -11,7 +11,6 @@ arguments of torchrun, ends with the status of the ranks, and passes USR1 on to 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -24,7 +23,7 @@ from megatron_ipt.progress import configure_logging
 from megatron_ipt.recipe import load_recipe
 from megatron_ipt.stages import stage_named
 from megatron_ipt.training.ranks.layout import Layout, rank_and_world
-from megatron_ipt.training.ranks.worker import train_stage
+from megatron_ipt.training.ranks.worker import ThisProcess, train
 
 
 def main(arguments: list[str]) -> int:
@@ -38,14 +37,14 @@ def main(arguments: list[str]) -> int:
         load_registered_extensions()
         recipe = load_recipe(arguments[0], arguments[1:])
         Layout.of(recipe.training, world_size)
-        stage = replace(stage_named("training"), code="megatron_ipt.training.ranks.worker:train_stage")
+        stage = stage_named("training")
         if rank == 0:
-            run_one(stage, recipe)
+            run_one(stage, recipe, launcher=ThisProcess())
             return 0
         context = context_of(stage, recipe)
         manifest = read_manifest(context.directory)
         if manifest is None or manifest["status"] != "complete":
-            train_stage(recipe.training, context)
+            train(recipe.training, context)
     except UserError as error:
         print(f"rank {rank}: {error}", file=sys.stderr)
         return error.exit_status

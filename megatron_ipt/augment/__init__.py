@@ -1,1 +1,1 @@
-"""Texts and pairs to documents: templates as data, rendering, and the stage that runs it."""
+"""Formats texts and pairs as documents: templates as data, rendering, and the stage."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from megatron_ipt import stages
 from megatron_ipt.comparison import data, picture
 from megatron_ipt.comparison.config import ComparisonConfig
 from megatron_ipt.comparison.runs import Run, run_all, runs_of
@@ -13,6 +14,7 @@ from megatron_ipt.config import as_dict
 from megatron_ipt.evaluation.stage import RESULTS
 from megatron_ipt.files import atomic_open, read_json, write_json
 from megatron_ipt.manifest import StageContext, fingerprint_file, read_manifest, run_stage
+from megatron_ipt.pipeline import folder_of
 
 
 def compare(config: ComparisonConfig, overwrite: bool = False) -> dict[str, Any]:
@@ -41,15 +43,16 @@ def write_results(config: ComparisonConfig, runs: list[Run]) -> dict[str, Any]:
     folder = Path(config.output_dir)
     rows: dict[str, list[dict[str, float]]] = {arm: [] for arm in config.arms}
     for run in runs:
-        counts = (read_manifest(run.folder / "training") or {})["counts"]
-        rows[run.arm].append({"seed": run.seed, **measured(read_json(run.folder / "evaluation" / RESULTS), counts)})
-    results = {
+        counts = (read_manifest(folder_of(run.recipe, stages.CHECKPOINTS)) or {})["counts"]
+        results = read_json(folder_of(run.recipe, stages.RESULTS) / RESULTS)
+        rows[run.arm].append({"seed": run.seed, **measured(results, counts)})
+    table = {
         "name": config.name,
         "data": (read_manifest(folder / "data") or {})["counts"],
         "arms": {arm: {"overrides": overrides, "runs": rows[arm]} for arm, overrides in config.arms.items()},
     }
-    write_json(folder / "results.json", results)
+    write_json(folder / "results.json", table)
     with atomic_open(folder / "results.md") as stream:
         stream.write(markdown(rows).encode())
     picture.save(config.name.replace("_", " "), rows, [folder / "results.png", folder / "results.svg"])
-    return results
+    return table

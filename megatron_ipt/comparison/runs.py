@@ -17,9 +17,10 @@ from pathlib import Path
 from megatron_ipt.comparison.config import ComparisonConfig
 from megatron_ipt.errors import StageError
 from megatron_ipt.files import atomic_open
-from megatron_ipt.pipeline import status_of
+from megatron_ipt.pipeline import folder_of, status_of
 from megatron_ipt.progress import Progress, duration
 from megatron_ipt.recipe import Recipe, load_recipe
+from megatron_ipt.stages import CHECKPOINTS
 from megatron_ipt.training.loop.metrics import METRICS_FILE, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Run:
 
     @property
     def steps_done(self) -> int:
-        steps = [int(record["step"]) for record in read_metrics(self.folder / "training" / METRICS_FILE)]
+        steps = [int(record["step"]) for record in read_metrics(folder_of(self.recipe, CHECKPOINTS) / METRICS_FILE)]
         return max(steps, default=0)
 
 

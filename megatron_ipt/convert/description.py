@@ -14,6 +14,7 @@ STAGE = Stage(
     makes=(MODEL,),
     extra="train",
     libraries=("torch", "megatron"),
+    cost="megatron_ipt.convert.cost:cost",
     result="model",
     shows=("parameters", "bytes"),
 )

@@ -14,5 +14,6 @@ STAGE = Stage(
     begins_with="corpus.inputs",
     files="megatron_ipt.corpus.stage:fingerprints",
     check="megatron_ipt.corpus.stage:check",
+    cost="megatron_ipt.corpus.cost:cost",
     shows=("documents", "synthesis_documents", "raw_documents", "characters", "rejected"),
 )

@@ -19,7 +19,7 @@ from megatron_ipt.evaluation.language_model import LanguageModel
 from megatron_ipt.evaluation.masked import masked_loss, masked_targets
 from megatron_ipt.files import read_json
 from megatron_ipt.rejects import Rejects
-from megatron_ipt.tokens.dataset.description import DATASET, has_loss_masks
+from megatron_ipt.tokens.dataset.description import DATASET
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ class Measures:
         self.held_out = {entry["name"]: entry for entry in self.dataset["valid"] if entry["tokens"] > 1}
         if not self.held_out:
             logger.warning(
-                "evaluation: nothing was held out, so there is no perplexity; %s.valid_share sets some",
-                "tuning" if has_loss_masks(self.dataset) else "corpus",
+                "evaluation: no text was held out, so there is no perplexity; the key valid_share of the section that "
+                "reads the data sets some aside"
             )
 
     def run(self, model: LanguageModel, directory: Path) -> dict[str, Any]:

@@ -10,5 +10,6 @@ STAGE = Stage(
     config=ReportConfig,
     code="megatron_ipt.report.stage:run",
     reads_if_made=(EVERYTHING,),
+    cost="megatron_ipt.costs:negligible",
     result="report.html",
 )

@@ -17,5 +17,6 @@ STAGE = Stage(
     check="megatron_ipt.synthesis.stage:check",
     units="megatron_ipt.synthesis.stage:units",
     resources=Resources(gpus="task", gpus_per_task="megatron_ipt.synthesis.stage:gpus_per_task", cores="workers"),
+    cost="megatron_ipt.synthesis.cost:cost",
     shows=("texts", "texts_with_pairs", "pairs", "pairs_per_text", "generated_tokens", "refused_texts", "dropped"),
 )

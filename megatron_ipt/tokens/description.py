@@ -18,5 +18,6 @@ STAGE = Stage(
     units="megatron_ipt.tokens.stage:units",
     completes="one dataset of every split",
     resources=Resources(cores="workers"),
+    cost="megatron_ipt.tokens.cost:cost",
     shows=("train", "valid", "test", "empty_documents", "rejected"),
 )

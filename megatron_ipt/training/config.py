@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from megatron_ipt.config import key
+from megatron_ipt.errors import did_you_mean
 from megatron_ipt.models import divisibility
 from megatron_ipt.models.config import ModelConfig
 from megatron_ipt.training.loop.batch_ramp import BatchRamp
+from megatron_ipt.training.objectives.table import OBJECTIVES
 
 DECAY_STYLES = ("cosine", "linear", "WSD", "inverse-square-root", "constant")
 
@@ -238,12 +241,30 @@ class LoggingConfig:
 
 
 @dataclass
+class ObjectiveTerm:
+    """One term of the loss."""
+
+    objective: str | None = key(
+        None, f"One of {', '.join(OBJECTIVES)}, or module:Class or FILE.py:Class; the name of the term if empty."
+    )
+    weight: float = key(1.0, "Factor of the term in the loss; 0 only reports it.")
+    options: dict[str, Any] = key({}, "Options of the objective.")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not math.isfinite(self.weight):
+            yield "weight", f"{self.weight} is not a finite number"
+
+
+@dataclass
 class TrainingConfig:
     """Pre-training with Megatron-Core. The length is given by one of steps, tokens and epochs."""
 
     model: ModelConfig = key(ModelConfig, "Architecture and sizes.")
     initial_checkpoint: str | None = key(
         None, "Checkpoint to take the weights of the first step from: an iter_* folder, or the folder of its tracker."
+    )
+    objectives: dict[str, ObjectiveTerm] = key(
+        {}, "Terms of the loss by name, added up by weight; next-token prediction alone if empty."
     )
     parallel: ParallelConfig = key(ParallelConfig, "Spread over ranks.")
     precision: str = key(
@@ -279,6 +300,7 @@ class TrainingConfig:
             yield lengths[-1], f"the length of the run is given by {' and '.join(lengths)}; keep one of them"
         if self.epochs is not None and self.epochs <= 0:
             yield "epochs", f"{self.epochs:g} is not a length; give a number above 0"
+        yield from self._problems_of_objectives()
         yield from self._problems_of_batches()
         if self.model.is_readable():
             yield from self._problems_of_layout()
@@ -301,6 +323,18 @@ class TrainingConfig:
         if ramp.start is None:
             return BatchRamp.constant(self.global_batch_size)
         return BatchRamp(self.global_batch_size, ramp.start, ramp.increment, ramp.samples)
+
+    def _problems_of_objectives(self) -> Iterator[tuple[str, str]]:
+        for name, term in self.objectives.items():
+            objective = term.objective or name
+            if objective not in OBJECTIVES and ":" not in objective:
+                yield (
+                    f"objectives.{name}" + ".objective" * (term.objective is not None),
+                    f"{objective!r} is not one of {', '.join(OBJECTIVES)}, nor module:Class or FILE.py:Class."
+                    f"{did_you_mean(objective, OBJECTIVES)}",
+                )
+        if self.objectives and not any(term.weight for term in self.objectives.values()):
+            yield "objectives", "every weight is 0, so there is nothing to train on; give at least one term a weight"
 
     def _problems_of_batches(self) -> Iterator[tuple[str, str]]:
         if self.global_batch_size % self.micro_batch_size:

@@ -13,4 +13,5 @@ STAGE = Stage(
     makes=(TOKENS,),
     begins_with="tuning.datasets",
     files="megatron_ipt.tuning.stage:fingerprints",
+    cost="megatron_ipt.tuning.cost:cost",
 )

@@ -14,8 +14,10 @@ from dataclasses import replace
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.seeding import generator, unit_interval
-from megatron_ipt.synthesis.from_text.prompted.parsing import REPEATED, Drop, parse_answer, question_key
-from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat, render_pair, render_pairs, render_text
+from megatron_ipt.synthesis.from_text.prompted.marks import render_pair, render_pairs, render_text
+from megatron_ipt.synthesis.from_text.prompted.parsing import REPEATED, parse_answer, question_key
+from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
+from megatron_ipt.synthesis.from_text.prompted.style import Drop
 from megatron_ipt.synthesis.pairs import Example, Pair
 from megatron_ipt.tuning.sequences import Continuation, Masked
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import read_json
 from megatron_ipt.inference.tokenizer import PromptTokenizer
-from megatron_ipt.synthesis.from_text.prompted.prompt import breaking_up
+from megatron_ipt.synthesis.from_text.prompted.marks import breaking_up
 from megatron_ipt.tokenizer_readers import read_tokenizer_json, special_tokens
 from megatron_ipt.tuning.chats import Message, UnusableChatError
 from megatron_ipt.tuning.sequences import Continuation, Masked

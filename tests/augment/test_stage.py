@@ -151,7 +151,7 @@ def test_a_lost_pair_stops_the_stage(context, monkeypatch):
         return rendered
 
     monkeypatch.setattr(stage, "render", losing)
-    with pytest.raises(StageError, match=r"shard-00000\.jsonl:2: chain doc-3 holds 2 texts and 3 pairs, but 2 and 2"):
+    with pytest.raises(StageError, match=r"shard-00000\.jsonl:2: chain doc-3 has 2 texts and 3 pairs, but 2 and 2"):
         stage.run(AugmentConfig(), context)
 
 
@@ -159,7 +159,7 @@ def test_faulty_templates_stop_the_stage_before_it_writes(context, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("patterns: {free: ['{question}']}")
     config = AugmentConfig(extend_templates=[str(path)])
-    with pytest.raises(RecipeError, match=r"mine\.yaml: patterns\.free, entry 1: .*lacks the slot \{answer\}"):
+    with pytest.raises(RecipeError, match=r"mine\.yaml: patterns\.free, entry 1: .*missing slot \{answer\}"):
         stage.run(config, context)
     assert not list(context.directory.iterdir())
     assert [entry["path"] for entry in stage.fingerprints(config)] == [str(path)]

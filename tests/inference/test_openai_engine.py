@@ -232,19 +232,26 @@ def test_a_chain_stays_on_its_server(configure_openai: Callable[..., SynthesisCo
 def test_only_the_first_request_goes_alone(
     configure_openai: Callable[..., SynthesisConfig], context: StageContext
 ) -> None:
-    now: list[int] = []
-    seen: list[int] = []
+    came: list[int] = []
+    seen_by_first: list[int] = []
+    all_there = asyncio.Event()
 
-    async def answer(body: dict[str, Any]) -> Any:
-        now.append(1)
-        seen.append(len(now))
-        await asyncio.sleep(0.2)  # long enough for all to come, on a busy machine too
-        now.pop()
+    async def answer(number: int, body: dict[str, Any]) -> Any:
+        came.append(number)
+        if number == 0:
+            # Time for others to come, were they sent.
+            await asyncio.sleep(0.2)
+            seen_by_first.append(len(came))
+            return good(body)
+        # No answer before all twelve are in flight: an engine that sends them one by one would wait forever.
+        if len(came) == 13:
+            all_there.set()
+        await all_there.wait()
         return good(body)
 
-    with Server(lambda n, body: answer(body)) as server:
-        run(configure_openai(server, chain_length=1), context, texts=12)
-    assert seen[:2] == [1, 1] and max(seen) == 12
+    with Server(answer) as server:
+        run(configure_openai(server, chain_length=1, **{"openai.timeout": 60}), context, texts=12)
+    assert seen_by_first == [1] and len(came) == 13
 
 
 def test_chains_leave_a_dead_server(configure_openai: Callable[..., SynthesisConfig], context: StageContext) -> None:
@@ -259,7 +266,7 @@ def test_chains_leave_a_dead_server(configure_openai: Callable[..., SynthesisCon
 def test_settings_that_a_server_ignores_are_refused(configure_openai: Callable[..., SynthesisConfig]) -> None:
     with pytest.raises(RecipeError, match="transformers-serve ignores it"):
         configure_openai("http://x/v1", **{"openai.server": "transformers-serve", "generation.temperature": 0.5})
-    with pytest.raises(RecipeError, match="is no http address"):
+    with pytest.raises(RecipeError, match="is not an http address"):
         configure_openai("localhost:8000")
 
 

@@ -15,7 +15,8 @@ from megatron_ipt.inference.tokenizer import PromptTokenizer, open_prompt_tokeni
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis.config import SynthesisConfig
-from megatron_ipt.synthesis.from_text.prompted.prompt import MARKS, PromptFormat
+from megatron_ipt.synthesis.from_text.prompted.marks import MARKS
+from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
 
 SENTENCES = (
     "The river rises in the northern hills and flows past three mill towns before it meets the sea.",

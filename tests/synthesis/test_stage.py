@@ -69,9 +69,9 @@ def test_nothing_but_drops_is_told_with_reasons(
 
 
 def test_engines_are_held_to_their_interface(configure: Configure, context: StageContext) -> None:
-    with pytest.raises(EngineError, match="generate of WrongEngine returned 'an answer', no Completion"):
+    with pytest.raises(EngineError, match="generate of WrongEngine returned 'an answer', which is not a Completion"):
         run(configure(engine="tests.synthesis.test_stage:WrongEngine"), context, [texts_of(1)])
-    with pytest.raises(RecipeError, match="texts_of is no subclass of megatron_ipt"):
+    with pytest.raises(RecipeError, match="texts_of is not a subclass of megatron_ipt"):
         stage.check(configure(engine="tests.synthesis.conftest:texts_of"))
 
 
@@ -284,7 +284,7 @@ def test_rejects_and_metrics_are_written(configure: Configure, context: StageCon
         ({"engine": "openay"}, "engine: 'openay' is not one of .* Did you mean openai"),
         ({"engine": "openai", "generation.model": "''"}, r"generation\.model: required by the engine openai"),
         ({"engine": "replay"}, r"replay\.inputs: required"),
-        ({"generation.max_new_tokens": 2000}, r"generation\.max_new_tokens: 2000 leaves nothing"),
+        ({"generation.max_new_tokens": 2000}, r"generation\.max_new_tokens: 2000 leaves no room for a prompt"),
         ({"filters.min_answer_characters": 5000}, r"filters\.min_answer_characters: is above"),
     ],
 )

@@ -57,5 +57,5 @@ def judge(
 def _counter(path: str) -> Callable[[str], int]:
     from megatron_ipt.inference.tokenizer import open_prompt_tokenizer
 
-    tokenizer = open_prompt_tokenizer(path)
+    tokenizer = open_prompt_tokenizer(path, "--tokenizer")
     return lambda text: len(tokenizer.encode([text])[0])

@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import torch
@@ -76,12 +76,21 @@ def checkpoint_folder(path: Path) -> Path:
     return folder
 
 
+class Stateful(Protocol):
+    """Something with a state of plain values and tensors on CPU."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None: ...
+
+
 class Checkpoints:
     """Saves and loads the state of a run under ``root``; every rank calls every method.
 
     Args:
         chunks: the model's chunks without their wrappers, whose prefix would get into the names of the tensors.
         describe: gives ``model.json`` of a state, without its files.
+        objectives: whose state is saved, too; equal on all ranks.
     """
 
     def __init__(
@@ -92,6 +101,7 @@ class Checkpoints:
         scheduler: Any,
         describe: Callable[[RunState], ModelFile],
         settings: CheckpointConfig,
+        objectives: Stateful,
     ):
         self._root = root
         self._chunks = chunks
@@ -99,6 +109,7 @@ class Checkpoints:
         self._scheduler = scheduler
         self._describe = describe
         self._settings = settings
+        self._objectives = objectives
         self._first_rank = torch.distributed.get_rank() == 0
         self._writer = Writer(_SHARDING)
         self._pending: ModelFile | None = None
@@ -132,6 +143,7 @@ class Checkpoints:
             chunk.load_state_dict(state[name])
         self._optimizer.load_state_dict(fit_optimizer_state(state["optimizer"], self._optimizer))
         self._scheduler.load_state_dict(state["opt_param_scheduler"])
+        self._objectives.load_state_dict(state.get("objectives", {}))
         if "run_state" in state:
             return RunState.from_dict(state["run_state"])
         samples = saved.consumed_train_samples
@@ -318,6 +330,9 @@ class Checkpoints:
                 "opt_param_scheduler": self._scheduler.state_dict(),
                 "run_state": run.to_dict(),
             }
+            of_objectives = self._objectives.state_dict()
+            if of_objectives:
+                state["objectives"] = of_objectives
             share_memory(state)
         return state
 

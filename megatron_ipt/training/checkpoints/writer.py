@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ipt.errors import StorageError
 from megatron_ipt.files import read_json, write_json
-from megatron_ipt.training.ranks.worker import end_with_parent
+from megatron_ipt.training.ranks.processes import end_with_parent
 
 _RESULTS = ".results-{rank}"
 _CHECKSUMS = ".checksums-{rank}.json"

@@ -111,10 +111,14 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, label_smoothing: f
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """Keeps the logits and two numbers of each row; softmax is computed once more in the backward pass."""
+    """Keeps the logits and two numbers of each row; softmax is computed once more in the backward pass.
+
+    ``keep_logits`` leaves the logits as they are, for others that read them, and takes new memory for the gradients.
+    """
 
     @staticmethod
-    def forward(context: Any, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(context: Any, logits: torch.Tensor, target: torch.Tensor, keep_logits: bool = False) -> torch.Tensor:
+        context.keep_logits = keep_logits
         rows, labels = logits.flatten(0, -2), target.flatten().unsqueeze(-1)
         largest = rows.amax(-1, keepdim=True)
         largest = _widened(largest)
@@ -127,15 +131,15 @@ class CrossEntropyFunction(torch.autograd.Function):
         return sums.log().sub_(chosen).view(target.shape)
 
     @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         logits, labels, largest, sums = context.saved_tensors
+        result = torch.empty_like(logits) if context.keep_logits else logits
         gradients = gradient.reshape(-1, 1)
-        for row, label, most, factor, along in parts(
-            logits.view(-1, logits.size(-1)), labels, largest, gradients / sums, gradients
-        ):
+        rows, to_rows = (tensor.view(-1, tensor.size(-1)) for tensor in (logits, result))
+        for row, to, label, most, factor, along in parts(rows, to_rows, labels, largest, gradients / sums, gradients):
             softmax = torch.sub(_widened(row), most).exp_().mul_(factor)
-            row.copy_(softmax.scatter_add_(-1, label, -along))
-        return logits, None
+            to.copy_(softmax.scatter_add_(-1, label, -along))
+        return result, None, None
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:

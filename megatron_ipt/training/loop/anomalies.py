@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from megatron_ipt.training.config import AnomalyConfig
@@ -35,10 +36,16 @@ class LossWatch:
     def __init__(self, settings: AnomalyConfig):
         self._settings = settings
 
-    def judge(self, loss: float, state: RunState) -> Anomaly | None:
-        """What is wrong with ``loss``; None when nothing is."""
+    def judge(self, loss: float, state: RunState, metrics: Mapping[str, float] | None = None) -> Anomaly | None:
+        """What is wrong with ``loss``; None if nothing is.
+
+        Args:
+            metrics: of the objectives, to name those that are not finite either.
+        """
         if not math.isfinite(loss):
-            return self._anomaly("non_finite", self._settings.non_finite, f"the loss is {loss}", state)
+            causes = [f"{name} is {value}" for name, value in (metrics or {}).items() if not math.isfinite(value)]
+            found = f"the loss is {loss}" + (f" ({', '.join(causes)})" if causes else "")
+            return self._anomaly("non_finite", self._settings.non_finite, found, state)
         limit = self._limit(state)
         if limit is not None and loss > limit:
             found = f"the loss is {loss:.4f}, above {limit:.4f}"

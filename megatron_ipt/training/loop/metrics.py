@@ -113,10 +113,14 @@ class Metrics:
         self._write(record)
         self._chart("train", record, record["step"])
 
-    def log_validation(self, step: int, losses: dict[str, float]) -> None:
-        """Writes the losses of a validation, by set, and shows them."""
-        self._write({"step": step, "valid": losses})
+    def log_validation(
+        self, step: int, losses: dict[str, float], metrics: dict[str, dict[str, float]] | None = None
+    ) -> None:
+        """Writes the losses and metrics of a validation, by set, and logs the losses."""
+        self._write({"step": step, "valid": losses} | ({"valid_metrics": metrics} if metrics else {}))
         self._chart("valid", losses, step)
+        if metrics:
+            self._chart("valid", metrics, step)
         logger.info(
             "step %d, validation loss: %s", step, ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
         )

@@ -6,7 +6,6 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from megatron_ipt.stages import TOKENS
 from megatron_ipt.training.checkpoints.checkpoint import Checkpoints, checkpoint_folder
 from megatron_ipt.training.checkpoints.model_file import ModelFile
 from megatron_ipt.training.config import TrainingConfig
-from megatron_ipt.training.data.batches import Batch, Batches, TokenData, check_sources, number_of_steps
+from megatron_ipt.training.data.batches import Batches, TokenData, check_sources, number_of_steps
 from megatron_ipt.training.data.sample_index import DatasetBuilder
 from megatron_ipt.training.loop.anomalies import Anomaly, LossWatch
 from megatron_ipt.training.loop.metrics import Metrics
@@ -43,6 +42,9 @@ from megatron_ipt.training.loop.telemetry import Profile, Telemetry
 from megatron_ipt.training.loop.validation import Validation
 from megatron_ipt.training.model.build import build_model, transformer_config, whole_parameters, wrap_for_training
 from megatron_ipt.training.model.precision import foreign_apex, refuse_what_needs_a_gpu, resolve_precision
+from megatron_ipt.training.objectives.loss import Loss
+from megatron_ipt.training.objectives.objective import Step, TrainingSetup
+from megatron_ipt.training.objectives.terms import load_terms
 from megatron_ipt.training.ranks.layout import Layout
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,10 @@ class Trainer:
         self.steps = number_of_steps(config.steps, config.tokens, config.epochs, epoch, self.seq_length, self.ramp)
         self._on_first_rank(partial(check_sources, self.tokens, self.seq_length, config.data.eod_mask_loss))
         self.builder = self._data_builder()
-        self.validation = Validation(config, self.tokens, self.builder, self.layout, partial(self._forward, True))
+        self.objectives = Loss(load_terms(config.objectives), self.precision != "fp32")
+        self.validation = Validation(
+            config, self.tokens, self.builder, self.layout, self.objectives, partial(self._forward, True)
+        )
         self._build_model()
         self.checkpoints = Checkpoints(
             context.directory / "checkpoints",
@@ -90,6 +95,7 @@ class Trainer:
             self.scheduler,
             self._describe,
             config.checkpoint,
+            self.objectives,
         )
         self.state = RunState()
         self.watch = LossWatch(config.anomalies)
@@ -102,6 +108,7 @@ class Trainer:
         )
         self.profile = Profile(context.directory, self.rank, config.logging.profile_step, config.logging.profile_steps)
         self.loss = math.nan
+        self.term_metrics: dict[str, float] = {}
         self.grad_norm = math.nan
 
     def run(self) -> dict[str, Any]:
@@ -183,7 +190,7 @@ class Trainer:
             asked, writing = self._exchange(sums, time.monotonic() - began, size)
             if self.checkpoints.is_pending and not writing:
                 self.checkpoints.finish()
-            anomaly = self.watch.judge(self.loss, self.state)
+            anomaly = self.watch.judge(self.loss, self.state, self.term_metrics)
             if anomaly is None:
                 self.grad_norm = gradient_norm(self.optimizer)
                 anomaly = self.watch.judge_gradient(self.grad_norm, self.state)
@@ -236,11 +243,15 @@ class Trainer:
         state.position += size
 
     def _forward(self, forward_only: bool, batches: Batches, position: int, micro_batches: int) -> torch.Tensor:
-        """Runs the pipeline over one global batch; [sum of losses, number of tokens] of this rank's last stage."""
-        iterators: Any = [batches.at(position, micro_batches) for _ in self.chunks]
+        """Runs the pipeline over one global batch; the sums of this rank's last stage, see :class:`Loss`."""
+        training = not forward_only
+        step = Step(self.state.step + training, training)
+        read = partial(batches.at, position, micro_batches)
+        iterators, micro_batches = self.objectives.micro_batches(step, read, micro_batches, len(self.chunks))
+        iterator: Any = iterators if len(iterators) > 1 else iterators[0]
         results = self.forward_backward(
-            forward_step_func=forward_step,
-            data_iterator=iterators if len(iterators) > 1 else iterators[0],
+            forward_step_func=self.objectives.forward_step(training),
+            data_iterator=iterator,
             model=self.chunks if len(self.chunks) > 1 else self.chunks[0],
             num_microbatches=micro_batches,
             seq_length=self.seq_length,
@@ -248,26 +259,29 @@ class Trainer:
             forward_only=forward_only,
         )
         if not results:
-            return torch.zeros(2, dtype=torch.float64, device=torch.cuda.current_device())
-        return torch.stack([result["loss"] for result in results]).sum(0)
+            return self.objectives.zeros(training)
+        return torch.stack([result["sums"] for result in results]).sum(0)
 
     def _exchange(self, sums: torch.Tensor, seconds: float, size: int) -> tuple[bool, bool]:
-        """All that ranks tell each other in a step, at once: losses, wishes to stop, unfinished saves, seconds.
+        """Everything that ranks tell each other in a step, at once: sums, wishes to stop, unfinished saves, seconds.
 
         Tensor-parallel ranks count the same tokens, in numerator and denominator alike.
         """
         flags = torch.tensor([self.stop.requested, self.checkpoints.is_writing()], dtype=torch.float64)
         together = torch.cat([sums, flags.to(sums.device), self.telemetry.slots(seconds).to(sums.device)])
         torch.distributed.all_reduce(together)
-        loss_sum, loss_tokens, asked, writing = together[:4].tolist()
-        self.loss = loss_sum / max(loss_tokens, 1.0)
-        self.telemetry.count(size * self.seq_length, together[4:].cpu())
+        width = len(sums)
+        *totals, asked, writing = together[: width + 2].tolist()
+        self.loss, self.term_metrics = self.objectives.figures(True, totals)
+        self.telemetry.count(size * self.seq_length, together[width + 2 :].cpu())
         return asked > 0, writing > 0
 
     def _validate(self) -> None:
-        losses = self.validation.losses(self.chunks)
-        if self.metrics is not None and losses:
-            self.metrics.log_validation(self.state.step, losses)
+        figures = self.validation.figures(self.chunks)
+        if self.metrics is not None and figures:
+            losses = {name: of_set.loss for name, of_set in figures.items()}
+            metrics = {name: of_set.metrics for name, of_set in figures.items() if of_set.metrics}
+            self.metrics.log_validation(self.state.step, losses, metrics)
 
     def _data_builder(self) -> DatasetBuilder:
         cache = self.config.data.index_cache
@@ -305,6 +319,21 @@ class Trainer:
             syncs = [chunk.no_sync for chunk in self.chunks]
             megatron_config.no_sync_func = syncs[0] if len(syncs) == 1 else syncs
         self.forward_backward = get_forward_backward_func()
+        self.objectives.setup(
+            TrainingSetup(
+                config=config,
+                layout=self.layout,
+                shape=self.shape,
+                vocab_size=self.vocab_size,
+                padded_vocab_size=self.padded_vocab_size,
+                precision=self.precision,
+                model_config=megatron_config,
+                chunks=self.modules,
+                device=torch.cuda.current_device(),
+                seed=self.context.seed,
+                directory=self.context.directory,
+            )
+        )
 
     def _vocabulary(self) -> int:
         """Rows of the embedding that mean something: the tokenizer's, or those of the weights to start from."""
@@ -356,6 +385,8 @@ class Trainer:
             "tokens_by_source": dict(self.state.tokens_by_source),
             **self.telemetry.read(),
         }
+        if self.term_metrics:
+            record["metrics"] = self.term_metrics
         if self.config.logging.params_norm:
             with whole_parameters(self.chunks):
                 record["params_norm"] = parameter_norm(self.modules)
@@ -404,17 +435,3 @@ def initial_checkpoint(config: TrainingConfig, context: StageContext) -> Path | 
             "random weights of the same sizes"
         )
     return None
-
-
-def forward_step(batches: Iterator[Batch], chunk: Any) -> tuple[torch.Tensor, Any]:
-    batch = next(batches)
-    # Rotary position embedding needs no position ids, and plain causal attention no mask.
-    losses = chunk(batch["tokens"], None, batch.get("attention_mask"), labels=batch["labels"])
-    return losses, partial(_loss, batch["loss_mask"])
-
-
-def _loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """Sum of the losses [batch, seq] where ``mask`` is 1, and the number of such positions."""
-    loss_sum = (losses.float() * mask).sum()
-    tokens = mask.sum()
-    return loss_sum, tokens.to(torch.int), {"loss": torch.stack([loss_sum.detach().double(), tokens.double()])}

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -21,6 +20,13 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
+from megatron.core.pipeline_parallel.utils import (
+    is_pp_first_stage,
+    is_pp_last_stage,
+    is_vp_first_stage,
+    is_vp_last_stage,
+)
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -134,33 +140,37 @@ def build_model(
     config: TransformerConfig,
     seed: int,
     attention: str = "auto",
+    groups: ProcessGroupCollection | None = None,
 ) -> list[GPTModel]:
     """This rank's chunks of the model (one, or one per virtual pipeline stage), initialised from ``seed``.
 
     Args:
         attention: kernel, as ``model.attention`` of the recipe names it.
+        groups: of a second model in a layout of its own, which ``config`` describes; by default those of the run.
     """
     virtual_size = config.virtual_pipeline_model_parallel_size
+    groups = groups or ProcessGroupCollection.use_mpu_process_groups()
     chunks = []
     for index in range(virtual_size or 1):
         stage = index if virtual_size else None
         chunk = GPTModel(
             config,
-            _block_spec(shape, config, stage, attention),
+            _block_spec(shape, config, stage, attention, groups.pp.rank()),
             vocab_size=padded_vocab_size,
             max_sequence_length=shape.max_position_embeddings,
-            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
-            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+            pre_process=is_pp_first_stage(groups.pp) and is_vp_first_stage(stage, virtual_size),
+            post_process=is_pp_last_stage(groups.pp) and is_vp_last_stage(stage, virtual_size),
             position_embedding_type="rope",
             rotary_base=shape.rotary_base,
             share_embeddings_and_output_weights=not shape.untie_embeddings_and_output_weights,
             vp_stage=stage,
+            pg_collection=groups,
         )
         chunk.to(torch.cuda.current_device())
         scale_frequencies(chunk.rotary_pos_emb, shape)
         initialize(chunk, shape, seed)
         if chunk.post_process:
-            _forbid_padding(chunk, vocab_size, padded_vocab_size)
+            _forbid_padding(chunk, vocab_size, padded_vocab_size, groups.tp)
         chunks.append(chunk)
     return chunks
 
@@ -225,7 +235,9 @@ def _leave(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
 
-def _block_spec(shape: ModelShape, config: TransformerConfig, stage: int | None, attention: str) -> Any:
+def _block_spec(
+    shape: ModelShape, config: TransformerConfig, stage: int | None, attention: str, pipeline_rank: int
+) -> Any:
     family, experts = FAMILIES[shape.family], shape.num_moe_experts
     if use_transformer_engine():
         layer = get_gpt_layer_with_transformer_engine_spec(
@@ -246,14 +258,14 @@ def _block_spec(shape: ModelShape, config: TransformerConfig, stage: int | None,
     parts.core_attention = TorchAttention
     if family.qk_layernorm:
         parts.q_layernorm = parts.k_layernorm = TorchRMSNorm
-    layers = [layer] * get_num_layers_to_build(config, stage)
+    layers = [layer] * get_num_layers_to_build(config, stage, pipeline_rank)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=TorchRMSNorm)
 
 
-def _forbid_padding(chunk: GPTModel, vocab_size: int, padded_vocab_size: int) -> None:
+def _forbid_padding(chunk: GPTModel, vocab_size: int, padded_vocab_size: int, tensor_parallel: Any) -> None:
     """Gives padded vocabulary entries a logit of minus infinity, so that losses do not depend on the padding."""
-    local = padded_vocab_size // parallel_state.get_tensor_model_parallel_world_size()
-    first_padding = max(0, vocab_size - local * parallel_state.get_tensor_model_parallel_rank())
+    local = padded_vocab_size // tensor_parallel.size()
+    first_padding = max(0, vocab_size - local * tensor_parallel.rank())
     if first_padding >= local:
         return
 

@@ -12,7 +12,7 @@ import signal
 import sys
 from types import FrameType
 
-from megatron_ipt.training.ranks.worker import end_with_parent
+from megatron_ipt.training.ranks.processes import end_with_parent
 
 
 def main(arguments: list[str]) -> int:

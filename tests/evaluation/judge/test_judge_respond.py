@@ -10,7 +10,7 @@ from megatron_ipt.evaluation.judge.gold import GoldPair, GoldText
 from megatron_ipt.evaluation.judge.respond import answer_of, question_prompt, response_accuracy
 from megatron_ipt.inference.engine import RequestRefused
 from megatron_ipt.synthesis.config import SynthesisConfig
-from megatron_ipt.synthesis.from_text.prompted.prompt import render_pair
+from megatron_ipt.synthesis.from_text.prompted.marks import render_pair
 from megatron_ipt.synthesis.pairs import Pair
 from tests.synthesis.conftest import (  # noqa: F401
     model_folder,

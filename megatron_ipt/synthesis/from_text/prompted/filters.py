@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from megatron_ipt.config import key
 from megatron_ipt.synthesis.from_text.prompted.language import same_language
-from megatron_ipt.synthesis.from_text.prompted.parsing import Drop
+from megatron_ipt.synthesis.from_text.prompted.style import Drop
 from megatron_ipt.synthesis.pairs import Pair
 
 QUESTION_LENGTH = "question length"

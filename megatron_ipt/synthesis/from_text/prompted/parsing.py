@@ -7,9 +7,8 @@ one that ends in ``\nLet's think step by step.`` is answered by reasoning and ``
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from megatron_ipt.synthesis.from_text.prompted.prompt import (
+from megatron_ipt.synthesis.from_text.prompted.marks import (
     ANSWER,
     CONCLUSION,
     END,
@@ -18,6 +17,7 @@ from megatron_ipt.synthesis.from_text.prompted.prompt import (
     OPTIONS_OPEN,
     QUESTION,
 )
+from megatron_ipt.synthesis.from_text.prompted.style import Drop
 from megatron_ipt.synthesis.pairs import Pair
 
 _REASONING_REQUEST = re.compile(r"\s*\bLet['’]s think step by step[.:]?\s*$", re.IGNORECASE)
@@ -25,14 +25,6 @@ _REQUEST_ENDING = "step by step"
 _REQUEST_CHARACTERS = 60
 _OPTIONS_WORD = OPTIONS_OPEN.strip()
 _MARK = re.compile("|".join(map(re.escape, MARKS)))
-
-
-@dataclass(frozen=True)
-class Drop:
-    """Something that did not become a pair, and why."""
-
-    reason: str
-    sample: str
 
 
 CUT_OFF = "cut off by the token limit"

@@ -18,11 +18,12 @@ from typing import Any
 
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.inference.engine import Engine
+from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
-from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
 from megatron_ipt.synthesis.from_text.prompted.shard import ShardJob, ShardTask
+from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain, Synthesizer
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Runner:
         config: SynthesisConfig,
         seed: int,
         directory: Path,
-        prompts: PromptFormat,
+        prompts: PromptStyle,
         engine: Engine,
         identity: Callable[[ShardTask], int],
     ):
@@ -67,7 +68,8 @@ class Runner:
         self._prompts = prompts
         self._engine = engine
         self._identity = identity
-        self._synthesizer = Synthesizer(engine, prompts, config.filters, seed)
+        sampling = Sampling.of(config.generation)
+        self._synthesizer = Synthesizer(engine, prompts, sampling, config.filters, seed)
         self._window = config.generation.window or engine.window
         self._open: set[ShardJob] = set()
         self._tasks: set[asyncio.Task[None]] = set()

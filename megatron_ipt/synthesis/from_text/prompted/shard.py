@@ -21,7 +21,7 @@ from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.from_text.chaining import chain_up
 from megatron_ipt.synthesis.from_text.passages import divide_by_tokens
 from megatron_ipt.synthesis.from_text.prompted.journal import Journal
-from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
+from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome, PlannedChain
 from megatron_ipt.synthesis.statistics import Statistics
 
@@ -99,7 +99,7 @@ class ShardJob:
             raise
 
     def plan(
-        self, prompts: PromptFormat, chain_length: int, characters: int
+        self, prompts: PromptStyle, chain_length: int, characters: int
     ) -> Iterator[tuple[list[PlannedChain], int]]:
         """Batches of chains that are not in the journal yet, each with the documents skipped since the last.
 
@@ -169,8 +169,8 @@ class ShardJob:
             self._lock.__exit__(None, None, None)
 
 
-def _with_prompts(batch: list[PlannedChain], prompts: PromptFormat) -> list[PlannedChain]:
-    encoded = iter(prompts.encode_texts([example.text for planned in batch for example in planned.chain.examples]))
+def _with_prompts(batch: list[PlannedChain], prompts: PromptStyle) -> list[PlannedChain]:
+    encoded = iter(prompts.ask([example for planned in batch for example in planned.chain.examples]))
     for planned in batch:
         planned.prompts = [next(encoded) for _ in planned.chain.examples]
     return batch
