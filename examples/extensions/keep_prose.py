@@ -24,6 +24,8 @@ from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.stages import DOCUMENTS, Resources, Stage, Units, register
+from megatron_ipt.stages.page import Bars, Figure, Figures, Part, StageRecord, Step
+from megatron_ipt.stages.readable import compact, exact, percent, plural
 
 
 @dataclass
@@ -93,6 +95,26 @@ def _reason_to_drop(text: str, config: KeepProseConfig) -> str:
     return "too many symbols" if symbols > config.maximum_symbol_share * len(text) else ""
 
 
+def report(stage: StageRecord) -> Part:
+    """What the report shows of this stage."""
+    counts = stage.counts
+    if not counts:  # The stage has not finished.
+        return Part()
+    kept, dropped = counts["documents"], sum(counts["dropped"].values())
+    share = percent(kept / (kept + dropped)) if kept + dropped else ""
+    documents = plural(kept + dropped, "document")
+    return Part(
+        title="Documents that read like prose",
+        link="Prose",
+        step=Step(into=f"from {documents}", amount=compact(kept), unit="documents", detail=f"{share} kept"),
+        headline=f"{compact(kept)} of {documents} kept",
+        elements=[
+            Figures([Figure("documents kept", exact(kept), share), Figure("dropped", exact(dropped))]),
+            Bars("Dropped documents", counts["dropped"], note=f"Each is listed in `{stage.name}/rejects/`."),
+        ],
+    )
+
+
 register(
     Stage(
         name="keep_prose",
@@ -104,6 +126,7 @@ register(
         makes=(DOCUMENTS,),
         units=f"{__name__}:units",
         resources=Resources(cores="workers"),
+        report=f"{__name__}:report",
         shows=("documents", "dropped"),
     )
 )

@@ -132,7 +132,8 @@ class Stage:
         demand: ``module:function`` of the section: how much of what it reads the stage needs, by kind.
         progress: ``module:function`` of (section, context) that returns :class:`Progress`, or None before there is any;
             for stages whose progress is not a number of finished units.
-        report: ``module:function`` that builds the stage's part of the report.
+        report: ``module:function`` of the stage's record that describes its part of the report, see
+            :mod:`megatron_ipt.stages.page`. Without it, the report shows the stage's counts.
         result: path below its folder that a finished run names, for people.
         shows: counts for the log and ``status``, in order; all of them if empty.
     """

@@ -36,7 +36,13 @@ _NOT_SHOWN = {
     "step", "loss", "tokens", "seconds", "batch_size", "tokens_by_source", "tflops", "mfu", "memory_gb", "params_norm",
     "rank_seconds_p50", "rank_seconds_p95", "rank_seconds_max", "slowest_rank",
 }  # fmt: skip
-"""Measurements of every training that have no small chart. The rest are metrics of objectives."""
+"""Measurements that have no small chart. All others have one: those of objectives, and any that are added."""
+_OF_OBJECTIVES = "metrics/"
+_TWO_LOSSES = "The training loss is the weighted sum of the objectives; held-out losses are next-token losses."
+
+
+Curves = dict[str, tuple[list[float], list[float]]]
+"""Steps and values of each validation set."""
 
 
 @dataclass
@@ -44,12 +50,14 @@ class Measured:
     """Measurements by name; one that was not made is NaN.
 
     Attributes:
-        columns: of the training steps, equally long.
-        valid: steps and losses of each validation set.
+        columns: of the training steps, equally long; a number inside another figure is called ``FIGURE/NAME``.
+        valid: losses of the validation sets.
+        valid_metrics: metrics of objectives on the validation sets, by metric.
     """
 
     columns: dict[str, list[float]] = field(default_factory=dict)
-    valid: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    valid: Curves = field(default_factory=dict)
+    valid_metrics: dict[str, Curves] = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]]) -> Measured:
@@ -58,24 +66,40 @@ class Measured:
         steps = 0
         for record in records:
             if "valid" in record:
-                for name, loss in record["valid"].items():
-                    x, y = measured.valid.setdefault(name, ([], []))
-                    x.append(record["step"])
-                    y.append(_value(loss))
-                continue
-            numbers = {name: value for name, value in _flat(record) if _is_number(value)}
-            for name in dict.fromkeys([*measured.columns, *numbers]):
-                column = measured.columns.setdefault(name, [float("nan")] * steps)
-                column.append(_value(numbers.get(name)))
-            steps += 1
+                measured._add_validation(record)
+            else:
+                measured._add_step(record, steps)
+                steps += 1
         return measured
+
+    def _add_step(self, record: Mapping[str, Any], steps: int) -> None:
+        numbers = {name: value for name, value in _flat(record) if _is_number(value)}
+        for name in dict.fromkeys([*self.columns, *numbers]):
+            self.columns.setdefault(name, [float("nan")] * steps).append(_value(numbers.get(name)))
+
+    def _add_validation(self, record: Mapping[str, Any]) -> None:
+        step = record["step"]
+        for name, loss in record["valid"].items():
+            _add_point(self.valid, name, step, loss)
+        for name, metrics in record.get("valid_metrics", {}).items():
+            for metric, value in metrics.items():
+                _add_point(self.valid_metrics.setdefault(metric, {}), name, step, value)
 
 
 def part(stage: StageRecord) -> Part:
     """The training on the page, finished or not."""
     counts = stage.counts
     measured = Measured.of(read_metrics(stage.folder / METRICS_FILE))
-    elements: list[Element] = [_loss_chart(measured, stage), SmallCharts(_small_charts(measured))]
+    colors = source_colors(measured.valid, stage.earlier.get(TOKENS))
+    elements: list[Element] = [
+        _loss_chart(measured, colors, _TWO_LOSSES if stage.settings.get("objectives") else ""),
+        SmallCharts(_small_charts(measured)),
+        SmallCharts(
+            _charts_of_objectives(measured, colors),
+            "Objectives",
+            "held-out sets in the colors above" if measured.valid_metrics else "",
+        ),
+    ]
     if not counts:
         return Part(title="Training", elements=elements)
     steps, tokens = plural(counts["steps"], "step"), compact(counts["tokens"])
@@ -125,13 +149,12 @@ def _cautions(stage: StageRecord) -> list[Element]:
     ]
 
 
-def _loss_chart(measured: Measured, stage: StageRecord) -> Chart:
+def _loss_chart(measured: Measured, colors: Mapping[str, str], note: str) -> Chart:
     """Training and held-out loss over steps."""
-    columns, valid = measured.columns, measured.valid
+    columns = measured.columns
     steps = columns.get("step", [])
-    colors = source_colors(valid, stage.earlier.get(TOKENS))
     curves = [Curve("training", steps, columns.get("loss", [float("nan")] * len(steps)))]
-    curves += [Curve(f"held out, {name}", x, y, colors[name]) for name, (x, y) in valid.items()]
+    curves += [Curve(f"held out, {name}", x, y, colors[name]) for name, (x, y) in measured.valid.items()]
     return Chart(
         "Loss",
         curves,
@@ -139,6 +162,7 @@ def _loss_chart(measured: Measured, stage: StageRecord) -> Chart:
         small="nats per token",
         upper_label="tokens",
         upper_per_x=_tokens_per_step(columns),
+        note=note,
         name=LOSS_CHART,
     )
 
@@ -149,18 +173,37 @@ def _tokens_per_step(columns: Mapping[str, Sequence[float]]) -> float:
 
 
 def _small_charts(measured: Measured) -> list[Chart]:
-    """Learning rate, gradient norm and throughput, and every metric that an objective adds, as far as measured."""
+    """Learning rate, gradient norm and throughput, as far as measured, and whatever else is."""
     columns = measured.columns
-    extra = [name for name in columns if name.partition("/")[0] not in _NOT_SHOWN and name not in _SMALL_CHARTS]
     charts = []
-    for name in (*_SMALL_CHARTS, *extra):
-        values = columns.get(name, [])
-        known = [value for value in values if value == value]
-        if known:
+    for name in dict.fromkeys([*_SMALL_CHARTS, *columns]):
+        known = [value for value in columns.get(name, ()) if value == value]
+        if known and name.partition("/")[0] not in _NOT_SHOWN and not name.startswith(_OF_OBJECTIVES):
             title, log = _SMALL_CHARTS.get(name, (name.replace("_", " "), False))
             last = compact(round(known[-1])) if name == "tokens_per_second" else number(known[-1], 3)
-            charts.append(Chart(title, [Curve(title, columns["step"], values)], "step", f"last {last}", log))
+            charts.append(Chart(title, [Curve(title, columns["step"], columns[name])], "step", f"last {last}", log))
     return charts
+
+
+def _charts_of_objectives(measured: Measured, colors: Mapping[str, str]) -> list[Chart]:
+    """Losses and metrics of the objectives, in training and on the held-out sets."""
+    columns = measured.columns
+    names = [name.removeprefix(_OF_OBJECTIVES) for name in columns if name.startswith(_OF_OBJECTIVES)]
+    charts = []
+    for name in dict.fromkeys([*names, *measured.valid_metrics]):
+        trained = columns.get(_OF_OBJECTIVES + name)
+        curves = [Curve("training", columns["step"], trained)] if trained else []
+        held_out = measured.valid_metrics.get(name, {})
+        curves += [Curve(f"held out, {of_set}", x, y, colors[of_set]) for of_set, (x, y) in held_out.items()]
+        last = f"last {number(trained[-1], 3)}" if trained else ""
+        charts.append(Chart(name.replace("_", " "), curves, "step", last))
+    return charts
+
+
+def _add_point(curves: Curves, name: str, step: float, value: float | None) -> None:
+    x, y = curves.setdefault(name, ([], []))
+    x.append(step)
+    y.append(_value(value))
 
 
 def _flat(record: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

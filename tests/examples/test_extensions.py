@@ -333,3 +333,6 @@ class TestStage:
         # What comes after reads the kept documents.
         run(stage="synthesize")
         assert read_json(tmp_path / "run/synthesis/manifest.json")["counts"]["texts"] == 3
+        run("skip=[augment,tokens,training,export,evaluation]", stage="report")
+        page = (tmp_path / "run/report/report.html").read_text()
+        assert "Documents that read like prose" in page and "50.0% kept" in page and "<code>keep_prose/rejects/" in page

@@ -19,8 +19,9 @@ def write_metrics(folders, *records):
 
 
 def small_charts(folders):
-    (charts,) = all_of(part_of(folders, "training"), SmallCharts)
-    return charts.charts
+    standard, of_objectives = all_of(part_of(folders, "training"), SmallCharts)
+    assert of_objectives.charts == []
+    return standard.charts
 
 
 def test_what_was_trained(folders):
@@ -79,15 +80,43 @@ def test_small_charts_leave_out_what_was_not_measured(folders):
     assert [(chart.title, chart.small) for chart in small_charts(folders)] == [("Learning rate", "last 0.100")]
 
 
+def test_what_else_is_measured_has_a_chart(folders):
+    write_metrics(
+        folders,
+        {"step": 1, "loss": 2.0, "cache_hits": 3, "params_norm": 3.0, "mfu": 0.4, "phase": "warm-up"},
+        {"step": 2, "loss": 1.9, "cache_hits": 7, "params_norm": 3.1, "mfu": 0.4, "phase": "main"},
+    )
+    (chart,) = small_charts(folders)
+    assert (chart.title, chart.small, chart.x_label) == ("cache hits", "last 7.00", "step")
+    assert (chart.curves[0].x, chart.curves[0].y) == ([1, 2], [3, 7])
+
+
 def test_every_metric_of_an_objective_has_a_chart(folders):
     write_metrics(
         folders,
-        {"step": 1, "loss": 2.0, "teacher_loss": 1.5, "params_norm": 3.0, "mfu": 0.4, "phase": "warm-up"},
-        {"step": 2, "loss": 1.9, "teacher_loss": 1.25, "params_norm": 3.1, "mfu": 0.4, "phase": "main"},
+        {"step": 1, "loss": 2.0, "metrics": {"teacher/loss": 1.5, "teacher/top_1": 0.5}},
+        {"step": 1, "valid": {"raw": 3.0}, "valid_metrics": {"raw": {"teacher/loss": 1.75, "gap": None}}},
+        {"step": 2, "loss": 1.9, "metrics": {"teacher/loss": 1.25, "teacher/top_1": 0.75}},
     )
-    (chart,) = small_charts(folders)
-    assert (chart.title, chart.small, chart.x_label) == ("teacher loss", "last 1.25", "step")
-    assert (chart.curves[0].x, chart.curves[0].y) == ([1, 2], [1.5, 1.25])
+    standard, of_objectives = all_of(part_of(folders, "training"), SmallCharts)
+    assert standard.charts == [] and of_objectives.small == "held-out sets in the colors above"
+    told = [(chart.title, chart.small, [curve.color for curve in chart.curves]) for chart in of_objectives.charts]
+    assert told == [
+        ("teacher/loss", "last 1.25", [GREY, ORANGE]),
+        ("teacher/top 1", "last 0.750", [GREY]),
+        ("gap", "", [ORANGE]),
+    ]
+    training, held_out = of_objectives.charts[0].curves
+    assert (training.x, training.y, held_out.x, held_out.y) == ([1, 2], [1.5, 1.25], [1], [1.75])
+
+
+def test_losses_of_two_kinds_are_explained(folders):
+    (chart,) = all_of(part_of(folders, "training"), Chart)
+    assert chart.note == ""
+    path = folders["training"] / "manifest.json"
+    write_json(path, read_json(path) | {"settings": {"objectives": {"teacher": {"weight": 1.0}}}})
+    (chart,) = all_of(part_of(folders, "training"), Chart)
+    assert "held-out losses are next-token losses" in chart.note
 
 
 def test_interventions_are_warned_of(folders):
