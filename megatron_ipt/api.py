@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from megatron_ipt.evaluation.loaded_model import LoadedModel
     from megatron_ipt.synthesis.pairs import Chain
     from megatron_ipt.tokens.dataset.indexed import IndexedReader
-    from megatron_ipt.tokens.tokenizer.tokenizer import Tokenizer
+    from megatron_ipt.tokens.tokenizer.interface import Tokenizer
 
 __all__ = [
     "Recipe",
@@ -138,7 +138,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises:
         InputError: there is too little text.
     """
-    from megatron_ipt.tokens.tokenizer.tokenizer import train_sentencepiece
+    from megatron_ipt.tokens.tokenizer.sentencepiece_model import train_sentencepiece
 
     return train_sentencepiece((line for text in texts for line in text.splitlines() if line), vocab_size)
 
@@ -149,7 +149,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Raises:
         InputError: there is none, or it cannot be used.
     """
-    from megatron_ipt.tokens.tokenizer.tokenizer import SentencePieceTokenizer, open_tokenizer
+    from megatron_ipt.tokens.tokenizer.loading import open_tokenizer
+    from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
     return SentencePieceTokenizer.read(path) if Path(path).is_file() else open_tokenizer(path)
 
