@@ -32,7 +32,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        print("interrupted; rerun the same command to resume", file=sys.stderr)
         return INTERRUPTED_STATUS
     print(json.dumps(result, indent=2))
     return 0
@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("--iteration", type=int, help="which checkpoint; the latest complete one if not given")
     exporting.add_argument("--max-shard-size", default="5GB")
     exporting.add_argument("--tokenizer", help="Hugging Face folder to take tokenizer and control ids from")
-    exporting.add_argument("--family", help="of a checkpoint that Megatron-LM wrote, where Llama is not meant")
-    exporting.add_argument("--vocab-size", type=int, help="of a checkpoint that Megatron-LM wrote")
+    exporting.add_argument("--family", help="for a checkpoint that Megatron-LM wrote, if it is not a Llama")
+    exporting.add_argument("--vocab-size", type=int, help="for a checkpoint that Megatron-LM wrote")
     _common(exporting)
 
     verifying = commands.add_parser("verify", help="compare tensors and logits of both sides")
@@ -71,15 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     verifying.add_argument("folder")
     verifying.add_argument("--iteration", type=int)
     verifying.add_argument("--text", help="file to compare logits on; random tokens if not given")
-    verifying.add_argument("--tensors-only", action="store_true", help="build no model")
+    verifying.add_argument("--tensors-only", action="store_true", help="do not compare logits")
     return parser
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", choices=TYPES, default="auto", help="of the weights written")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.add_argument("--workers", type=int, default=2, help="threads")
-    parser.add_argument("--allow-not-finite", action="store_true", help="convert weights that are no numbers too")
+    parser.add_argument("--dtype", choices=TYPES, default="auto", help="type of the weights that are written")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output")
+    parser.add_argument("--workers", type=int, default=2, help="number of threads")
+    parser.add_argument("--allow-not-finite", action="store_true", help="also convert weights that are NaN or infinite")
     parser.add_argument("--verify", action="store_true", help="compare tensors and logits afterwards")
     parser.add_argument("--text", help="file to compare logits on; random tokens if not given")
 

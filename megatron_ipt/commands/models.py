@@ -12,7 +12,7 @@ from megatron_ipt.commands.common import json_option, print_json, replace_option
 _common_options = (
     click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True),
     click.option("--workers", default=2, show_default=True, help="Threads."),
-    click.option("--allow-not-finite", is_flag=True, help="Convert weights that are no numbers too."),
+    click.option("--allow-not-finite", is_flag=True, help="Also convert weights that are NaN or infinite."),
     click.option("--verify", is_flag=True, help="Compare tensors and logits of both sides afterwards."),
     click.option("--text", help="With --verify: file to compare logits on; random tokens if not given."),
     replace_option,
@@ -51,8 +51,8 @@ def import_(as_json: bool, **options: Any) -> None:
 @click.option("--iteration", type=int, help="Which checkpoint; the latest complete one if not given.")
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Largest safetensors file.")
 @click.option("--tokenizer", help="Hugging Face folder to take tokenizer and control ids from.")
-@click.option("--family", help="Of a checkpoint that Megatron-LM wrote, where Llama is not meant.")
-@click.option("--vocab-size", type=int, help="Of a checkpoint that Megatron-LM wrote.")
+@click.option("--family", help="For a checkpoint that Megatron-LM wrote, if it is not a Llama.")
+@click.option("--vocab-size", type=int, help="For a checkpoint that Megatron-LM wrote.")
 @_with_common_options
 def export_checkpoint(as_json: bool, **options: Any) -> None:
     """Write CHECKPOINT (an iter_* folder, or the folder around it) as a Hugging Face model.

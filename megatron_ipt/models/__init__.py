@@ -1,1 +1,2 @@
-"""Model families as tables: shapes, presets, Hugging Face configuration, weight names, FLOPs. No torch."""
+"""What is known about models without building one: families, shapes, presets, weight names, parameter counts, FLOPs,
+and their Hugging Face configuration, read and written. Nothing here imports torch."""

@@ -7,7 +7,7 @@ would cost more than computing them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -92,29 +92,19 @@ def encode_part(part: Part, encoding: Encoding) -> dict[str, Any]:
     if done is not None:
         return done
     documents = (Document.from_json(record) for record in read_jsonl(part.path))
-    counts = _encode((Item(document.split, [document.text]) for document in documents), part, encoding)
+    items = (Item(document.split, [document.text]) for document in documents)
+    counts = encode_items(items, part.prefix, encoding)
     markers.finish(part.name, counts)
     return counts
 
 
-def _encode(items: Iterable[Item], part: Part, encoding: Encoding) -> dict[str, Any]:
-    prefixes = _Prefixes(part)
-    return encode_items(items, prefixes, encoding)
-
-
-class _Prefixes(dict[str, Path]):
-    def __init__(self, part: Part):
-        self._part = part
-
-    def __missing__(self, split: str) -> Path:
-        return self._part.prefix(split)
-
-
-def encode_items(items: Iterable[Item], prefixes: dict[str, Path], encoding: Encoding) -> dict[str, dict[str, int]]:
+def encode_items(
+    items: Iterable[Item], prefix_of: Callable[[str], Path], encoding: Encoding
+) -> dict[str, dict[str, int]]:
     """Writes every item to the dataset of its output; all appear together when the last item is written.
 
     Args:
-        prefixes: path prefix of the dataset of each output. An output without items gets no dataset.
+        prefix_of: path prefix of the dataset of an output. An output without items gets no dataset.
 
     Returns:
         ``{output: {documents, tokens, empty}}``: documents written, their tokens, and those without any.
@@ -132,7 +122,7 @@ def encode_items(items: Iterable[Item], prefixes: dict[str, Path], encoding: Enc
                 if not encoding.keep_empty:
                     sequences = sequences[sequences > 0]
                 if output not in writers:
-                    writers[output] = stack.enter_context(IndexedWriter(prefixes[output], dtype))
+                    writers[output] = stack.enter_context(IndexedWriter(prefix_of(output), dtype))
                 writers[output].add(tokens, lengths, sequences)
     return {
         output: {"documents": writer.documents, "tokens": writer.tokens, "empty": empty[output]}

@@ -8,16 +8,14 @@ from typing import Any
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import read_json
 from megatron_ipt.models.hugging_face_config import CONFIG_FILE, TokenIds
+from megatron_ipt.tokens.tokenizer.transformers_files import TOKENIZER_FILES
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-    "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
-)  # fmt: skip
+_FILES = (*TOKENIZER_FILES, "tokenizer.model", "vocab.txt")
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files of ``folder`` that belong to its tokenizer."""
-    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return [folder / name for name in _FILES if (folder / name).is_file()]
 
 
 def check_tokenizer(folder: Path, vocab_size: int) -> None:

@@ -14,6 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -299,7 +300,7 @@ def _encode_job(job: _Job, recipe: _Recipe) -> dict[str, Any]:
         return done
     with Rejects(_rejects_path(job)) as rejects:
         reader = PieceReader(job.piece, list(recipe.json_keys), rejects)
-        outputs = encode_items(_items(reader, recipe), _Prefixes(job), recipe.encoding)
+        outputs = encode_items(_items(reader, recipe), partial(_part_prefix, job), recipe.encoding)
     result = {
         "identity": job.identity,
         "seen": reader.seen,
@@ -330,14 +331,6 @@ def _split_of(record: dict[str, Any], recipe: _Recipe) -> str:
     _, valid, test = recipe.split
     # As in the corpus stage, so that the two agree on a document.
     return "valid" if draw < valid else "test" if draw < valid + test else "train"
-
-
-class _Prefixes(dict[str, Path]):
-    def __init__(self, job: _Job):
-        self._job = job
-
-    def __missing__(self, output: str) -> Path:
-        return _part_prefix(self._job, output)
 
 
 def _part_prefix(job: _Job, output: str) -> Path:
