@@ -232,9 +232,7 @@ def test_benchmarks_and_curves_are_on_the_page(complete_run, tmp_path):
 def test_metrics_of_an_objective_are_on_the_page(complete_run, tmp_path):
     metrics = complete_run["training"] / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"tokens":', '"metrics": {"reverse <kl>": 0.25}, "tokens":'))
-    assert "Objectives reverse <kl> last 0.250" in text_of(
-        build(complete_run, tmp_path / "report")
-    )
+    assert "Objectives reverse <kl> last 0.250" in text_of(build(complete_run, tmp_path / "report"))
 
 
 HOSTILE = "</svg><script>alert('x')</script> `code` {{ 7 * 7 }}"
