@@ -92,10 +92,14 @@ def import_code(name: str, source: str) -> ModuleType:
     Raises:
         RecipeError: ``name`` does not exist or cannot be imported.
     """
+    if name.startswith(".") and not _is_file(name):
+        raise RecipeError(f"{source}: {name}: relative module names are not supported; give the full name or a path")
     try:
         return _import_file(Path(name)) if _is_file(name) else importlib.import_module(name)
     except FileNotFoundError as error:
         raise RecipeError(f"{source}: {name}: no such file (relative to {Path.cwd()})") from error
+    except OSError as error:
+        raise RecipeError(f"{source}: {name}: cannot be read: {error.strerror}") from error
     except (ImportError, SyntaxError, ValueError) as error:
         hint = "" if _is_file(name) else "; to name a file, give its path, e.g. ./my_extension.py"
         raise RecipeError(f"{source}: {name} cannot be imported: {error}{hint}") from error

@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from megatron_ipt.augment import description as augment
 from megatron_ipt.augment.config import AugmentConfig
-from megatron_ipt.config import as_dict, key, load, read_parts
+from megatron_ipt.config import UNREADABLE, as_dict, check, key, load, read_parts
 from megatron_ipt.convert import description as convert
 from megatron_ipt.convert.config import ExportConfig
 from megatron_ipt.corpus import description as corpus
@@ -72,6 +72,11 @@ class Recipe:
     evaluation: EvaluationConfig = key(EvaluationConfig, "What the model can do.")
     report: ReportConfig = key(ReportConfig, "The page about the run.")
 
+    def __post_init__(self) -> None:
+        # Built in Python, a recipe is resolved and checked as one that was read.
+        self.output_dir = self.output_dir.replace("${name}", self.name)
+        check(self)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         names = [stage.name for stage in all_stages()]
         for name in self.skip:
@@ -97,9 +102,12 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 def recipe_type() -> type[Recipe]:
     """:class:`Recipe` with the sections of all stages that are registered, those of extensions included."""
     known = {field.name for field in dataclasses.fields(Recipe)}
-    added = [
-        (stage.name, stage.config, key(stage.config, stage.help)) for stage in all_stages() if stage.name not in known
-    ]
+    return _with_sections(tuple(stage for stage in all_stages() if stage.name not in known))
+
+
+@lru_cache(maxsize=4)
+def _with_sections(stages: tuple[Stage, ...]) -> type[Recipe]:
+    added = [(stage.name, stage.config, key(stage.config, stage.help)) for stage in stages]
     return dataclasses.make_dataclass("Recipe", added, bases=(Recipe,)) if added else Recipe
 
 
@@ -151,7 +159,7 @@ def _load_extensions(parts: list[DictConfig]) -> None:
     try:
         named = OmegaConf.select(cast(DictConfig, OmegaConf.merge(*parts)), "extensions")
         names = _strings(list(named) if OmegaConf.is_list(named) else named)
-    except OmegaConfBaseException:
+    except UNREADABLE:
         # What is wrong with the value is found when types are checked.
         return
     load_extensions(names, "extensions")

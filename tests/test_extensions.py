@@ -44,6 +44,8 @@ def test_a_file_is_executed_once(code, monkeypatch):
         ("no/such_file.py:Mine", r"some\.key: no/such_file\.py: no such file \(relative to "),
         ("no_such_module:Mine", r"No module named 'no_such_module'; to name a file, give its path, e\.g\. \./my_"),
         ("Mine", r"some\.key:  cannot be imported"),
+        ("..mine:Mine", r"some\.key: \.\.mine: relative module names are not supported"),
+        (f"{'a' * 300}.py:Mine", r"cannot be read: File name too long"),
     ],
 )
 def test_what_cannot_be_found(name, message):
