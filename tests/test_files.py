@@ -114,7 +114,7 @@ def synced(monkeypatch):
     calls = []
 
     def fsync(descriptor):
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         calls.append((path.name, (path / "x").exists() or (path.parent / "x").exists()))
 
     monkeypatch.setattr(os, "fsync", fsync)
