@@ -141,7 +141,7 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
     (
         "Runs",
         (
-            (cluster.status, "Show how far each stage is, here or on a cluster."),
+            (cluster.status, "Show the progress of each stage, here or on a cluster."),
             (comparison.compare, "Train variants of a recipe and compare what comes out."),
         ),
     ),
@@ -166,8 +166,8 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
     (
         "Cluster",
         (
-            (cluster.plan, "Estimate memory, layout, time and storage beforehand."),
-            (cluster.preflight, "Check the nodes of a job before hours are spent."),
+            (cluster.plan, "Estimate time, memory, layout and storage of a recipe."),
+            (cluster.preflight, "Check the nodes of a job before it starts."),
             (cluster.submit, "Submit a recipe to Slurm as a chain of jobs."),
         ),
     ),

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from megatron_ipt.commands.common import json_option, overrides_argument, print_json, recipe_argument
+from megatron_ipt.models.hardware import GPUS
 from megatron_ipt.recipe import load_recipe
 from megatron_ipt.stages.costs import Assumptions, Machine
 
@@ -15,14 +16,16 @@ from megatron_ipt.stages.costs import Assumptions, Machine
 @click.command()
 @recipe_argument
 @overrides_argument
-@click.option("--site", required=True, type=click.Path(dir_okay=False), help="The file a site edits (slurm/site.env).")
-@click.option("--scripts", help="Folder of the sbatch scripts; the checkout's slurm/ by default.")
-@click.option("--dry-run", is_flag=True, help="Print the exact sbatch lines and have Slurm check them; submit nothing.")
+@click.option(
+    "--site", required=True, type=click.Path(dir_okay=False), help="Settings of the cluster (slurm/site.env)."
+)
+@click.option("--scripts", help="Folder of the batch scripts; by default slurm/ of the checkout.")
+@click.option("--dry-run", is_flag=True, help="Print the sbatch commands and let Slurm check them, without submitting.")
 @json_option
 def submit(
     recipe: str, overrides: tuple[str, ...], site: str, scripts: str | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Submit what is left of RECIPE to Slurm, as a chain of jobs.
+    """Submit the unfinished stages of RECIPE to Slurm, as a chain of jobs.
 
     \b
     Example:
@@ -42,7 +45,7 @@ def submit(
 @overrides_argument
 @json_option
 def status(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show how far each stage of RECIPE is, here or on a cluster.
+    """Show the progress of each stage of RECIPE, here or on a cluster.
 
     \b
     Example:
@@ -61,7 +64,7 @@ def status(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @recipe_argument
 @overrides_argument
 @click.option("--gpus", type=int, required=True, help="Total number of GPUs.")
-@click.option("--gpu", default=Machine.gpu, show_default=True, help="GPU type.")
+@click.option("--gpu", default=Machine.gpu, show_default=True, help=f"GPU type: {', '.join(GPUS)}.")
 @click.option("--gpus-per-node", default=Machine.gpus_per_node, show_default=True, help="GPUs of one node.")
 @click.option("--cpus", default=Machine.cores, show_default=True, help="CPU cores for the data stages.")
 @click.option("--vocab-size", type=int, help="Vocabulary size, if the tokenizer is not here yet.")
@@ -71,7 +74,7 @@ def status(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     type=float,
     default=Assumptions.tokens_per_document,
     show_default=True,
-    help="Mean length of a document.",
+    help="Mean length of a document, in tokens.",
 )
 @click.option(
     "--pairs-per-text",
@@ -85,7 +88,7 @@ def status(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     type=float,
     default=Assumptions.tokens_per_pair,
     show_default=True,
-    help="Mean length of a pair.",
+    help="Mean length of a pair, in tokens.",
 )
 @json_option
 def plan(
@@ -121,10 +124,12 @@ def plan(
 @click.command()
 @recipe_argument
 @overrides_argument
-@click.option("--gpus", type=int, help="GPUs this node must have; by default what the job asked Slurm for.")
+@click.option("--gpus", type=int, help="GPUs that each node must have; by default what the job asked Slurm for.")
 @json_option
 def preflight(recipe: str, overrides: tuple[str, ...], gpus: int | None, as_json: bool) -> None:
-    """Check this node, and under srun all nodes together, before hours are spent on RECIPE.
+    """Check this node, and under srun all nodes of the job, before a long run of RECIPE.
+
+    GPUs, driver, free space, the dataset as each node sees it, and an all-reduce over all ranks.
 
     \b
     Example:

@@ -25,17 +25,17 @@ RECIPE = f"""
 name: custom
 output_dir: run
 compression: none
-extensions: ["${{recipe_dir:}}/upper.py"]
+extensions: ["${{recipe_dir:}}/quality.py"]
 corpus:
   inputs: [{REPOSITORY}/examples/corpus]
   shard_documents: 10
   synthesis_share: 0.5
-upper: {{minimum_characters: 100}}
+quality: {{minimum_letters: 0.775}}
 tokens:
   tokenizer: {{vocab_size: 1024}}
 training: null
 """
-STAGES = ["corpus", "upper", "synthesis", "augment", "tokens", "report"]
+STAGES = ["corpus", "quality", "synthesis", "augment", "tokens", "report"]
 
 
 class Flow:
@@ -45,8 +45,8 @@ class Flow:
         self.folder = folder
         self.output = folder / "run"
         folder.mkdir(parents=True, exist_ok=True)
-        self.extension = folder / "upper.py"
-        shutil.copy(REPOSITORY / "tests/cluster/custom_stage.py", self.extension)
+        self.extension = folder / "quality.py"
+        shutil.copy(REPOSITORY / "examples/extensions/quality.py", self.extension)
         (folder / "recipe.yaml").write_text(RECIPE)
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
@@ -71,7 +71,10 @@ class Flow:
             if path.is_file() and path.name != "manifest.json"
         }
 
-    def status(self, stage: str = "upper") -> dict:
+    def shards(self, folder: str) -> list[Path]:
+        return list_shards(self.output / folder)
+
+    def status(self, stage: str = "quality") -> dict:
         rows = json.loads(self.run("status", "recipe.yaml", "--json"))
         return next(row for row in rows if row["stage"] == stage)
 
@@ -85,22 +88,31 @@ def finished(tmp_path_factory):
 
 def test_later_stages_read_what_the_custom_one_makes(finished):
     assert [row["stage"] for row in json.loads(finished.run("status", "recipe.yaml", "--json"))] == STAGES
-    corpus, upper = (read_json(finished.output / stage / "manifest.json")["counts"] for stage in ("corpus", "upper"))
-    assert upper["documents"] + upper["short_documents"] == corpus["documents"] == 60
-    chains = [record for shard in list_shards(finished.output / "synthesis") for record in read_jsonl(shard)]
-    texts = [example["text"] for chain in chains for example in chain["examples"]]
-    assert texts and all(text == text.upper() for text in texts)
-    assert "upper" in read_json(finished.output / "synthesis/manifest.json")["inputs"][0]["path"]
+    counts = {stage: read_json(finished.output / stage / "manifest.json")["counts"] for stage in STAGES}
+    quality = counts["quality"]
+    # Of the sixty passages of the sample corpus, twelve have fewer letters.
+    assert quality == {"documents": 48, "left_out": 12}
+    assert sum(counts["tokens"][split]["documents"] for split in ("train", "valid")) == 48
+    kept = {record["id"] for shard in finished.shards("quality/synthesis") for record in read_jsonl(shard)}
+    paired = [record for shard in finished.shards("synthesis") for record in read_jsonl(shard)]
+    assert {chain["id"] for chain in paired} == kept
+    raw = [record for shard in finished.shards("quality/raw") for record in read_jsonl(shard)]
+    assert len(kept) + len(raw) == 48
 
 
 def test_shares_in_parallel_a_kill_and_a_resume_give_the_same_bytes(finished, tmp_path):
     flow = Flow(tmp_path)
     flow.run("corpus", "recipe.yaml")
-    slow = ("upper-case", "recipe.yaml", "upper.seconds=0.2")
-    victim, other = flow.start(*slow, "--shard", "0/2"), flow.start(*slow, "--shard", "1/2")
-    # In the middle of a shard: a temporary file is there, and the documents to come take seconds.
-    marker = flow.output / "upper/synthesis-shard-00000.done.json"
-    while not (marker.exists() and list(flow.output.glob("upper/*/.*.tmp"))):
+    fast = flow.extension.read_text()
+    flow.extension.write_text(
+        fast.replace("            letters =", "            time.sleep(0.2)\n            letters =").replace(
+            "from collections", "import time\nfrom collections", 1
+        )
+    )
+    victim, other = (flow.start("filter-quality", "recipe.yaml", "--shard", f"{share}/2") for share in (0, 1))
+    # In the middle of a shard: a temporary file is there, and its documents take seconds.
+    marker = flow.output / "quality/synthesis-shard-00000.done.json"
+    while not (marker.exists() and list(flow.output.glob("quality/*/.*.tmp"))):
         assert victim.poll() is None, victim.communicate()[1]
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
@@ -109,68 +121,66 @@ def test_shares_in_parallel_a_kill_and_a_resume_give_the_same_bytes(finished, tm
     row = flow.status()
     assert row["status"] == "running" and 1 <= row["shards_done"] < row["shards"]
     shown = flow.run("status", "recipe.yaml")
-    assert re.search(rf"^upper +running .*{row['shards_done']} of {row['shards']} shards", shown, re.MULTILINE)
-    assert list(flow.output.glob("upper/*/.*.tmp"))
-    flow.run("upper-case", "recipe.yaml", "--shard", "0/2")
-    flow.run("upper", "recipe.yaml")
+    assert re.search(rf"^quality +running .*{row['shards_done']} of {row['shards']} shards", shown, re.MULTILINE)
+    assert list(flow.output.glob("quality/*/.*.tmp"))
+    flow.extension.write_text(fast)
+    flow.run("filter-quality", "recipe.yaml", "--shard", "0/2")
+    flow.run("quality", "recipe.yaml")
     assert flow.status()["status"] == "complete"
-    assert flow.written("upper") == finished.written("upper")
+    assert flow.written("quality") == finished.written("quality")
     assert flow.status()["counts"] == finished.status()["counts"]
 
 
-def test_a_share_that_does_not_exist_is_refused(finished):
-    message = finished.run("upper-case", "recipe.yaml", "output_dir=other", "--shard", "0/2", status=4)
-    assert "upper: needs the finished output of stage corpus" in message
+def test_it_waits_for_what_it_reads(finished):
+    message = finished.run("filter-quality", "recipe.yaml", "output_dir=other", "--shard", "0/2", status=4)
+    assert "quality: needs the finished output of stage corpus" in message
 
 
 def test_a_dry_run_of_submit_names_the_script_and_the_stage(tmp_path):
     flow = Flow(tmp_path)
-    (tmp_path / "site.env").write_text("ARRAY_TASKS=3\nUPPER_MEM=2G\nUPPER_GPUS_PER_TASK=1\n")
+    (tmp_path / "site.env").write_text("ARRAY_TASKS=3\nQUALITY_MEM=2G\nQUALITY_GPUS_PER_TASK=1\n")
     flow.run("corpus", "recipe.yaml")
     lines = flow.run("submit", "recipe.yaml", "--site", "site.env", "--dry-run").splitlines()
     array, completion = (
-        next(line for line in lines if line.startswith(f"{key}=")) for key in ("upper_case", "upper_case_merge")
+        next(line for line in lines if line.startswith(f"{key}=")) for key in ("filter_quality", "filter_quality_merge")
     )
-    assert {"--array=0-2%3", "--mem=2G", "--time=0:20:00"} <= set(array.split())
-    assert f"{REPOSITORY}/slurm/stage.sbatch upper " in array
-    assert "MEGATRON_IPT_CORES=upper.workers,MEGATRON_IPT_SHARES=3" in array
+    assert {"--array=0-2%3", "--mem=2G", "--time=2:00:00"} <= set(array.split())
+    assert f"{REPOSITORY}/slurm/stage.sbatch quality " in array
+    assert "MEGATRON_IPT_CORES=quality.workers,MEGATRON_IPT_SHARES=3" in array
     assert "--gpu" not in array
-    assert "--array" not in completion and 'afterok:"$upper_case"' in completion
-    assert "# Write documents in upper case: 3 of 3 shares." in lines
-    refused = flow.run(
-        "submit", "recipe.yaml", "upper.minimum_character=1", "--site", "site.env", "--dry-run", status=2
-    )
-    assert "upper.minimum_character: unknown key. Did you mean upper.minimum_characters?" in refused
+    assert "--array" not in completion and 'afterok:"$filter_quality"' in completion
+    assert "# Leave out documents with too few letters: 3 of 3 shares." in lines
+    refused = flow.run("submit", "recipe.yaml", "quality.minimum_letter=1", "--site", "site.env", "--dry-run", status=2)
+    assert "quality.minimum_letter: unknown key. Did you mean quality.minimum_letters?" in refused
 
 
 def test_the_plan_shows_its_cost(finished, tmp_path):
     plan = json.loads(finished.run("plan", "recipe.yaml", "--gpus", "1", "--json"))
     rows = {row["stage"]: row for row in plan["stages"]}
-    assert list(rows) == ["corpus", "upper", "synthesis", "augment", "tokens", "merge"]
-    assert rows["upper"]["basis"] == "500 MB/s per core" and plan["storage_gb"]["upper"] > 0
+    assert list(rows) == ["corpus", "quality", "synthesis", "augment", "tokens", "merge"]
+    assert rows["quality"]["basis"] == "50 MB/s per core" and plan["storage_gb"]["quality"] > 0
     # Without a cost model: listed as such, and what it passes on is what it gets.
     flow = Flow(tmp_path)
     flow.extension.write_text(re.sub(r"\n +cost=.*", "", flow.extension.read_text()))
     shown = flow.run("plan", "recipe.yaml", "--gpus", "1")
-    assert re.search(r"^upper +unknown +no cost model$", shown, re.MULTILINE)
-    assert "upper" not in json.loads(flow.run("plan", "recipe.yaml", "--gpus", "1", "--json"))["storage_gb"]
+    assert re.search(r"^quality +unknown +no cost model$", shown, re.MULTILINE)
+    assert "quality" not in json.loads(flow.run("plan", "recipe.yaml", "--gpus", "1", "--json"))["storage_gb"]
     assert re.search(r"^synthesis +64 cores", shown, re.MULTILINE)
 
 
 def test_the_report_shows_the_stage(finished):
     page = (finished.output / "report/report.html").read_text()
-    step = page[page.index("<h3>upper</h3>") :]
+    step = page[page.index("<h3>quality</h3>") :]
     assert str(finished.status()["counts"]["documents"]) in step[: step.index("</li>")]
 
 
 def test_help_and_keys_know_the_stage(finished):
     registered = {VARIABLE: str(finished.extension)}
-    assert re.search(
-        r"^  upper-case +Write documents in upper case\.$", finished.run("--help", **registered), re.MULTILINE
-    )
-    assert "upper-case" not in finished.run("--help")
-    assert "--shard" in finished.run("upper-case", "--help", **registered)
-    assert "upper.minimum_characters  (int, default 0)" in finished.run("keys", "upper", **registered)
+    line = r"^  filter-quality +Leave out documents with too few letters\.$"
+    assert re.search(line, finished.run("--help", **registered), re.MULTILINE)
+    assert "filter-quality" not in finished.run("--help")
+    assert "--shard" in finished.run("filter-quality", "--help", **registered)
+    assert "quality.minimum_letters  (float, default 0.6)" in finished.run("keys", "quality", **registered)
 
 
 def test_a_flow_without_documents_does_not_have_the_stage(finished):
@@ -189,13 +199,13 @@ def test_it_runs_on_slurm(slurm, finished, tmp_path):
     )
     flow.run("submit", "recipe.yaml", "--site", "site.env")
     jobs = {row["key"]: row for row in read_json(flow.output / "slurm/jobs.json")}
-    assert list(jobs)[:3] == ["corpus", "upper_case", "upper_case_merge"]
+    assert list(jobs)[:3] == ["corpus", "filter_quality", "filter_quality_merge"]
     # The number of shards is not known yet, so each of the two tasks takes its share of what there is then.
-    assert jobs["upper_case"]["array"] == [0, 1]
+    assert jobs["filter_quality"]["array"] == [0, 1]
     states = slurm.wait_for_jobs([row["id"] for row in jobs.values()])
     logs = "\n".join(path.read_text()[-2000:] for path in sorted((flow.output / "slurm/logs").glob("*.out")))
     assert {word for state in states.values() for word in state.split()} == {"COMPLETED"}, logs
-    assert flow.written("upper") == finished.written("upper")
+    assert flow.written("quality") == finished.written("quality")
     assert flow.written("tokens") == finished.written("tokens")
     shown = flow.run("status", "recipe.yaml")
     assert [line.split()[:2] for line in shown.splitlines()] == [[stage, "complete"] for stage in STAGES]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -288,51 +287,3 @@ class TestFamily:
         assert trained["verified"]["max_abs_difference"] < 1e-4
         before, after = weights(source), weights(tmp_path / "trained")
         assert not any(torch.equal(before[name], after[name]) for name in before)
-
-
-class TestStage:
-    """``keep_prose.py``"""
-
-    @pytest.fixture
-    def run(self, extensions, tmp_path):
-        texts = tmp_path / "texts"
-        texts.mkdir()
-        prose = "The river rises in the hills and flows past three mill towns before it meets the sea at last. "
-        for number in range(6):
-            (texts / f"{number}.txt").write_text(
-                prose + prose if number % 2 else ("Too short." if number else "# " * 90)
-            )
-        command = [
-            sys.executable, "-m", "megatron_ipt", "keep-prose", "examples/quickstart.yaml",
-            f"output_dir={tmp_path}/run",
-            f"extensions=[{extensions / 'keep_prose.py'}]", f"corpus.inputs=[{texts}]", "corpus.shard_documents=2",
-            "corpus.valid_share=0", "corpus.synthesis_share=1",
-        ]  # fmt: skip
-
-        def run(*arguments: str, stage: str = "keep-prose") -> None:
-            words = [stage if word == "keep-prose" else word for word in command]
-            done = subprocess.run([*words, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-
-        return run
-
-    def test_prose_is_kept_and_the_rest_put_aside(self, run, tmp_path):
-        run(stage="corpus")
-        for share in range(2):
-            run("--shard", f"{share}/2")
-        assert read_json(tmp_path / "run/keep_prose/manifest.json")["status"] == "running"
-        run()
-        counts = read_json(tmp_path / "run/keep_prose/manifest.json")["counts"]
-        assert counts["documents"] == 3 and counts["dropped"] == {"too short": 2, "too many symbols": 1}
-        shards = sorted((tmp_path / "run/keep_prose/synthesis").iterdir())
-        assert sorted(record["id"] for shard in shards for record in read_jsonl(shard)) == [
-            f"texts/{number}.txt:1" for number in (1, 3, 5)
-        ]
-        rejects = [record for path in (tmp_path / "run/keep_prose/rejects").iterdir() for record in read_jsonl(path)]
-        assert len(rejects) == 3 and {record["reason"] for record in rejects} == {"too short", "too many symbols"}
-        # What comes after reads the kept documents.
-        run(stage="synthesize")
-        assert read_json(tmp_path / "run/synthesis/manifest.json")["counts"]["texts"] == 3
-        run("skip=[augment,tokens,training,export,evaluation]", stage="report")
-        page = (tmp_path / "run/report/report.html").read_text()
-        assert "Documents that read like prose" in page and "50.0% kept" in page and "<code>keep_prose/rejects/" in page

@@ -1,4 +1,4 @@
-"""The fastest way to lay a model out on a number of GPUs that fits their memory, by looking at every one."""
+"""The fastest layout of a model on a number of GPUs that fits their memory, by exhaustive search."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from megatron_ipt.training.cost.speed import StepTime, step_time
 
 _MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
 _TIE = 0.03
-"""Relative difference of step times below which simplicity decides: well under the model's own error."""
+"""Relative difference of step times below which the simpler layout wins: well below the error of the time model."""
 _ROOMY = 0.85
-"""Share of the memory up to which a larger micro-batch is worth having."""
+"""Fraction of the memory up to which a larger micro-batch is preferred."""
 _ENOUGH_TOKENS = 8192
-"""Tokens of a forward pass beyond which kernels gain nothing more."""
+"""Tokens of a forward pass above which kernels do not become more efficient."""
 _RECOMPUTE = ("none", "selective", "full")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be laid out: a model, its batch, and the machine."""
+    """A model, its batch, and the machine to lay it out on."""
 
     shape: ModelShape
     padded_vocab_size: int
@@ -68,8 +68,8 @@ class Candidate:
 def search(problem: Problem) -> list[Candidate]:
     """Every arrangement that fits, best first: the simplest of the fastest, then the rest by speed.
 
-    Times within ``_TIE`` are equal as far as the model can tell; of those the one with the fewest ranks to a copy of
-    the model, no interleaving and no recomputation comes first, with as large a micro-batch as leaves memory to spare.
+    Times within ``_TIE`` count as equal; of those the one with the fewest ranks per copy of the model, no interleaving
+    and no recomputation comes first, with the largest micro-batch that leaves some memory free.
     """
     found = [problem.measure(arrangement) for arrangement in arrangements(problem)]
     fitting = sorted(
@@ -155,7 +155,7 @@ def _tensor_sizes(problem: Problem) -> list[int]:
 
 
 def _context_sizes(problem: Problem, taken: int) -> list[int]:
-    """1, and more only for sequences that are long enough to be worth it."""
+    """1, and more only for sequences that are long enough to benefit."""
     sizes = [1]
     for size in (2, 4, 8):
         if problem.seq_length >= 4096 * size and not problem.gpus % (taken * size):
@@ -173,7 +173,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def recipe_arrangement(config: TrainingConfig, gpus: int) -> Arrangement | None:
-    """What the recipe itself asks for on ``gpus``; None where that number of GPUs cannot be shared out so."""
+    """The recipe's own layout on ``gpus``; None if they cannot be divided that way."""
     parallel = config.parallel
     model_ranks = parallel.model_ranks()
     data = gpus // model_ranks

@@ -1,7 +1,7 @@
 """Seconds of a training step.
 
 The model's operations (:func:`~megatron_ipt.models.flops.flops_per_token`) at the share of peak that kernels
-reach, plus what is not hidden behind them:
+reach, plus everything that does not overlap with them:
 
 * recomputation: ``full`` repeats the forward pass, a third of the model's operations, ``selective`` that of attention;
 * tensor parallelism: four all-reduces of ``[seq, batch, hidden]`` a layer, two forward and two backward (Shoeybi et
@@ -10,8 +10,9 @@ reach, plus what is not hidden behind them:
 * pipeline: a bubble of ``(pp - 1)/(vp * micro-batches)`` (Narayanan et al., arXiv:2104.04473, section 2.2), and
   one message of ``[seq, batch, hidden]`` a chunk and micro-batch each way, cut over the tensor-parallel ranks (section
   4.1 there);
-* data parallelism: fp32 gradients reduced and bf16 weights gathered once a step, with overlap ``EXPOSED`` of it shows;
-* the optimizer: its state read and written once from memory.
+* data parallelism: fp32 gradients reduced and bf16 weights gathered once per step, of which ``EXPOSED`` remains visible
+  with overlap;
+* the optimizer: its state is read and written once.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def step_time(
 
     Args:
         precision: ``bf16`` or ``fp8``; fp32 is taken for bf16, which GPUs train in.
-        kernel_share: in the place of the GPU's own.
+        kernel_share: instead of the GPU's own.
     """
     precision = "bf16" if precision in ("fp32", "auto") else precision
     share = kernel_share or gpu.kernel_share[precision]
