@@ -76,12 +76,20 @@ def test_every_text_is_in_one_batch_within_the_budget(lengths: list[int], budget
         assert len(batch) == 1 or len(batch) * width <= budget
 
 
-def test_less_than_five_percent_is_padding():
+@pytest.mark.parametrize("budget", [4096, 16384])
+def test_less_than_five_percent_is_padding(budget: int):
     generator = np.random.default_rng(0)
-    lengths = np.clip(generator.lognormal(5.5, 1.0, 2000), 5, 2048).astype(int)
-    batches = plan([text(length) for length in lengths], 8192)
+    lengths = np.clip(generator.lognormal(5.0, 0.8, 2000), 5, 1024).astype(int)
+    batches = plan([text(length) for length in lengths], budget)
     padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
     assert lengths.sum() / padded > 0.95
+
+
+def test_a_large_batch_takes_only_texts_of_similar_length():
+    # 4 x 10 tokens are a fourth of 160: 9 still joins, 8 does not, although all would fit.
+    assert plan([text(length) for length in (10, 10, 10, 10, 9, 8, 8)], 160) == [[0, 1, 2, 3, 4], [5, 6]]
+    # 3 x 10 tokens are less.
+    assert plan([text(length) for length in (10, 10, 10, 8)], 160) == [[0, 1, 2, 3]]
 
 
 def test_padding_is_at_the_end_and_does_not_count():
