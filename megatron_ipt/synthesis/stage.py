@@ -40,15 +40,15 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Makes pairs for every document in lane ``synthesis`` of the corpus.
+    """Makes pairs for every document in the lane ``synthesis`` of the corpus.
 
     Args:
         config: section ``synthesis``.
         context: of the stage.
-        shard: (i, N) makes every N-th shard from the i-th on, counting from 0; other processes make the rest.
+        shard: (i, N) makes only every N-th shard from the i-th on, counting from 0; other processes make the rest.
 
     Returns:
-        The counts of all shards that are finished; with ``unfinished_shards`` while other processes still work.
+        The counts of all finished shards, with ``unfinished_shards`` while other processes are still working.
 
     Raises:
         RecipeError: i is not in [0, N).
@@ -93,13 +93,13 @@ def gpus_per_task(config: SynthesisConfig) -> int:
 
 
 def unfinished(config: SynthesisConfig, context: StageContext) -> list[str]:
-    """Names of the shards that are not made yet; empty when the stage is complete."""
+    """Names of the unfinished shards; empty when the stage is complete."""
     markers = ShardMarkers(context.directory)
     return [task.name for task in tasks_of(config, context) if markers.counts(task.name) is None]
 
 
 def summary_of(config: SynthesisConfig, context: StageContext) -> dict[str, Any]:
-    """Counts over all finished shards, with ``unfinished_shards`` where there are such."""
+    """Counts over all finished shards, with ``unfinished_shards`` if there are any."""
     markers = ShardMarkers(context.directory)
     counts = [markers.counts(task.name) for task in tasks_of(config, context)]
     summary = total_of(count for count in counts if count is not None).summary()
@@ -161,7 +161,7 @@ def _convert(config: SynthesisConfig, context: StageContext, tasks: list[ShardTa
 
 
 def convert_shard(task: ShardTask, config: SynthesisConfig, seed: int, directory: Path) -> dict[str, Any]:
-    """Makes one shard without a model, unless it is made; returns its counts."""
+    """Makes one shard without a model, unless it is finished; returns its counts."""
     markers = ShardMarkers(directory)
     done = markers.counts(task.name)
     if done is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -17,7 +19,7 @@ from megatron_ipt.corpus.stage import input_files
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.extensions import import_code
 from megatron_ipt.files import read_json, read_jsonl
-from megatron_ipt.inference.engine import EngineError
+from megatron_ipt.inference.engine import Completion, Engine, EngineError, Request
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.pipeline import run_recipe
 from megatron_ipt.recipe import load_recipe
@@ -150,6 +152,73 @@ class TestEngine:
         write_corpus(context.inputs[DOCUMENTS], [texts_of(1)])
         with pytest.raises(RecipeError, match=r"synthesis\.options\.command: no_such_program: No such file"):
             synthesis.run(configure("no_such_program"), context)
+
+
+class QuestionEngine(Engine):
+    """Writes two questions, half a one, and a text of its own."""
+
+    asked: ClassVar[list[Request]] = []
+
+    async def generate(self, request: Request) -> Completion:
+        self.asked.append(request)
+        word = request.prompt.text.rpartition("\nText: ")[2].split()[0]
+        answer = f" Which word is first?\nA: {word}\nQ: Is it long?\nA: No,\nit is not.\nQ: And\n\nText: More.\n\nQ: x"
+        ids = self.tokenizer.encode([answer])[0]
+        return self.completion(ids, True, len(request.prompt.ids), sampling=request.sampling)
+
+
+class TestPromptStyle:
+    """``plain_questions.py``"""
+
+    @pytest.fixture
+    def plain(self, extensions, configure):
+        return replace(
+            configure(),
+            engine="tests.examples.test_extensions:QuestionEngine",
+            prompt=f"{extensions}/plain_questions.py:PlainQuestions",
+        )
+
+    def test_pairs(self, plain, context):
+        QuestionEngine.asked.clear()
+        write_corpus(context.inputs["corpus"], [texts_of(3)])
+        counts = synthesis.run(plain, context)
+        pairs = [
+            [(pair.question, pair.answer) for pair in example.pairs]
+            for chain in synthesis.chains_in(context.directory)
+            for example in chain.examples
+        ]
+        assert pairs == [
+            [("Which word is first?", f"Text{number}"), ("Is it long?", "No,\nit is not.")] for number in range(3)
+        ]
+        assert counts["dropped"] == {"without a question and an answer": 3}
+        assert counts["chains"] == 2
+
+    def test_a_chain_repeats_its_ids_up_to_the_stop_string(self, plain, context):
+        QuestionEngine.asked.clear()
+        write_corpus(context.inputs["corpus"], [["One. Two </s>.", "Three."]])
+        synthesis.run(plain, context)
+        first, second = (request.prompt for request in QuestionEngine.asked)
+        assert [request.sampling.stop for request in QuestionEngine.asked] == [("\nText:",)] * 2
+        assert second.ids[: len(first.ids)] == first.ids and first.ids[0] == 1
+        # BOS once, and the "</s>" of the text is text.
+        assert not {1, 2} & {*first.ids[1:], *second.ids[1:]}
+        answered = second.text.removeprefix(first.text)
+        assert answered.startswith(" Which word is first?\nA: One.\n")
+        assert answered.endswith("\nQ: And\n\nText: Three.\n\nQ:")
+
+    def test_the_file_is_recorded(self, plain, extensions):
+        recorded = synthesis.fingerprints(plain)
+        assert [Path(entry["path"]).name for entry in recorded if entry.get("code")] == ["plain_questions.py"]
+
+    def test_other_classes_and_names_are_refused(self, plain, configure):
+        for name, message in (
+            (f"{__name__}:QuestionEngine", r"synthesis\.prompt: .* is not a subclass of .*style\.PromptStyle"),
+            ("no.such:Style", r"synthesis\.prompt: no\.such cannot be imported"),
+        ):
+            with pytest.raises(RecipeError, match=message):
+                synthesis.check(replace(plain, prompt=name))
+        with pytest.raises(RecipeError, match=r"prompt: 'synthesiser' is not one of .*Did you mean synthesizer"):
+            load(SynthesisConfig, None, ["prompt=synthesiser"])
 
 
 class TestPairsWithoutAModel:

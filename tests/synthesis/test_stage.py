@@ -180,7 +180,7 @@ def test_other_settings_do_not_continue_a_journal(configure: Configure, context:
     FailingEngine.fail_at = 3
     with pytest.raises(EngineError):
         run(configure(engine="tests.synthesis.test_stage:FailingEngine"), context, [texts_of(9)])
-    with pytest.raises(StageError, match="begun with other documents or settings"):
+    with pytest.raises(StageError, match="started with other documents or settings"):
         stage.run(configure(chain_length=3), context)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class MinedSource:
-    """Mines every text by itself; chains are neighbours."""
+    """Mines every text independently; chains are made of neighbouring texts."""
 
     def __init__(self, config: SynthesisConfig, seed: int):
         self._config = config

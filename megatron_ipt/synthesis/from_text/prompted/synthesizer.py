@@ -1,8 +1,8 @@
-"""One chain from texts to pairs: the texts of a chain one after another, each with the earlier ones in front of it.
+"""Makes the pairs of one chain: its texts one after another, each prompted with the earlier ones in front of it.
 
-A chain is cut where a text got no pairs (it stands alone, the next text begins a chain) or where the prompt would
-outgrow the context (the text begins a chain of its own, which may go on). One planned chain thus becomes one document
-or several, in order, every text in exactly one.
+A chain is cut where a text got no pairs (it becomes a document by itself, and the next text begins a new chain) or
+where the prompt would exceed the context (the text begins a new chain). One planned chain thus becomes one or more
+documents, in order, with every text in exactly one of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PlannedChain:
     Attributes:
         index: its number in the shard.
         chain: its texts.
-        prompts: one per text.
+        prompts: what to append to a prompt to ask about each text.
     """
 
     index: int
@@ -44,7 +44,7 @@ class PlannedChain:
 
 @dataclass
 class Outcome:
-    """What became of a planned chain: documents, drops (with the id of their text) and counts."""
+    """The result of a planned chain: documents, drops (with the id of their text) and counts."""
 
     chains: list[Chain] = field(default_factory=list)
     drops: list[tuple[str, Drop]] = field(default_factory=list)
