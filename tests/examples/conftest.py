@@ -15,10 +15,11 @@ from megatron_ipt.models.families import FAMILIES
 from megatron_ipt.models.presets import PRESETS
 from megatron_ipt.synthesis.from_text.prompted.styles import STYLES
 from megatron_ipt.synthesis.pair_sources import SOURCES
+from megatron_ipt.training.objectives.table import OBJECTIVES
 from tests.conftest import REPOSITORY
 
 EXTENSIONS = REPOSITORY / "examples" / "extensions"
-TABLES = [READERS, SOURCES, ENGINES, STYLES, FAMILIES, PRESETS]
+TABLES = [READERS, SOURCES, ENGINES, STYLES, FAMILIES, PRESETS, OBJECTIVES]
 _BUILT_IN = [dict(table) for table in TABLES]
 """As they are before any test has run: recipes that other tests load in this process name extensions as well."""
 

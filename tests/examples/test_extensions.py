@@ -256,6 +256,30 @@ def test_the_recipe_with_every_extension(extensions, tokenizer_folder, tmp_path,
         assert documents[text]["text"].count(answer) == 2
 
 
+class TestObjective:
+    """``z_loss.py``"""
+
+    @pytest.mark.slow
+    def test_log_z_of_the_recipe_begins_at_that_of_a_uniform_guess(self, extensions, tmp_path, monkeypatch):
+        pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
+        from megatron_ipt.training.loop.metrics import read_metrics
+        from megatron_ipt.training.stage import check, fingerprints, run as train
+        from tests.training.conftest import context as training_context, documents, write_tokens
+
+        monkeypatch.chdir(REPOSITORY)
+        recipe = load_recipe(extensions / "recipe.yaml", ["training.steps=1"])
+        check(recipe.training)
+        assert [entry["path"] for entry in fingerprints(recipe.training)] == ["examples/extensions/z_loss.py"]
+        tokens = write_tokens(tmp_path / "tokens", [documents(60, 1)], {})
+        train(recipe.training, training_context(tmp_path / "training", tokens))
+        (first,) = [record for record in read_metrics(tmp_path / "training/metrics.jsonl") if "loss" in record]
+        metrics = first["metrics"]
+        # 500 entries with logits near 0: log Z is ln 500.
+        assert metrics["z_loss/log_z"] == pytest.approx(6.2146, abs=0.02)
+        assert metrics["z_loss/loss"] == pytest.approx(6.2146**2, abs=0.2)
+        assert first["loss"] == pytest.approx(metrics["next_token/loss"] + 1e-4 * metrics["z_loss/loss"], rel=1e-9)
+
+
 class TestFamily:
     """``smollm3.py``"""
 

@@ -57,7 +57,7 @@ def test_used_up_patience_stops() -> None:
     watch, state = watched([], non_finite="skip", limit=2)
     state.interventions = 2
     anomaly = watch.judge(math.nan, state)
-    assert anomaly is not None and anomaly.action == "stop" and "limit=2 is used up" in anomaly.found
+    assert anomaly is not None and anomaly.action == "stop" and "limit=2 is reached" in anomaly.found
 
 
 def test_a_jump_is_seen_as_soon_as_half_of_the_window_is_there() -> None:
@@ -162,7 +162,7 @@ def test_a_jump_is_skipped(runs: Path) -> None:
     ("name", "message"),
     [
         ("stop", "the loss is nan at step 13. The last checkpoint is intact"),
-        ("rollback-without-checkpoint", "at step 13, and there is no checkpoint to go back to"),
+        ("rollback-without-checkpoint", "at step 13, and there is no checkpoint to roll back to"),
     ],
 )
 def test_stopping_says_where(name: str, message: str, runs: Path) -> None:

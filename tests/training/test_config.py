@@ -33,7 +33,7 @@ def test_own_keys_win_over_the_preset() -> None:
         (["parallel.pipeline_model_parallel_size=3"], "parallel.pipeline_model_parallel_size", "3 or 6"),
         (["parallel.sequence_parallel=true"], "parallel.sequence_parallel", "needs tensor_model_parallel_size"),
         (["data.seq_length=1024"], "data.seq_length", "above model.max_position_embeddings=512"),
-        (["steps=3", "tokens=5"], "tokens", "keep one of them"),
+        (["steps=3", "tokens=5"], "tokens", "keep only one"),
         (["nproc=3", "parallel.tensor_model_parallel_size=2"], "nproc", "2 or 4"),
         (["nproc=5"], "global_batch_size", "20"),
         (["precision=fp16"], "precision", "fp32"),

@@ -51,11 +51,11 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One rank's part of a training run. Needs the process group and Megatron-Core's groups to be started.
+    """One rank's part of a training run. The process group and Megatron-Core's groups must be started.
 
     Raises (on every rank):
         InputError: the data or a checkpoint cannot be used.
-        RecipeError: the settings do not fit the data, the ranks or the machine.
+        RecipeError: the settings do not match the data, the ranks or the machine.
     """
 
     def __init__(self, config: TrainingConfig, context: StageContext, stop: StopRequest):
@@ -71,7 +71,7 @@ class Trainer:
         self.precision = resolve_precision(config.precision, config.fp8)
         if self.rank == 0 and foreign_apex() is not None:
             logger.warning(
-                "training: the installed apex %s is not NVIDIA's but a web toolkit of that name; it is not used",
+                "training: the installed apex %s is not NVIDIA's, but a web toolkit of the same name; it is not used",
                 foreign_apex(),
             )
         self.initial_checkpoint = initial_checkpoint(config, context)
@@ -112,11 +112,11 @@ class Trainer:
         self.grad_norm = math.nan
 
     def run(self) -> dict[str, Any]:
-        """Trains up to the last step, from the last checkpoint on; returns counts for the manifest.
+        """Trains to the last step, starting from the last checkpoint; returns counts for the manifest.
 
         Raises:
-            Checkpointed: was asked to stop and did, after saving.
-            StageError: a loss was wrong, and the recipe says to stop.
+            Checkpointed: was asked to stop, and has saved a checkpoint.
+            StageError: a loss was anomalous, and the recipe says to stop.
         """
         config, started = self.config, time.monotonic()
         self.prepare()
@@ -141,16 +141,16 @@ class Trainer:
                             self.checkpoints.save(self.state, wait=last or asked)
                 if asked and not last:
                     raise Checkpointed(
-                        f"training: stopped as asked at step {step} of {self.steps}; a checkpoint is saved and "
-                        "the same command continues from it"
+                        f"training: stopped as asked at step {step} of {self.steps}; a checkpoint is saved, rerun "
+                        "the same command to resume"
                     )
         return self._counts()
 
     def prepare(self) -> None:
-        """All that comes before the first step: weights and state, samples, one look at the garbage."""
+        """Everything before the first step: weights and state, samples, garbage collection."""
         self._load()
         self._build_data()
-        # Megatron-Core collects garbage at every save; what lives as long as the run need not be looked at again.
+        # Megatron-Core collects garbage at every save, and need not scan again what lives as long as the run.
         gc.collect()
         gc.freeze()
 
@@ -161,14 +161,14 @@ class Trainer:
             counted(counts["parameters"], "parameter"),
             self.precision,
             counted(self.layout.world_size, "rank"),
-            "continuing with step" if self.state.step else "step",
+            "resuming with step" if self.state.step else "step",
             self.state.step + 1,
             self.steps,
             counted(self.config.global_batch_size * self.seq_length, "token"),
         )
 
     def _load(self) -> None:
-        """The last checkpoint, or else the weights to start from, or else the random ones that are there."""
+        """Loads the last checkpoint, or else the initial weights if there are any."""
         state = self.checkpoints.load_latest()
         if state is not None:
             self.state = state
@@ -176,7 +176,7 @@ class Trainer:
             self.checkpoints.load_weights(self.initial_checkpoint)
 
     def _train_step(self) -> bool:
-        """One step that counts, however many it takes; returns whether any rank was asked to stop."""
+        """Runs steps until one counts; returns whether any rank was asked to stop."""
         while True:
             step, size = self.state.step + 1, self.ramp.size_at(self.state.samples)
             self.profile.before(step)
@@ -208,30 +208,30 @@ class Trainer:
             return asked
 
     def _skip(self, anomaly: Anomaly) -> None:
-        """Leaves the weights as they are, or ends the run where the recipe says so."""
+        """Leaves the weights unchanged, or stops the run if the recipe says so."""
         if anomaly.action == "stop":
             raise StageError(
                 f"training: {anomaly.found} at step {self.state.step + 1}. The last checkpoint is intact. Lower "
-                "training.optimizer.lr or training.optimizer.clip_grad, lengthen training.schedule.lr_warmup_iters, "
-                f"or let training.anomalies.{anomaly.kind} be skip or rollback."
+                "training.optimizer.lr or training.optimizer.clip_grad, increase training.schedule.lr_warmup_iters, "
+                f"or set training.anomalies.{anomaly.kind} to skip or rollback."
             )
         self.state.interventions += 1
         self._log_event(self.state.step + 1, "skip", found=anomaly.found)
 
     def _roll_back(self, anomaly: Anomaly, size: int) -> None:
-        """Goes back to the last checkpoint, and on with the data after the batch that was wrong."""
+        """Returns to the last checkpoint, and continues with the data after the anomalous batch."""
         step, position, interventions = self.state.step + 1, self.state.position + size, self.state.interventions + 1
         self.checkpoints.finish()
         state = self.checkpoints.load_latest()
         if state is None:
-            raise StageError(f"training: {anomaly.found} at step {step}, and there is no checkpoint to go back to")
-        left_out = position - state.position
+            raise StageError(f"training: {anomaly.found} at step {step}, and there is no checkpoint to roll back to")
+        skipped = position - state.position
         self.state = state
         self.state.position, self.state.interventions = position, interventions
         self._build_data()
         if self.metrics is not None:
             self.metrics.go_back(state.step)
-        self._log_event(step, "rollback", found=anomaly.found, to_step=state.step, samples_left_out=left_out)
+        self._log_event(step, "rollback", found=anomaly.found, to_step=state.step, samples_left_out=skipped)
 
     def _count(self, size: int) -> None:
         state = self.state
@@ -263,7 +263,7 @@ class Trainer:
         return torch.stack([result["sums"] for result in results]).sum(0)
 
     def _exchange(self, sums: torch.Tensor, seconds: float, size: int) -> tuple[bool, bool]:
-        """Everything that ranks tell each other in a step, at once: sums, wishes to stop, unfinished saves, seconds.
+        """Everything that ranks exchange in a step, in one call: sums, stop requests, unfinished saves, seconds.
 
         Tensor-parallel ranks count the same tokens, in numerator and denominator alike.
         """
@@ -289,7 +289,7 @@ class Trainer:
         return DatasetBuilder(self.tokens, self.seq_length, self.config.data, self.context.seed, folder)
 
     def _build_data(self) -> None:
-        """Training samples from the run's position to its end."""
+        """Builds the training samples from the current position to the end of the run."""
         left = self.ramp.samples_after(self.steps) - self.state.samples
         self.train_data = self.builder.train(self.state.position + max(left, 0))
         self.builder.finish()
@@ -336,7 +336,7 @@ class Trainer:
         )
 
     def _vocabulary(self) -> int:
-        """Rows of the embedding that mean something: the tokenizer's, or those of the weights to start from."""
+        """Size of the vocabulary without padding: the tokenizer's, or that of the initial weights."""
         if self.config.model.from_hf is not None:
             given = hugging_face_vocabulary(self.config.model.from_hf)
         elif self.initial_checkpoint is not None:
@@ -346,12 +346,12 @@ class Trainer:
         if given < self.tokens.vocab_size:
             raise InputError(
                 f"{self.tokens.directory / 'dataset.json'}: tokenized with a vocabulary of {self.tokens.vocab_size}, "
-                f"the model to start from has {given} embeddings; tokenize with the tokenizer of that model"
+                f"but the initial model has {given} embeddings; tokenize with the tokenizer of that model"
             )
         return given
 
     def _on_first_rank(self, check: Any) -> None:
-        """Runs a check of shared files once instead of on every rank; its error ends the first rank, and so all."""
+        """Runs a check of shared files once instead of on every rank; an error there ends all ranks."""
         if self.rank == 0:
             check()
         torch.distributed.barrier()
@@ -418,10 +418,10 @@ class Trainer:
 
 
 def initial_checkpoint(config: TrainingConfig, context: StageContext) -> Path | None:
-    """The checkpoint to take weights from: the recipe's, or what an import stage before this one wrote.
+    """The checkpoint with the initial weights: the recipe's, or that of an import stage before this one.
 
     Raises:
-        RecipeError: the recipe names a Hugging Face folder whose weights nobody has converted.
+        RecipeError: the recipe names a Hugging Face folder whose weights have not been converted.
     """
     if config.initial_checkpoint is not None:
         return Path(config.initial_checkpoint)
@@ -430,8 +430,8 @@ def initial_checkpoint(config: TrainingConfig, context: StageContext) -> Path | 
     folder = config.model.hugging_face_weights()
     if folder is not None:
         raise RecipeError(
-            f"training.model.from_hf: the weights of {folder} are not converted yet; run `megatron-ipt import` and "
-            "name its checkpoint in training.initial_checkpoint, or name the folder's config.json to start from "
-            "random weights of the same sizes"
+            f"training.model.from_hf: the weights of {folder} have not been converted; run `megatron-ipt import` and "
+            "set training.initial_checkpoint to its output, or name the folder's config.json to start from random "
+            "weights of the same sizes"
         )
     return None

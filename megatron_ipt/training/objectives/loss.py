@@ -24,6 +24,8 @@ from megatron_ipt.training.objectives.next_token import NextToken
 from megatron_ipt.training.objectives.objective import (
     LOGITS,
     TOKEN_LOSSES,
+    Batch,
+    MetricSums,
     ModelOutputs,
     Objective,
     Step,
@@ -31,8 +33,6 @@ from megatron_ipt.training.objectives.objective import (
 )
 from megatron_ipt.training.objectives.terms import Term
 from megatron_ipt.training.objectives.vocabulary import cross_entropy
-
-Batch = dict[str, torch.Tensor]
 
 
 class Figures(NamedTuple):
@@ -162,7 +162,7 @@ class _Pass:
         tokens = batch["loss_mask"].sum()
         losses: list[torch.Tensor] = []
         pairs: list[torch.Tensor] = []
-        metrics: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        metrics: MetricSums = {}
         for term in self.terms:
             with torch.set_grad_enabled(torch.is_grad_enabled() and term.weight != 0):
                 loss, figures = _checked(term, term.objective.loss(outputs, batch))
@@ -237,7 +237,7 @@ def _consuming(batches: list[Batch]) -> Iterator[Batch]:
         yield batches.pop(0)
 
 
-def _checked(term: Term, returned: Any) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+def _checked(term: Term, returned: Any) -> tuple[torch.Tensor, MetricSums]:
     """What an objective has returned.
 
     Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megatron_ipt.training.objectives.objective import ModelOutputs, Objective
+from megatron_ipt.training.objectives.objective import Batch, MetricSums, ModelOutputs, Objective
 
 if TYPE_CHECKING:
     import torch
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 class NextToken(Objective):
     """Sum of the token losses in nats; counts the tokens of the loss mask."""
 
-    def loss(
-        self, outputs: ModelOutputs, batch: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    def loss(self, outputs: ModelOutputs, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
         assert outputs.token_losses is not None
         return (outputs.token_losses.float() * batch["loss_mask"]).sum(), {}

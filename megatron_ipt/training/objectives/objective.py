@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 TOKEN_LOSSES = "token_losses"
 LOGITS = "logits"
 
+Batch = dict[str, "torch.Tensor"]
+"""Tensors of one micro-batch on this rank by name, each [batch, seq]; see :meth:`Objective.loss`."""
+MetricSums = dict[str, tuple["torch.Tensor", "torch.Tensor"]]
+"""(sum, count) of each metric, scalars."""
+
 
 @dataclass(frozen=True)
 class ModelOutputs:
@@ -130,7 +135,7 @@ class Objective:
             UserError: the objective cannot be used in this run.
         """
 
-    def before_step(self, step: Step, batches: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    def before_step(self, step: Step, batches: list[Batch]) -> list[Batch]:
         """Called on all ranks before the micro-batches of a step, if overridden; returns those to run instead.
 
         Every rank gets all its micro-batches at once, so this is where pipeline stages can work together: run a second
@@ -140,7 +145,7 @@ class Objective:
         """
         return batches
 
-    def before_forward(self, batch: dict[str, torch.Tensor], computes_loss: bool) -> None:
+    def before_forward(self, batch: Batch, computes_loss: bool) -> None:
         """Called right before the model's forward pass of a micro-batch, on each pipeline stage; may add to the batch.
 
         Pipeline stages reach a micro-batch at different times: communicate only within one stage (tensor, context and
@@ -150,17 +155,15 @@ class Objective:
             computes_loss: this is the stage that calls :meth:`loss` for the batch.
         """
 
-    def count(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def count(self, batch: Batch) -> torch.Tensor:
         """How many items :meth:`loss` sums over in a micro-batch, on this rank; scalar.
 
         The default is the number of tokens in the loss mask.
         """
         return batch["loss_mask"].sum()
 
-    def loss(
-        self, outputs: ModelOutputs, batch: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-        """The term's sum over the micro-batch (scalar, fp32, with gradients), and {metric: (sum, count)}.
+    def loss(self, outputs: ModelOutputs, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
+        """The term's sum over the micro-batch (scalar, fp32, with gradients), and what its ``metrics`` are made of.
 
         Args:
             batch: ``tokens``, ``labels`` (int64) and ``loss_mask`` (0 or 1), each [batch, seq], and what the other
