@@ -1,1 +1,1 @@
-"""What a trained model can do, and that its exported copy is the same model."""
+"""Measures a trained model, and checks that its exported copy is the same model."""

@@ -1,4 +1,4 @@
-"""The stage of this room, described for everything above it."""
+"""Description of the stage ``evaluation``."""
 
 from megatron_ipt.evaluation.config import EvaluationConfig
 from megatron_ipt.stages import CHECKPOINTS, MODEL, RESULTS, TOKENS, Resources, Stage
@@ -6,7 +6,7 @@ from megatron_ipt.stages import CHECKPOINTS, MODEL, RESULTS, TOKENS, Resources, 
 STAGE = Stage(
     name="evaluation",
     command="evaluate",
-    help="Compare the exported model with the trained one; measure.",
+    help="Verify the exported model; measure losses and benchmarks.",
     report="megatron_ipt.evaluation.report:part",
     config=EvaluationConfig,
     code="megatron_ipt.evaluation.stage:run",

@@ -1,6 +1,6 @@
-"""Stage ``evaluation``: is the exported model the trained one, how well does it predict, what does it write?
+"""Stage ``evaluation``: parity of the exported model with the trained one, losses, benchmarks and generations.
 
-Everything is measured on the exported folder through transformers; Megatron-Core runs only to be compared with it.
+Everything is measured on the exported folder with transformers; Megatron-Core runs only for the parity check.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from megatron_ipt.convert.stage import MODEL_FOLDER
 from megatron_ipt.evaluation.config import EvaluationConfig
-from megatron_ipt.evaluation.curves import measure_checkpoints, measured_once
+from megatron_ipt.evaluation.curves import measure_checkpoints, measure_once
 from megatron_ipt.evaluation.harness import run as harness
 from megatron_ipt.evaluation.held_out import first_documents, first_tokens
 from megatron_ipt.evaluation.language_model import LanguageModel
@@ -28,25 +28,25 @@ _PROMPT_TOKENS = 32
 
 
 def fingerprints(config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Fingerprints of the files that the recipe names itself."""
+    """Fingerprints of the files named in the section."""
     named: list[str | Path] = [*config.texts.values(), *config.questions.values(), *config.harness.files()]
     return [fingerprint_file(path) for path in named]
 
 
 def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
-    """Writes ``results.json``; returns its figures.
+    """Writes ``results.json``; returns the main metrics.
 
     Raises:
-        StageError: the exported model is not the trained one.
+        StageError: the exported model does not match the trained one.
     """
     tokens = context.inputs[TOKENS]
     checkpoint = _exported_checkpoint(context)
     exported = context.inputs[MODEL] / MODEL_FOLDER
     seq_length = ModelFile.read(checkpoint).seq_length
-    measures = Measures(config, tokens, seq_length, _kept_apart(context))
-    # Their data first: what cannot be fetched is said before anything was computed.
+    measures = Measures(config, tokens, seq_length, _sequences_isolated(context))
+    # Loads benchmark data first, so that a failed download is reported before anything is computed.
     benchmarks = harness.load(config.harness)
-    # Parity and generations need any text; held-out text is the better one.
+    # Parity and generations work with any text, but held-out text is preferred.
     texts = measures.held_out or {entry["name"]: entry for entry in measures.dataset["train"]}
     model = LanguageModel(exported)
 
@@ -61,13 +61,13 @@ def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
                 "continuation": model.generate(prompt, config.max_new_tokens),
             }
         )
-    del model  # Makes room for the model of the measures, which may be of another type.
+    del model  # Frees memory: `measure` loads the model again, for benchmarks in another data type.
 
     def measure(folder: Path) -> dict[str, Any]:
         figures = measures.run(LanguageModel(folder), context.directory)
         return figures | ({"harness": harness.run(config.harness, folder, benchmarks)} if benchmarks else {})
 
-    point = measured_once(context.directory, checkpoint, lambda: measure(exported))
+    point = measure_once(context.directory, checkpoint, lambda: measure(exported))
     results |= {name: figures for name, figures in point.items() if name in ("perplexity", "questions", "harness")}
     if config.checkpoints == "all":
         dtype = (read_manifest(context.inputs[MODEL]) or {})["settings"]["dtype"]
@@ -87,8 +87,8 @@ def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
     }
 
 
-def _kept_apart(context: StageContext) -> bool:
-    """Whether the training kept documents or examples of one sequence from seeing each other."""
+def _sequences_isolated(context: StageContext) -> bool:
+    """Whether training reset the attention mask between documents or examples in one sequence."""
     settings = (read_manifest(context.inputs[CHECKPOINTS]) or {}).get("settings", {})
     return bool(settings.get("data", {}).get("reset_attention_mask"))
 
@@ -130,7 +130,7 @@ def _parity(
 def _prompts(
     config: EvaluationConfig, model: LanguageModel, tokens: Path, texts: dict[str, dict[str, Any]]
 ) -> list[list[int]]:
-    """Ids to continue: the recipe's prompts, or beginnings of documents from every set in turn."""
+    """Ids of prompts: those in the recipe, or beginnings of documents, round-robin over the sets."""
     if config.prompts:
         return [model.tokenizer(prompt)["input_ids"] for prompt in config.prompts]
     documents = [_beginnings(tokens, entry, config.generations) for entry in texts.values()]
@@ -139,7 +139,7 @@ def _prompts(
 
 
 def _beginnings(tokens: Path, entry: dict[str, Any], count: int) -> list[list[int]]:
-    """Beginnings of documents; of masked rows what stands before the first token to be predicted."""
+    """Beginnings of documents; for rows with a loss mask, the tokens before the first predicted one."""
     if "loss_mask" not in entry:
         return [ids[:_PROMPT_TOKENS].tolist() for ids in first_documents(tokens, entry, count)]
     from megatron_ipt.tuning.rows import RowReader

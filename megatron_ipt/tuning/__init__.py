@@ -1,1 +1,1 @@
-"""Sequences of which only a part is learned: tuning data for the synthesizer and for instructions."""
+"""Sequences with a loss mask: tuning data for the synthesizer and for instruction tuning."""

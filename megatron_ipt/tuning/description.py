@@ -1,4 +1,4 @@
-"""The stage of this room, described for everything above it."""
+"""Description of the stage ``tuning``."""
 
 from megatron_ipt.stages import TOKENS, Stage
 from megatron_ipt.tuning.config import TuningConfig
@@ -6,7 +6,7 @@ from megatron_ipt.tuning.config import TuningConfig
 STAGE = Stage(
     name="tuning",
     command="tuning-data",
-    help="Pack tasks or conversations into masked sequences.",
+    help="Pack tasks or chats into sequences with a loss mask.",
     report="megatron_ipt.tuning.report:part",
     config=TuningConfig,
     code="megatron_ipt.tuning.stage:run",

@@ -1,4 +1,4 @@
-"""The picture of a comparison: a panel a measure, a dot a seed, a bar for the mean and its standard deviation."""
+"""Plots a comparison: one panel per metric, one dot per seed, and the mean with its standard deviation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PANEL_INCHES = (3.1, 3.4)
 
 
 def save(title: str, rows: Mapping[str, Sequence[Mapping[str, float]]], paths: Sequence[Path]) -> None:
-    """Draws :func:`~megatron_ipt.comparison.table.measured` rows by arm into files of the formats of their suffixes."""
+    """Plots rows of :func:`~megatron_ipt.comparison.table.measured` by variant; suffixes of paths select the format."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,19 +41,19 @@ def _draw(
     axes: Any, measure: Measure, arms: Mapping[str, Cell], rows: Mapping[str, Sequence[Mapping[str, float]]]
 ) -> None:
     scale = 100 if measure.percent else 1
-    for place, cell in enumerate(arms.values()):
-        color = _COLORS[place % len(_COLORS)]
+    for position, cell in enumerate(arms.values()):
+        color = _COLORS[position % len(_COLORS)]
         axes.errorbar(
-            place, scale * cell.mean, yerr=scale * cell.deviation, fmt="_", markersize=26, markeredgewidth=2,
+            position, scale * cell.mean, yerr=scale * cell.deviation, fmt="_", markersize=26, markeredgewidth=2,
             color=color, capsize=5, linewidth=1.2,
         )  # fmt: skip
         for number, value in enumerate(cell.values):
-            offset = 0.12 * (number - (len(cell.values) - 1) / 2)
-            axes.plot(place + offset, scale * value, "o", markersize=4, color=color, alpha=0.55)
-        # Clear of the line of chance, which may run through the mark.
-        text, beside = (f"{scale * cell.mean:.1f}", (0, -22)) if measure.percent else (f"{cell.mean:.3f}", (32, 0))
+            shift = 0.12 * (number - (len(cell.values) - 1) / 2)
+            axes.plot(position + shift, scale * value, "o", markersize=4, color=color, alpha=0.55)
+        # Away from the line of chance, which may cross the marker.
+        text, offset = (f"{scale * cell.mean:.1f}", (0, -22)) if measure.percent else (f"{cell.mean:.3f}", (32, 0))
         axes.annotate(
-            text, (place, scale * cell.mean), xytext=beside, textcoords="offset points", ha="center", va="center",
+            text, (position, scale * cell.mean), xytext=offset, textcoords="offset points", ha="center", va="center",
             fontsize=8,
         )  # fmt: skip
     if measure.reference:
@@ -67,7 +67,7 @@ def _draw(
     unit = " (%)" if measure.percent else ""
     axes.set_title(f"{_wrapped(measure.title + unit)}\n{better} is better", fontsize=9)
     if measure.percent:
-        # From nothing to well above the highest: a scale that fits the spread would make much of little.
+        # Starts at zero: a scale fitted to the spread would exaggerate small differences.
         highest = max(100 * value for cell in arms.values() for value in cell.values)
         axes.set_ylim(0, min(100, 1.5 * max(highest, level if measure.reference else 0)))
     axes.set_xticks(range(len(arms)), list(arms))
