@@ -124,6 +124,7 @@ def run_stage(
     work: Callable[[], dict[str, Any]],
     overwrite: bool = False,
     partial: bool = False,
+    defaults: Mapping[str, Any] | None = None,
 ) -> bool:
     """Runs ``work`` unless its output is complete; returns whether it ran.
 
@@ -135,6 +136,8 @@ def run_stage(
         overwrite: discard output made with different settings or inputs instead of raising.
         partial: this process does one share of the work, concurrently with others; the stage stays incomplete until a
             run without ``--shard`` finds all shares finished.
+        defaults: of all settings. A setting that output of an earlier version was made without, and that has its
+            default now, is no difference.
 
     Raises:
         StageError: the folder contains output made with different settings or inputs, or another process is running
@@ -152,8 +155,8 @@ def run_stage(
     lock = context.directory.with_name(f".{context.name}.lock")
     with locked(lock, context.directory, shared=partial):
         if partial:
-            return _work_on_share(context, manifest, work)
-        seconds_before = _prepare(context.directory, manifest, overwrite)
+            return _work_on_share(context, manifest, work, defaults)
+        seconds_before = _prepare(context.directory, manifest, overwrite, defaults)
         if seconds_before is None:
             return False
         remove_leftovers(context.directory)
@@ -161,10 +164,15 @@ def run_stage(
     return True
 
 
-def _work_on_share(context: StageContext, manifest: dict[str, Any], work: Callable[[], dict[str, Any]]) -> bool:
+def _work_on_share(
+    context: StageContext,
+    manifest: dict[str, Any],
+    work: Callable[[], dict[str, Any]],
+    defaults: Mapping[str, Any] | None,
+) -> bool:
     beginning = context.directory.with_name(f".{context.name}.begin.lock")
     with locked(beginning, context.directory, wait=True):
-        seconds_before = _prepare(context.directory, manifest, overwrite=False)
+        seconds_before = _prepare(context.directory, manifest, False, defaults)
         if seconds_before is None:
             return False
         if read_manifest(context.directory) is None:
@@ -173,11 +181,13 @@ def _work_on_share(context: StageContext, manifest: dict[str, Any], work: Callab
     return True
 
 
-def _prepare(directory: Path, manifest: dict[str, Any], overwrite: bool) -> float | None:
+def _prepare(
+    directory: Path, manifest: dict[str, Any], overwrite: bool, defaults: Mapping[str, Any] | None
+) -> float | None:
     """Prepares ``directory``; returns the seconds spent by earlier attempts, or None if the stage is complete."""
     earlier = read_manifest(directory)
     if earlier is not None:
-        differences, changed_code = _differences(earlier, manifest)
+        differences, changed_code = _differences(earlier, manifest, defaults)
         if changed_code and not differences and not overwrite:
             logger.warning(
                 "%s: %s; existing output is kept; use --overwrite to regenerate it", directory, ", ".join(changed_code)
@@ -240,14 +250,27 @@ def _write_quietly(path: Path, manifest: dict[str, Any]) -> None:
         return
 
 
-def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:
+def changed_settings(
+    before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """(value before, value now) of every setting that differs, by its path; for ``defaults`` see :func:`run_stage`."""
+    plain = (orjson.loads(orjson.dumps(dict(settings or {}))) for settings in (before, now, defaults))
+    old, new, default = map(_flatten, plain)
+    return {
+        name: (old.get(name), new.get(name))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+        and not (name not in old and name in default and new.get(name) == default[name])
+    }
+
+
+def _differences(
+    earlier: dict[str, Any], now: dict[str, Any], defaults: Mapping[str, Any] | None
+) -> tuple[list[str], list[str]]:
     """Differences in settings and inputs, and differences in custom code."""
-    found: list[str] = []
+    changed = changed_settings(earlier["settings"], now["settings"], defaults)
+    found = [f"{now['stage']}.{name}: was {old!r}, is {new!r}" for name, (old, new) in changed.items()]
     code: list[str] = []
-    old, new = _flatten(earlier["settings"]), _flatten(now["settings"])
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            found.append(f"{now['stage']}.{name}: was {old.get(name)!r}, is {new.get(name)!r}")
     before = {entry["path"]: entry for entry in earlier["inputs"]}
     after = {entry["path"]: entry for entry in now["inputs"]}
     for path in sorted(before.keys() | after.keys()):

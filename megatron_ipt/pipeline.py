@@ -14,7 +14,7 @@ from megatron_ipt.config import as_dict
 from megatron_ipt.errors import RecipeError, StageError
 from megatron_ipt.manifest import StageContext, fingerprint_stage, read_manifest, run_stage
 from megatron_ipt.progress import duration
-from megatron_ipt.recipe import SAVED_RECIPE, Recipe, save_recipe, section_of, stages_of
+from megatron_ipt.recipe import SAVED_RECIPE, Recipe, defaults_of, save_recipe, section_of, stages_of
 from megatron_ipt.stages import Stage, inputs_of, stage_named
 
 logger = logging.getLogger(__name__)
@@ -107,6 +107,7 @@ def run_one(
     if stage.files:
         inputs += stage.function(stage.files)(section)
     settings = {"seed": recipe.seed, **as_dict(section, only_output=True)}
+    defaults = defaults_of(recipe, stage)
     code = stage.function(stage.code)
     if shard is not None:
         if not stage.shardable:
@@ -114,9 +115,19 @@ def run_one(
         if overwrite:
             raise RecipeError("--overwrite with --shard: processes would discard each other's work; overwrite first")
         return run_stage(
-            context, settings, inputs, lambda: code(section, context, shard=shard, **options), partial=True
+            context,
+            settings,
+            inputs,
+            lambda: code(section, context, shard=shard, **options),
+            partial=True,
+            defaults=defaults,
         )
-    ran = run_stage(context, settings, inputs, lambda: code(section, context, **options), overwrite)
+    ran = run_stage(
+        context, settings, inputs, lambda: code(section, context, **options), overwrite,
+        partial=shard is not None, defaults=defaults,
+    )  # fmt: skip
+    if shard is not None:
+        return ran
     manifest = cast("dict[str, Any]", read_manifest(context.directory))
     verb = f"done in {duration(manifest['seconds'])}" if ran else "already done"
     logger.info("%-10s %s  %s", stage.name, verb, summarize(manifest["counts"], stage.shows))

@@ -186,6 +186,16 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
         stream.write(yaml.safe_dump(as_dict(recipe), sort_keys=False, allow_unicode=True).encode())
 
 
+def defaults_of(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """Values of all keys of the section of ``stage`` where the recipe does not set them, as plain values.
+
+    Keys that take their default from another section have what that section says.
+    """
+    others = {name: value for name, value in as_dict(recipe).items() if name != stage.name}
+    merged = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(type(recipe)), others))
+    return cast("dict[str, Any]", OmegaConf.to_container(merged[stage.name], resolve=True))
+
+
 def section_of(recipe: Recipe, stage: Stage) -> Any:
     """The section of ``stage``, an instance of ``stage.config``."""
     return getattr(recipe, stage.name)

@@ -153,3 +153,16 @@ def test_markers_of_shards(tmp_path):
     assert markers.counts("shard-00001.jsonl.zst") is None
     markers.finish("shard-00001.jsonl.zst", {"documents": 2})
     assert markers.counts("shard-00001.jsonl.zst") == {"documents": 2}
+
+
+def test_a_setting_that_is_new_in_this_version_is_no_difference_at_its_default(context):
+    calls = []
+    run_stage(context, {"seed": 1}, [], lambda: calls.append(1) or {})
+    settings = {"seed": 1, "style": "plain", "nested": {"x": 2}}
+    defaults = {"style": "plain", "nested": {"x": 2}}
+    assert not run_stage(context, settings, [], dict, defaults=defaults)
+    with pytest.raises(StageError, match=r"augment\.nested\.x: was None, is 3"):
+        run_stage(context, settings | {"nested": {"x": 3}}, [], dict, defaults=defaults)
+    # Without defaults nothing is known about it.
+    with pytest.raises(StageError, match=r"augment\.style: was None, is 'plain'"):
+        run_stage(context, settings, [], dict)

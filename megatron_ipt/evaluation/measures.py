@@ -51,7 +51,7 @@ class Measures:
         self.held_out = {entry["name"]: entry for entry in self.dataset["valid"] if entry["tokens"] > 1}
         if not self.held_out:
             logger.warning(
-                "evaluation: no held-out data, so no perplexity is measured; set the key valid_share of the section that "
+                "evaluation: no held-out data, so no perplexity is measured; set valid_share in the section that "
                 "reads the data to hold some out"
             )
 

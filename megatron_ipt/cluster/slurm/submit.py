@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from megatron_ipt.cluster.slurm import commands as slurm
 from megatron_ipt.cluster.slurm.jobs import Folders, Job, jobs_of
 from megatron_ipt.cluster.slurm.site import Site, read_site
@@ -19,7 +17,8 @@ from megatron_ipt.cluster.slurm.submissions import Record
 from megatron_ipt.cluster.watch.progress import StageProgress, progress_of
 from megatron_ipt.config import as_dict
 from megatron_ipt.errors import RecipeError, StageError
-from megatron_ipt.recipe import Recipe, load_recipe, section_of
+from megatron_ipt.manifest import changed_settings
+from megatron_ipt.recipe import Recipe, defaults_of, load_recipe, section_of
 
 
 @dataclass(frozen=True)
@@ -183,10 +182,8 @@ def _check_settings(recipe: Recipe, progress: list[StageProgress]) -> None:
     for row in progress:
         if not row.manifest:
             continue
-        section = as_dict(section_of(recipe, row.stage), only_output=True)
-        now = orjson.loads(orjson.dumps({"seed": recipe.seed, **section}))
-        before = row.manifest["settings"]
-        changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+        now = {"seed": recipe.seed, **as_dict(section_of(recipe, row.stage), only_output=True)}
+        changed = changed_settings(row.manifest["settings"], now, defaults_of(recipe, row.stage))
         if changed:
             keys = ", ".join(name if name == "seed" else f"{row.stage.name}.{name}" for name in changed)
             raise StageError(
