@@ -114,14 +114,7 @@ def run_one(
             raise RecipeError(f"{stage.command}: cannot be divided with --shard")
         if overwrite:
             raise RecipeError("--overwrite with --shard: processes would discard each other's work; overwrite first")
-        return run_stage(
-            context,
-            settings,
-            inputs,
-            lambda: code(section, context, shard=shard, **options),
-            partial=True,
-            defaults=defaults,
-        )
+        options["shard"] = shard
     ran = run_stage(
         context, settings, inputs, lambda: code(section, context, **options), overwrite,
         partial=shard is not None, defaults=defaults,
