@@ -1,6 +1,6 @@
 """What a stage shows on the page about a run: the elements with which a room describes its part of it.
 
-A room says *what* is shown; room ``report`` says where it stands and how it looks, and knows no stage by name. A stage
+A room says *what* is shown; room ``report`` decides where it goes and how it looks, and knows no stage by name. A stage
 names a function in ``Stage.report``, which is called with the stage's :class:`StageRecord` and returns its
 :class:`Part`:
 
