@@ -285,9 +285,10 @@ def _differences(
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name. An empty mapping is none at all, as in a manifest from before there was the key."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value

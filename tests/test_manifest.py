@@ -37,6 +37,13 @@ def test_other_settings_are_refused_by_name(context):
         run(context, {"layouts": {"plain": 0.8}})
 
 
+def test_a_new_key_that_is_an_empty_mapping_changes_nothing(context):
+    run(context, {"share": 0.5})
+    assert not run(context, {"share": 0.5, "objectives": {}})
+    with pytest.raises(StageError, match=r"augment\.objectives\.kl: was None, is 1"):
+        run(context, {"share": 0.5, "objectives": {"kl": 1}})
+
+
 def test_other_inputs_are_refused_by_name(context, tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("one")

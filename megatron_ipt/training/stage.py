@@ -17,13 +17,13 @@ from megatron_ipt.training.ranks.launcher import Launcher, LocalLauncher
 
 
 def check(config: TrainingConfig) -> None:
-    """Raises what the ranks would raise about the objectives; nothing where torch is not installed, as on the machine
-    of the data stages: custom objectives may import it.
+    """Raises what the ranks would raise about the objectives; does nothing where torch or Megatron-Core is missing, as
+    on a machine that only runs data stages or submits jobs: custom objectives may import them.
 
     Raises:
         RecipeError: the code of an objective cannot be imported, or its options are wrong.
     """
-    if importlib.util.find_spec("torch") is not None:
+    if all(importlib.util.find_spec(name) for name in ("torch", "megatron")):
         load_terms(config.objectives)
 
 

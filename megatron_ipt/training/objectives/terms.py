@@ -46,4 +46,7 @@ def _objective(name: str, term: ObjectiveTerm) -> Objective:
     kind = load_object(code, f"{key}.objective")
     if not (isinstance(kind, type) and issubclass(kind, Objective)):
         raise RecipeError(f"{key}.objective: {code} is not a subclass of {Objective.__module__}.Objective")
-    return kind(from_mapping(kind.Options, term.options, f"{key}.options."))
+    objective = kind(from_mapping(kind.Options, term.options, f"{key}.options."))
+    if "loss" in objective.metrics:
+        raise RecipeError(f"{key}.objective: {code} declares the metric 'loss', the name of the term's own loss")
+    return objective

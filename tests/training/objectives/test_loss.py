@@ -61,7 +61,8 @@ def one_rank(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     jobs.add("reported", *COMMON, terms(next_token={}, z={"objective": Z_LOSS, "weight": 0}))
     jobs.add("distilled", *COMMON, distilled("Teacher"))
     jobs.add("distilled-ahead", *COMMON, distilled("PipelinedTeacher"))
-    jobs.add("distilled-half", *COMMON, distilled("Teacher").replace("Teacher", "Both"), "precision=bf16")
+    half = terms(next_token={}, kl=example("Teacher"), both=example("Both"))
+    jobs.add("half", *COMMON, half, "precision=bf16")
     jobs.add("only-kl", *COMMON, terms(kl=example("Teacher")))
     base = root / "base/checkpoints/iter_0000004"
     jobs.add(
@@ -136,7 +137,8 @@ def test_validation_is_the_next_token_loss_and_the_metrics(one_rank: Callable[[s
     assert only_kl[-2]["loss"] < only_kl[0]["loss"]
     assert "valid_metrics" not in records(one_rank("base"))[-1] and "metrics" not in records(one_rank("base"))[0]
     # Not a part of validation.
-    assert "both/loss" not in records(one_rank("distilled-half"))[-1]["valid_metrics"]["raw"]
+    half = records(one_rank("half"))[-1]["valid_metrics"]["raw"]
+    assert half.keys() == {"next_token/loss", "kl/loss", "kl/teacher_entropy"}
 
 
 @pytest.mark.parametrize(("name", "like"), [("reported", "base"), ("reported-tensor", "base-tensor")])
@@ -151,8 +153,9 @@ def test_reading_logits_does_not_change_a_bit_of_the_next_token_loss(
 
 
 def test_logits_in_half_precision(one_rank: Callable[[str], Path]) -> None:
-    half = records(one_rank("distilled-half"))
+    half, full = records(one_rank("half")), records(one_rank("distilled"))
     assert half[0]["metrics"]["next_token/loss"] == pytest.approx(losses(one_rank("base"))[1], rel=1e-3)
+    assert half[0]["metrics"]["kl/loss"] == pytest.approx(full[0]["metrics"]["kl/loss"], rel=0.02)
     assert half[-2]["loss"] < half[0]["loss"]
 
 

@@ -13,6 +13,7 @@ from megatron_ipt.training.objectives.objective import Objective
 from megatron_ipt.training.objectives.table import OBJECTIVES
 from megatron_ipt.training.objectives.terms import load_terms
 from megatron_ipt.training.stage import check, fingerprints
+from tests.conftest import REPOSITORY
 
 CODE = """
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ class Settings:
 
 class Mine(Objective):
     Options = Settings
+
+class Ambiguous(Objective):
+    metrics = ("loss",)
 
 class Picky(Objective):
     def __init__(self, options):
@@ -114,6 +118,7 @@ def test_rejected_with_the_recipe(override: str, message: str) -> None:
         ("a.objective={code}:Mime", r"^training\.objectives\.a\.objective: .* has no 'Mime'; it defines "),
         ("a.objective={code}:function", r"my_objectives\.py:function is not a subclass of .*Objective"),
         ("a.objective={code}:Picky", r"^never content$"),
+        ("a.objective={code}:Ambiguous", r"a\.objective: .*Ambiguous declares the metric 'loss'"),
         ("next_token.options.temperature=1", r"next_token\.options\.temperature: unknown key\. Valid in .*: no key"),
         (
             "a={{objective: '{code}:Mine', options: {{temprature: 1}}}}",
@@ -142,3 +147,11 @@ def test_rejected_before_any_rank_starts(override: str, message: str, code: Path
 def test_an_objective_must_say_what_its_loss_is() -> None:
     with pytest.raises(NotImplementedError, match="Objective does not say what its loss is"):
         Objective(None).loss(None, {})  # type: ignore[arg-type]
+
+
+def test_the_objective_of_the_documentation(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/own_objective.md").read_text()
+    (tmp_path / "mine.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    term = f"{{objective: '{tmp_path}/mine.py:MyObjective', options: {{above: 2}}}}"
+    (loaded,) = load_terms(settings(f"objectives.mine={term}").objectives)
+    assert loaded.objective.options.above == 2.0 and loaded.objective.metrics == ("log_z",)
