@@ -3,8 +3,8 @@
 # Reads the site file, prepares the stage's environment, and defines
 #   stage                 name of the stage
 #   recipe                the recipe and its overrides, as megatron-ipt takes them
-#   step CMD...           runs CMD as a job step, in the stage's container if it has one
-#   data_stage CMD...     the same for a data stage: near the time limit the job is requeued and resumes
+#   in_srun, in_step      options of srun, and what goes in front of a command, for the stage's container if it has one
+#   data_stage CMD...     runs CMD as a job step; near the time limit the job is requeued, and resumes
 #   host_python           a Python with megatron-ipt on the host, outside any container, for what calls Slurm
 
 set -euo pipefail
@@ -54,10 +54,6 @@ if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then
     this_job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}
 fi
 
-step() {
-    srun --kill-on-bad-exit=1 "${in_srun[@]}" "${in_step[@]}" "$@"
-}
-
 # Waits for a background process: bash runs a trap immediately only during wait, not while a foreground command runs.
 wait_for() {
     local status=0 again=0
@@ -81,7 +77,8 @@ requeue() {
 
 data_stage() {
     local child status=0 asked=
-    step "$@" &
+    # Not through a function, so that the process is srun itself, which passes signals on to the stage.
+    srun --kill-on-bad-exit=1 "${in_srun[@]}" "${in_step[@]}" "$@" &
     child=$!
     trap 'asked=1; kill -TERM "$child"' USR1
     wait_for "$child" || status=$?

@@ -71,6 +71,19 @@ class Flow:
             if path.is_file() and path.name != "manifest.json"
         }
 
+    def slow_down(self) -> str:
+        """Makes every document take a while; returns the extension as it was."""
+        fast = self.extension.read_text()
+        slow = fast.replace("            letters =", "            time.sleep(0.2)\n            letters =")
+        assert slow != fast
+        self.extension.write_text(slow.replace("from collections", "import time\nfrom collections", 1))
+        return fast
+
+    def is_in_the_middle(self) -> bool:
+        """Whether a share has finished a shard and is in the middle of the next: its temporary file is there."""
+        marker = self.output / "quality/synthesis-shard-00000.done.json"
+        return marker.exists() and bool(list(self.output.glob("quality/*/.*.tmp")))
+
     def shards(self, folder: str) -> list[Path]:
         return list_shards(self.output / folder)
 
@@ -103,16 +116,9 @@ def test_later_stages_read_what_the_custom_one_makes(finished):
 def test_shares_in_parallel_a_kill_and_a_resume_give_the_same_bytes(finished, tmp_path):
     flow = Flow(tmp_path)
     flow.run("corpus", "recipe.yaml")
-    fast = flow.extension.read_text()
-    flow.extension.write_text(
-        fast.replace("            letters =", "            time.sleep(0.2)\n            letters =").replace(
-            "from collections", "import time\nfrom collections", 1
-        )
-    )
+    fast = flow.slow_down()
     victim, other = (flow.start("filter-quality", "recipe.yaml", "--shard", f"{share}/2") for share in (0, 1))
-    # In the middle of a shard: a temporary file is there, and its documents take seconds.
-    marker = flow.output / "quality/synthesis-shard-00000.done.json"
-    while not (marker.exists() and list(flow.output.glob("quality/*/.*.tmp"))):
+    while not flow.is_in_the_middle():
         assert victim.poll() is None, victim.communicate()[1]
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
@@ -189,26 +195,61 @@ def test_a_flow_without_documents_does_not_have_the_stage(finished):
     assert [row["stage"] for row in rows] == ["tuning", "training", "export", "evaluation", "report"]
 
 
-@pytest.mark.slurm
-def test_it_runs_on_slurm(slurm, finished, tmp_path):
+@pytest.fixture
+def on_slurm(slurm, tmp_path):
     flow = Flow(tmp_path)
-    site = tmp_path / "site.env"
-    site.write_text(
+    (tmp_path / "site.env").write_text(
         f"PARTITION=main\nTIME=0:10:00\nCPUS_PER_TASK=1\nMEM=2000M\nARRAY_TASKS=2\n"
         f"export PATH={Path(sys.executable).parent}:$PATH OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1\n"
     )
-    flow.run("submit", "recipe.yaml", "--site", "site.env")
-    jobs = {row["key"]: row for row in read_json(flow.output / "slurm/jobs.json")}
+    return flow
+
+
+def jobs_of(flow):
+    return {row["key"]: row for row in read_json(flow.output / "slurm/jobs.json")}
+
+
+def logs_of(flow):
+    return "\n".join(path.read_text()[-2000:] for path in sorted((flow.output / "slurm/logs").glob("*.out")))
+
+
+@pytest.mark.slurm
+def test_it_runs_on_slurm(slurm, on_slurm, finished):
+    on_slurm.run("submit", "recipe.yaml", "--site", "site.env")
+    jobs = jobs_of(on_slurm)
     assert list(jobs)[:3] == ["corpus", "filter_quality", "filter_quality_merge"]
     # The number of shards is not known yet, so each of the two tasks takes its share of what there is then.
     assert jobs["filter_quality"]["array"] == [0, 1]
     states = slurm.wait_for_jobs([row["id"] for row in jobs.values()])
-    logs = "\n".join(path.read_text()[-2000:] for path in sorted((flow.output / "slurm/logs").glob("*.out")))
-    assert {word for state in states.values() for word in state.split()} == {"COMPLETED"}, logs
-    assert flow.written("quality") == finished.written("quality")
-    assert flow.written("tokens") == finished.written("tokens")
-    shown = flow.run("status", "recipe.yaml")
+    assert {word for state in states.values() for word in state.split()} == {"COMPLETED"}, logs_of(on_slurm)
+    assert on_slurm.written("quality") == finished.written("quality")
+    assert on_slurm.written("tokens") == finished.written("tokens")
+    shown = on_slurm.run("status", "recipe.yaml")
     assert [line.split()[:2] for line in shown.splitlines()] == [[stage, "complete"] for stage in STAGES]
-    assert (
-        flow.run("submit", "recipe.yaml", "--site", "site.env").splitlines()[-1].startswith("# all stages are complete")
-    )
+    last = on_slurm.run("submit", "recipe.yaml", "--site", "site.env").splitlines()[-1]
+    assert last == "# all stages are complete; nothing to submit"
+
+
+@pytest.mark.slurm
+def test_near_its_time_limit_it_is_requeued_and_resumes(slurm, on_slurm, finished):
+    on_slurm.run("corpus", "recipe.yaml")
+    fast = on_slurm.slow_down()
+    on_slurm.run("submit", "recipe.yaml", "skip=[synthesis,augment,tokens,report]", "--site", "site.env")
+    jobs = jobs_of(on_slurm)
+    task = f"{jobs['filter_quality']['id']}_0"
+    wait_for(on_slurm.is_in_the_middle, on_slurm)
+    # What Slurm sends two minutes before the time limit.
+    slurm.run("scancel", "--batch", "--signal=USR1", task)
+    wait_for(lambda: "Restarts=1" in slurm.run("scontrol", "show", "job", task).stdout, on_slurm)
+    on_slurm.extension.write_text(fast)
+    states = slurm.wait_for_jobs([row["id"] for row in jobs.values()])
+    assert {word for state in states.values() for word in state.split()} == {"COMPLETED"}, logs_of(on_slurm)
+    assert "quality: time limit near, finished units are kept; requeued" in logs_of(on_slurm)
+    assert on_slurm.written("quality") == finished.written("quality")
+
+
+def wait_for(condition, flow, seconds=600):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, logs_of(flow)
+        time.sleep(0.05)
