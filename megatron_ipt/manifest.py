@@ -260,7 +260,8 @@ def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> tuple[list[str
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
+            # An empty mapping is like an absent key.
             flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value

@@ -44,8 +44,10 @@ class Recipe:
     report: ReportConfig = key(ReportConfig, "The page about the run.")
 
     def __post_init__(self) -> None:
-        # Before values are held against the tables that extensions add to.
+        # Before values are checked against the tables that extensions add to.
         load_extensions(self.extensions, "extensions")
+        self.tokens = self.tokens.inherit(self.corpus)
+        self.evaluation = self.evaluation.inherit(self.corpus)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.corpus.inputs and self.tuning.datasets:

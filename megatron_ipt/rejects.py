@@ -1,4 +1,4 @@
-"""What could not be used: counted by reason, kept beside the output with its place of origin.
+"""What could not be used: counted by reason, and kept next to the output with its place of origin.
 
 A stage that drops anything drops it here. ``maximum_share`` turns a silent flood into an error.
 """
@@ -21,16 +21,18 @@ _GRACE = 100
 
 
 class Rejects:
-    """Writes ``{reason, source, line, detail, sample}`` lines to ``path``; no drop, no file.
+    """Writes ``{reason, source, line, detail, sample}`` lines to ``path``; nothing rejected, no file.
 
     Args:
         path: rejects file, complete under this name when the ``with`` block ends normally.
         maximum_share: of all records seen; above it, once 100 were seen or at the end, :meth:`check` raises.
+        limit_key: recipe key of ``maximum_share``, for the error.
     """
 
-    def __init__(self, path: Path, maximum_share: float = 1.0):
+    def __init__(self, path: Path, maximum_share: float = 1.0, limit_key: str = "the limit"):
         self.path = path
         self.maximum_share = maximum_share
+        self.limit_key = limit_key
         self.reasons: Counter[str] = Counter()
         self._context = atomic_open(path)
         self._stream: IO[bytes] | None = None
@@ -58,7 +60,7 @@ class Rejects:
             common = ", ".join(f"{reason}: {n}" for reason, n in self.reasons.most_common(3))
             raise InputError(
                 f"{self.count} of {seen} records were rejected ({common}), more than the limit of "
-                f"{self.maximum_share:.1%}. Look at {self.path}, mend the input or raise the limit."
+                f"{self.maximum_share:.1%}. Look at {self.path}, then fix the input or raise {self.limit_key}."
             )
 
     def __exit__(

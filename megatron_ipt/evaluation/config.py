@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from megatron_ipt.config import key
+from megatron_ipt.corpus.config import CorpusConfig, ReadOverrides
 from megatron_ipt.evaluation.harness.config import HarnessConfig
+from megatron_ipt.files import is_file_name
 
 
 @dataclass
@@ -20,8 +23,10 @@ class EvaluationConfig:
     )
     perplexity_tokens: int = key(1_000_000, "Held-out tokens per validation set to measure perplexity on.", minimum=1)
     texts: dict[str, str] = key(
-        {}, "Files of further held-out text by name, read like corpus.inputs; the loss on each is measured."
-    )
+        {}, "Further held-out text by name: a file, folder or pattern, read like corpus.inputs. The loss on each is "
+        "measured.",
+    )  # fmt: skip
+    read: ReadOverrides = key(ReadOverrides, "How the files of texts are read.")
     questions: dict[str, str] = key(
         {},
         "Files of questions about unseen texts by name: JSONL of context, question, answer, options. The answers' loss "
@@ -37,3 +42,12 @@ class EvaluationConfig:
     prompts: list[str] = key([], "Texts to continue; beginnings of held-out documents if empty.")
     generations: int = key(4, "Generations from held-out documents when no prompts are given.", minimum=0)
     max_new_tokens: int = key(60, "Tokens per generation.", minimum=1)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in self.texts:
+            if not is_file_name(name):
+                yield f"texts.{name}", "the name becomes part of file names; use letters, digits, - and _"
+
+    def inherit(self, corpus: CorpusConfig) -> EvaluationConfig:
+        """These settings with what ``read`` leaves empty taken from ``corpus``, where there are texts to read."""
+        return replace(self, read=self.read.inherit(corpus)) if self.texts else self

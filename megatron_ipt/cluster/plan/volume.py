@@ -120,10 +120,10 @@ def _counts(recipe: Recipe, stage: str) -> dict[str, Any] | None:
 
 def _input_bytes(recipe: Recipe) -> float | None:
     """Bytes of text in ``corpus.inputs``; None where they are remote or not here."""
-    from megatron_ipt.corpus.stage import input_files
+    from megatron_ipt.corpus.reading import input_files
 
     try:
-        paths = [str(file.path) for file in input_files(recipe.corpus)]
+        paths = [str(file.path) for file in input_files(recipe.corpus.inputs, recipe.corpus.options())]
         if any("://" in path for path in paths):
             return None
         return sum(
