@@ -20,6 +20,8 @@ Nothing heavy is imported before it is needed.
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from megatron_ipt.synthesis.pairs import Chain
     from megatron_ipt.tokens.dataset.indexed import IndexedReader
     from megatron_ipt.tokens.tokenizer.interface import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "Recipe",
@@ -58,11 +62,14 @@ __all__ = [
 _SHARD_DOCUMENTS = 1000
 
 
-def read_documents(inputs: str | Path | Sequence[str | Path], **settings: Any) -> Iterator[Document]:
+def read_documents(
+    inputs: str | Path | Sequence[str | Path], *, rejects: str | Path | None = None, **settings: Any
+) -> Iterator[Document]:
     """Documents of files, folders, glob patterns or URLs, streamed, read as a recipe's ``corpus.inputs`` is.
 
     Args:
         inputs: what to read.
+        rejects: file for records that cannot be used; by default they are only counted in a warning.
         settings: further keys of the recipe section ``corpus``, e.g. ``text_key="content"``.
 
     Raises:
@@ -70,11 +77,23 @@ def read_documents(inputs: str | Path | Sequence[str | Path], **settings: Any) -
         RecipeError: a setting is wrong.
     """
     from megatron_ipt.corpus.config import CorpusConfig
-    from megatron_ipt.corpus.stage import documents_of
+    from megatron_ipt.corpus.reading import open_rejects, read_documents as read
 
     paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     config = load(CorpusConfig, {"inputs": [str(path) for path in paths], **settings})
-    return documents_of(config)
+
+    def documents() -> Iterator[Document]:
+        with tempfile.TemporaryDirectory(prefix="megatron-ipt-rejects-") as folder:
+            with open_rejects(Path(rejects or Path(folder) / "rejects.jsonl"), config.options()) as rejected:
+                yield from read(config.inputs, config.options(), rejected, "read_documents")
+            if rejected.count and not rejects:
+                logger.warning(
+                    "read_documents: %d records could not be used (%s); pass rejects=FILE to keep them",
+                    rejected.count,
+                    ", ".join(rejected.reasons),
+                )
+
+    return documents()
 
 
 def make_pairs(

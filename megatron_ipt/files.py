@@ -12,6 +12,7 @@ import io
 import os
 import shutil
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ COMPRESSIONS = {"none": "", "gz": ".gz", "zst": ".zst"}
 """Recipe value to file suffix."""
 
 _CHUNK = 1 << 20
+_DAMAGED = (EOFError, zlib.error, zstandard.ZstdError, OSError)
+"""What reading a damaged file raises."""
 
 
 class _ZstdStream(io.RawIOBase):
@@ -75,6 +78,11 @@ def is_remote(path: str | Path) -> bool:
     return "://" in str(path)
 
 
+def is_file_name(name: str) -> bool:
+    """Whether ``name`` can be part of the name of a visible file in a folder."""
+    return bool(name) and "/" not in name and not name.startswith(".")
+
+
 def open_bytes(path: str | Path) -> BinaryIO:
     """Opens ``path`` for reading, decompressing by suffix (.gz, .zst).
 
@@ -99,7 +107,7 @@ def open_bytes(path: str | Path) -> BinaryIO:
 
 
 def iter_lines(path: str | Path) -> Iterator[bytes]:
-    """Lines of a possibly compressed file, without line endings.
+    """Lines of a possibly compressed file, without line endings and without a byte-order mark.
 
     Raises:
         InputError: the file cannot be opened, or is truncated or damaged; names the last line read.
@@ -109,12 +117,25 @@ def iter_lines(path: str | Path) -> Iterator[bytes]:
         try:
             for line in stream:
                 number += 1
-                yield line.rstrip(b"\r\n")
-        except (EOFError, zlib.error, zstandard.ZstdError, OSError) as error:
+                yield (line.removeprefix(BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
+        except _DAMAGED as error:
             raise InputError(
                 f"{path}: damaged or truncated after line {number}: {error}. Restore the file or remove it from the "
                 "inputs."
             ) from error
+
+
+def read_whole(path: str | Path) -> bytes:
+    """Content of a possibly compressed file, without a byte-order mark.
+
+    Raises:
+        InputError: the file cannot be opened, or is truncated or damaged.
+    """
+    with open_bytes(path) as stream:
+        try:
+            return stream.read().removeprefix(BOM_UTF8)
+        except _DAMAGED as error:
+            raise InputError(f"{path}: damaged or truncated: {error}. Restore the file or leave it out.") from error
 
 
 @contextmanager
@@ -264,11 +285,10 @@ def read_json(path: str | Path) -> Any:
     Raises:
         InputError: the file is missing or not JSON.
     """
-    with open_bytes(path) as stream:
-        try:
-            return orjson.loads(stream.read())
-        except orjson.JSONDecodeError as error:
-            raise InputError(f"{path}: not valid JSON: {error}") from error
+    try:
+        return orjson.loads(read_whole(path))
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from error
 
 
 def shard_name(index: int, compression: str = "none") -> str:

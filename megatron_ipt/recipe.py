@@ -75,6 +75,8 @@ class Recipe:
     def __post_init__(self) -> None:
         # Built in Python, a recipe is resolved and checked as one that was read.
         self.output_dir = self.output_dir.replace("${name}", self.name)
+        self.tokens = self.tokens.inherit(self.corpus)
+        self.evaluation = self.evaluation.inherit(self.corpus)
         check(self)
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -27,11 +27,13 @@ class Rejects:
         path: rejects file; it appears when the ``with`` block ends normally or with an InputError.
         maximum_share: maximum fraction of rejected records; :meth:`check` raises above it, once 100 records were seen
             or at the end.
+        limit_key: recipe key of ``maximum_share``, for the error.
     """
 
-    def __init__(self, path: Path, maximum_share: float = 1.0):
+    def __init__(self, path: Path, maximum_share: float = 1.0, limit_key: str = "the limit"):
         self.path = path
         self.maximum_share = maximum_share
+        self.limit_key = limit_key
         self.reasons: Counter[str] = Counter()
         self._context = atomic_open(path)
         self._stream: IO[bytes] | None = None
@@ -59,7 +61,7 @@ class Rejects:
             common = ", ".join(f"{reason}: {n}" for reason, n in self.reasons.most_common(3))
             raise InputError(
                 f"{self.count} of {seen} records were rejected ({common}), more than the limit of "
-                f"{self.maximum_share:.1%}. See {self.path}; fix the input or raise the limit."
+                f"{self.maximum_share:.1%}. See {self.path}; fix the input or raise {self.limit_key}."
             )
 
     def __exit__(

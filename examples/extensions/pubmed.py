@@ -8,15 +8,15 @@ no abstract is counted in the rejects, and a file that breaks off is an error.
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.inputs import InputFile
+from megatron_ipt.corpus.options import ReadOptions
 from megatron_ipt.corpus.readers import Record
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import open_bytes
 from megatron_ipt.rejects import Rejects
 
 
-def read(file: InputFile, config: CorpusConfig, rejects: Rejects) -> Iterator[Record]:
+def read(file: InputFile, options: ReadOptions, rejects: Rejects) -> Iterator[Record]:
     """Records of ``file``: the PubMed id, the abstract with a paragraph a section, and the title."""
     with open_bytes(file.path) as stream:
         try:

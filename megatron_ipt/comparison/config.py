@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.config import key, load
+from megatron_ipt.corpus.config import ReadOverrides
 
 _ARM_NAME = re.compile(r"[A-Za-z0-9_]+")
 
@@ -19,6 +20,7 @@ class ComparisonConfig:
     output_dir: str = key("runs/${name}", "Folder for the data, the runs and the results.", affects_output=False)
     tasks: list[str] = key([], "Files in SQuAD format: texts with questions. Whole articles are held out.")
     text: list[str] = key([], "Plain text files, read like corpus.inputs. Whole documents are held out.")
+    read: ReadOverrides = key(ReadOverrides, "How the files of text are read.")
     held_out_share: float = key(0.2, "Fraction of articles and of plain documents held out.", minimum=0, maximum=0.9)
     vocab_size: int = key(2048, "Vocabulary size of the common tokenizer, trained on texts without pairs.", minimum=300)
     recipe: dict[str, Any] = key(

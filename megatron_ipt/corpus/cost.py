@@ -6,7 +6,7 @@ The stage is one process; its rate was measured on JSON Lines of English text.
 from __future__ import annotations
 
 from megatron_ipt.corpus.config import CorpusConfig
-from megatron_ipt.corpus.stage import input_files
+from megatron_ipt.corpus.reading import input_files
 from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.stages.costs import CHARACTERS_PER_TOKEN, Documents, Estimate, Planning, StageCost, bytes_of_text
 from megatron_ipt.stages.readable import compact
@@ -39,9 +39,15 @@ def _size(config: CorpusConfig, planning: Planning) -> tuple[Documents, str]:
         documents = float(counts["documents"])
         length = counts["characters"] / CHARACTERS_PER_TOKEN / max(documents, 1)
         source = "documents and characters as counted by the corpus stage"
-    elif (size := bytes_of_text(lambda: [file.path for file in input_files(config)])) is not None:
+    elif (
+        size := bytes_of_text(lambda: [file.path for file in input_files(config.inputs, config.options())])
+    ) is not None:
         documents, source = size / CHARACTERS_PER_TOKEN / length, "size of corpus.inputs"
     else:
         beginning = planning.begin("corpus.inputs is not here")
         documents, source = beginning.documents, beginning.source
     return Documents(documents, length, config.synthesis_share), source
+
+
+def _paths(config: CorpusConfig) -> list[str]:
+    return [file.path for file in input_files(config.inputs, config.options())]

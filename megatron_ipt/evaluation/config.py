@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from megatron_ipt.config import key
+from megatron_ipt.corpus.config import CorpusConfig, ReadOverrides
 from megatron_ipt.evaluation.harness.config import HarnessConfig
+from megatron_ipt.files import is_file_name
 
 
 @dataclass
@@ -20,8 +23,11 @@ class EvaluationConfig:
     )
     perplexity_tokens: int = key(1_000_000, "Held-out tokens per validation set for perplexity.", minimum=1)
     texts: dict[str, str] = key(
-        {}, "Additional held-out texts, as NAME: FILE, read like corpus.inputs; the loss on each is measured."
+        {},
+        "Additional held-out texts, as NAME: FILE, read like corpus.inputs (also folders and patterns); the loss on "
+        "each is measured.",
     )
+    read: ReadOverrides = key(ReadOverrides, "How the files of texts are read.")
     questions: dict[str, str] = key(
         {},
         "Questions about unseen texts, as NAME: FILE: JSONL with context, question, answer, options. Measures the loss "
@@ -37,3 +43,12 @@ class EvaluationConfig:
     prompts: list[str] = key([], "Prompts to complete. Empty: beginnings of held-out documents.")
     generations: int = key(4, "Number of generations from held-out documents if there are no prompts.", minimum=0)
     max_new_tokens: int = key(60, "Maximum tokens per generation.", minimum=1)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in self.texts:
+            if not is_file_name(name):
+                yield f"texts.{name}", "the name becomes part of file names; use letters, digits, - and _"
+
+    def inherit(self, corpus: CorpusConfig) -> EvaluationConfig:
+        """These settings with what ``read`` leaves empty taken from ``corpus``, where there are texts to read."""
+        return replace(self, read=self.read.inherit(corpus)) if self.texts else self

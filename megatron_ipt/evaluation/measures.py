@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megatron_ipt.corpus.reading import open_rejects, read_documents
+from megatron_ipt.errors import InputError
 from megatron_ipt.evaluation import questions
 from megatron_ipt.evaluation.config import EvaluationConfig
-from megatron_ipt.evaluation.held_out import first_tokens, tokens_of_text, training_frequencies, unigram_entropy
+from megatron_ipt.evaluation.held_out import first_tokens, tokens_of, training_frequencies, unigram_entropy
 from megatron_ipt.evaluation.language_model import LanguageModel
 from megatron_ipt.evaluation.masked import masked_loss, masked_targets
 from megatron_ipt.files import read_json
-from megatron_ipt.rejects import Rejects
 from megatron_ipt.tokens.dataset.description import DATASET
 
 logger = logging.getLogger(__name__)
@@ -56,22 +57,30 @@ class Measures:
             )
 
     def run(self, model: LanguageModel, directory: Path) -> dict[str, Any]:
-        """Measures ``model``; texts that cannot be read are recorded as rejects in ``directory``.
+        """Measures ``model``; records of a text that cannot be read go to ``rejects-NAME.jsonl`` in ``directory``.
 
         Returns:
             ``{perplexity, questions}``, each by name: losses with the unigram entropy of the same tokens, and results
             of :func:`.questions.measure`.
         """
         perplexity = {name: self._held_out(model, name, entry) for name, entry in self.held_out.items()}
-        with Rejects(directory / "rejects.jsonl") as rejects:
-            for name, path in self._config.texts.items():
-                ids = tokens_of_text(path, model.tokenizer, rejects, self._config.perplexity_tokens)
-                perplexity[name] = self._loss(model, name, ids)
+        for name in self._config.texts:
+            perplexity[name] = self._loss(model, name, self._tokens_of_text(name, model, directory))
         answers = {
             name: questions.measure(model, group, self._seq_length, f"evaluation {name}")
             for name, group in self._questions.items()
         }
         return {"perplexity": perplexity, "questions": answers}
+
+    def _tokens_of_text(self, name: str, model: LanguageModel, directory: Path) -> npt.NDArray[np.int64]:
+        path, key = self._config.texts[name], f"evaluation.texts.{name}"
+        options = self._config.read.options("evaluation.read")
+        with open_rejects(directory / f"rejects-{name}.jsonl", options) as rejects:
+            documents = read_documents([path], options, rejects, key)
+            ids = tokens_of(documents, model.tokenizer, self._config.perplexity_tokens)
+        if len(ids) < 2:
+            raise InputError(f"{key}: {path}: contains no text")
+        return ids
 
     def _held_out(self, model: LanguageModel, name: str, entry: dict[str, Any]) -> dict[str, Any]:
         limit = self._config.perplexity_tokens

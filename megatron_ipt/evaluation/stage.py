@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from megatron_ipt.convert.stage import MODEL_FOLDER
+from megatron_ipt.corpus.reading import input_fingerprints
 from megatron_ipt.evaluation.config import EvaluationConfig
 from megatron_ipt.evaluation.curves import measure_checkpoints, measure_once
 from megatron_ipt.evaluation.harness import run as harness
@@ -29,8 +30,12 @@ _PROMPT_TOKENS = 32
 
 def fingerprints(config: EvaluationConfig) -> list[dict[str, Any]]:
     """Fingerprints of the files named in the section."""
-    named: list[str | Path] = [*config.texts.values(), *config.questions.values(), *config.harness.files()]
-    return [fingerprint_file(path) for path in named]
+    options = config.read.options("evaluation.read")
+    prints = []
+    for name, path in config.texts.items():
+        prints += input_fingerprints([path], options, f"evaluation.texts.{name}")
+    named: list[str | Path] = [*config.questions.values(), *config.harness.files()]
+    return prints + [fingerprint_file(path) for path in named]
 
 
 def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_ipt.corpus.config import CorpusConfig
-from megatron_ipt.corpus.stage import input_files
+from megatron_ipt.corpus.reading import input_files
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.stages import AUGMENTED, DOCUMENTS, TOKENS
 from megatron_ipt.stages.costs import (
@@ -22,7 +21,7 @@ from megatron_ipt.stages.costs import (
     bytes_of_text,
 )
 from megatron_ipt.tokenizer_readers import read_sentencepiece, read_tokenizer_json
-from megatron_ipt.tokens.config import TokenizerConfig, TokensConfig
+from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
 
 ENCODING_MB_PER_SECOND = 3.0
 """Of one core."""
@@ -67,7 +66,7 @@ def _size(config: TokensConfig, planning: Planning) -> tuple[float, float, str, 
     for name, source in config.sources.items():
         if not source.inputs:
             continue
-        size = bytes_of_text(lambda inputs=source.inputs: _paths(inputs))  # type: ignore[misc]
+        size = bytes_of_text(lambda name=name, source=source: _paths(name, source))  # type: ignore[misc]
         if size is not None:
             sources.append(f"size of tokens.sources.{name}.inputs")
             tokens += size / CHARACTERS_PER_TOKEN
@@ -82,8 +81,8 @@ def _size(config: TokensConfig, planning: Planning) -> tuple[float, float, str, 
     return tokens, documents, " and ".join(sources), tuple(notes)
 
 
-def _paths(inputs: list[str]) -> list[str]:
-    return [file.path for file in input_files(CorpusConfig(inputs=inputs))]
+def _paths(name: str, source: SourceConfig) -> list[str]:
+    return [file.path for file in input_files(source.inputs, source.options(f"tokens.sources.{name}"))]
 
 
 def token_bytes(vocab_size: int, dtype: str = "auto") -> int:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from megatron_ipt.corpus.documents import Document
+from megatron_ipt.corpus.documents import Document, DomainCounts
 from megatron_ipt.files import read_jsonl
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.tokens.dataset.indexed import IndexedWriter
@@ -86,14 +86,26 @@ class Part:
 
 
 def encode_part(part: Part, encoding: Encoding) -> dict[str, Any]:
-    """Encodes a part unless its marker says it is done; returns ``{split: {documents, tokens, empty}}``."""
+    """Encodes a part unless its marker says it is done.
+
+    Returns:
+        ``{split: {documents, tokens, empty, domains: {domain: {documents, characters}}}}``.
+    """
     markers = ShardMarkers(part.directory)
     done = markers.counts(part.name)
     if done is not None:
         return done
-    documents = (Document.from_json(record) for record in read_jsonl(part.path))
-    items = (Item(document.split, [document.text]) for document in documents)
-    counts = encode_items(items, part.prefix, encoding)
+    domains: dict[str, DomainCounts] = {}
+
+    def items() -> Iterator[Item]:
+        for record in read_jsonl(part.path):
+            document = Document.from_json(record)
+            domains.setdefault(document.split, DomainCounts()).add(document.domain, 1, len(document.text))
+            yield Item(document.split, [document.text])
+
+    counts: dict[str, Any] = encode_items(items(), part.prefix, encoding)
+    for split, by_domain in domains.items():
+        counts[split]["domains"] = by_domain.to_json()
     markers.finish(part.name, counts)
     return counts
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_ipt.corpus.documents import split_of
 from megatron_ipt.corpus.inputs import InputFile, base_suffix, find_files
-from megatron_ipt.corpus.stage import split_of
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import atomic_jsonl, is_remote, read_jsonl
 from megatron_ipt.rejects import Rejects
@@ -73,10 +73,8 @@ def files_of(config: TuningConfig, name: str) -> list[InputFile]:
     remote = next(filter(is_remote, inputs), None)
     if remote is not None:
         raise InputError(f"tuning.datasets.{name}.inputs: {remote}: remote addresses are not read; copy the file here")
-    try:
-        files, _ = find_files(inputs, lambda path: path in inputs or base_suffix(path) in _SUFFIXES)
-    except InputError as error:
-        raise InputError(str(error).replace("corpus.inputs", f"tuning.datasets.{name}.inputs")) from error
+    key = f"tuning.datasets.{name}.inputs"
+    files, _ = find_files(inputs, lambda path: path in inputs or base_suffix(path) in _SUFFIXES, key)
     return files
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from megatron_ipt.config import key
+from megatron_ipt.files import is_file_name
 from megatron_ipt.synthesis.from_text.replay.config import FORMATS as TASK_FORMATS
 from megatron_ipt.tokens.config import TokenizerConfig
 
@@ -91,7 +92,7 @@ class TuningConfig:
             if dataset.format not in FORMATS_OF[self.kind]:
                 known = ", ".join(FORMATS_OF[self.kind])
                 yield f"datasets.{name}.format", f"{dataset.format} is not valid for kind {self.kind}; valid: {known}"
-            if "/" in name or name.startswith("."):
+            if not is_file_name(name):
                 yield f"datasets.{name}", "the name is used in file names; use letters, digits, - and _"
         if self.tokenizer.engine == "gigatoken":
             yield (

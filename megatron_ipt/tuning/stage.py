@@ -62,7 +62,7 @@ def run(config: TuningConfig, context: StageContext) -> dict[str, Any]:
         sets = []
         for name in config.datasets:
             path = context.directory / f"rejects-{name}.jsonl"
-            rejects = stack.enter_context(Rejects(path, config.maximum_reject_share))
+            rejects = stack.enter_context(Rejects(path, config.maximum_reject_share, "tuning.maximum_reject_share"))
             sets.append(collect(config, name, context.seed, work, rejects))
         prepare_tokenizer(config.tokenizer, _training_lines(config, sets), tokenizer_folder)
         if config.kind == "instructions" and config.template == "chat":

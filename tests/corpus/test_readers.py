@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.inputs import InputFile
+from megatron_ipt.corpus.options import ReadOptions
 from megatron_ipt.corpus.readers import read_file
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.rejects import Rejects
@@ -22,9 +22,9 @@ def read(tmp_path):
     def read_it(name, content, **settings):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        config = CorpusConfig(inputs=[str(path)], **settings)
+        options = ReadOptions(**settings)
         with Rejects(tmp_path / "rejects.jsonl") as rejects:
-            records = [tuple(record) for record in read_file(InputFile(str(path), name), config, rejects)]
+            records = [tuple(record[:3]) for record in read_file(InputFile(str(path), name), options, rejects)]
         return records, dict(rejects.reasons)
 
     return read_it

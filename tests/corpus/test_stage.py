@@ -5,7 +5,8 @@ import json
 import pytest
 
 from megatron_ipt.corpus.config import CorpusConfig
-from megatron_ipt.corpus.stage import run, split_of
+from megatron_ipt.corpus.documents import split_of
+from megatron_ipt.corpus.stage import run
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import list_shards, read_jsonl
 from megatron_ipt.manifest import StageContext

@@ -12,10 +12,10 @@ from typing import ClassVar
 import pytest
 
 from megatron_ipt.config import load
-from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.inputs import InputFile
+from megatron_ipt.corpus.options import ReadOptions
 from megatron_ipt.corpus.readers import Record, read_file
-from megatron_ipt.corpus.stage import input_files
+from megatron_ipt.corpus.reading import input_files
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.extensions import import_code
 from megatron_ipt.files import read_json, read_jsonl
@@ -36,10 +36,10 @@ class TestReader:
     """``pubmed.py``"""
 
     def read(self, path: Path, extensions: Path, tmp_path: Path) -> tuple[list[Record], dict[str, int]]:
-        config = CorpusConfig(inputs=[str(path)], reader=f"{extensions}/pubmed.py:read")
-        (file,) = input_files(config)
+        options = ReadOptions(reader=f"{extensions}/pubmed.py:read")
+        (file,) = input_files([str(path)], options)
         with Rejects(tmp_path / "rejects.jsonl") as rejects:
-            return list(read_file(file, config, rejects)), dict(rejects.reasons)
+            return list(read_file(file, options, rejects)), dict(rejects.reasons)
 
     def test_sections_become_paragraphs(self, extensions, tmp_path):
         records, rejected = self.read(extensions / "pubmed.xml", extensions, tmp_path)
@@ -70,11 +70,10 @@ class TestReader:
 
         path = extensions / "pubmed.xml"
         with pytest.raises(InputError, match=r"unknown format '\.xml'; readable are \.jsonl, .* and \.md, optionally"):
-            input_files(CorpusConfig(inputs=[str(path)]))
+            input_files([str(path)], ReadOptions())
         READERS[".xml"] = load_object(f"{extensions}/pubmed.py:read", "corpus.reader")
-        config = CorpusConfig(inputs=[str(path)])
         with Rejects(tmp_path / "rejects.jsonl") as rejects:
-            assert len(list(read_file(InputFile(str(path), path.name), config, rejects))) == 2
+            assert len(list(read_file(InputFile(str(path), path.name), ReadOptions(), rejects))) == 2
 
 
 @pytest.fixture

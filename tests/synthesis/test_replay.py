@@ -110,7 +110,7 @@ def test_splits_by_id(configure: Configure, context: StageContext, tmp_path: Pat
 def test_unknown_files(configure: Configure, context: StageContext, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"synthesis\.replay\.inputs: .*missing: no such file"):
         replay(configure, context, tmp_path / "missing")
-    for content, message in (("", "is empty"), ("{", "neither JSON nor"), ('{"a": 1}', "in none of the formats")):
+    for content, message in (("", "is empty"), ("{", "neither JSON nor"), ('{"a": 1}', "matches none of the formats")):
         path = tmp_path / "odd.json"
         path.write_text(content)
         with pytest.raises(InputError, match=message):

@@ -1,4 +1,4 @@
-"""The engine ``replay``: chains from files of gold pairs, to judge augmentation and training on good ones."""
+"""The engine ``replay``: chains from files with pairs, e.g. gold ones to judge augmentation and training on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from megatron_ipt.corpus.stage import split_of
+from megatron_ipt.corpus.documents import split_of
+from megatron_ipt.corpus.inputs import base_suffix, matching_files
 from megatron_ipt.errors import InputError
-from megatron_ipt.files import iter_lines
+from megatron_ipt.files import is_remote, iter_lines
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.from_text.categories import classify
 from megatron_ipt.synthesis.from_text.replay.formats import PROBLEMS, TEXTS, Problem, format_of
@@ -20,11 +21,18 @@ from megatron_ipt.synthesis.pairs import Chain, Example, Pair
 if TYPE_CHECKING:
     from megatron_ipt.synthesis.config import SynthesisConfig
 
+_INPUTS = "synthesis.replay.inputs"
+_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _DAMAGED = (KeyError, TypeError, AttributeError, IndexError)
 
 
+def _is_readable(path: str, entry: str) -> bool:
+    """Whether a file is read: one that is named is, whatever its suffix."""
+    return path == entry or base_suffix(path) in _SUFFIXES
+
+
 class ReplaySource:
-    """Reads ``synthesis.replay.inputs``; M texts of a file in order, in SQuAD files of one article, make a chain."""
+    """Reads ``synthesis.replay.inputs``. A chain is M consecutive texts of a file, in SQuAD files of one article."""
 
     def __init__(self, config: SynthesisConfig, seed: int):
         self._config = config.replay
@@ -32,11 +40,20 @@ class ReplaySource:
         self._seed = seed
 
     def files(self) -> list[Path]:
-        files = [Path(path) for path in self._config.inputs]
-        for path in files:
-            if not path.is_file():
-                raise InputError(f"synthesis.replay.inputs: {path}: no such file")
-        return files
+        """The files that the recipe names, in order.
+
+        Raises:
+            InputError: one is missing or at a remote address.
+        """
+        files: list[Path] = []
+        for entry in self._config.inputs:
+            if is_remote(entry):
+                raise InputError(f"{_INPUTS}: {entry}: remote addresses are not supported; copy the file here")
+            found = [Path(file.path) for file in matching_files(entry, _INPUTS) if _is_readable(file.path, entry)]
+            if not found:
+                raise InputError(f"{_INPUTS}: {entry}: no file that ends in {', '.join(_SUFFIXES)}")
+            files += found
+        return list(dict.fromkeys(files))
 
     def read(self, path: Path, rejects: Rejects) -> Iterator[Chain]:
         form = self._format(path)
@@ -60,11 +77,11 @@ class ReplaySource:
         except StopIteration:
             raise InputError(f"{path}: is empty") from None
         except orjson.JSONDecodeError:
-            # Not JSON Lines; perhaps one JSON value over many lines.
+            # Not JSON Lines; perhaps a single JSON value over many lines.
             form = format_of(read_whole(path))
         if form is None:
             raise InputError(
-                f"{path}: in none of the formats of synthesis.replay.format; name it there if it is in one"
+                f"{path}: matches none of the formats of synthesis.replay.format; set that key if it is in one of them"
             )
         return form
 
@@ -84,7 +101,7 @@ class ReplaySource:
                 found = [self._pair(convert, task, path, number, rejects) for task, convert in tasks]
                 pairs = [pair for pair in found if pair is not None]
                 if form == "questions" and group and group[-1].text == text:
-                    # Its questions follow each other, a record each.
+                    # Its questions are consecutive records.
                     group[-1].pairs.extend(pairs)
                     continue
                 ends = form == "squad" and title != article
@@ -92,7 +109,7 @@ class ReplaySource:
                     yield self._chain(group)
                     group = []
                 article = title
-                group.append(Example(f"{path.stem}:{count}", text, title.replace("_", " "), pairs))
+                group.append(Example(f"{path.stem}:{count}", text, str(title).replace("_", " "), pairs))
                 count += 1
         if group:
             yield self._chain(group)
