@@ -1,4 +1,4 @@
-"""Stands in for ``tensorrt_llm`` 1.2: the part of its API that the engine may use, and nothing else.
+"""A mock of ``tensorrt_llm`` 1.2: the part of its API that the engine may use, and nothing else.
 
 Any argument, attribute or call that the real API (as listed below) does not have is refused the way the real one
 refuses it: unknown arguments of ``LLM`` with a ValueError (pydantic), of plain classes with a TypeError, attributes

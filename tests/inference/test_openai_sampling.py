@@ -33,7 +33,7 @@ def generate(
 
     def work(kind: str, *samplings: Sampling, **answer: Any) -> tuple[list[Completion], list[dict[str, Any]]]:
         with Server(lambda n, body: completion(body, **answer)) as server:
-            own = OpenAIConfig([server.url], kind, timeout=5, patience=1)
+            own = OpenAIConfig([server.url], kind, timeout=60, patience=60)
             settings = engine_settings("openai", own, model="tiny", tokenizer=str(tokenizer_folder))
             requests = [Request(Prompt([1, 5, 6], "a b c"), sampling, seed=3) for sampling in samplings]
             done = generate_all(open_engine(settings), requests, window=1)

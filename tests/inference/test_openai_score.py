@@ -96,7 +96,7 @@ TEXTS = [
 @pytest.fixture
 def score(engine_settings: Callable[..., EngineSettings]) -> Callable[..., list[Score]]:
     def work(server: Server, requests: list[ScoreRequest], kind: str = "vllm", **generation: Any) -> list[Score]:
-        own = OpenAIConfig([server.url], kind, timeout=5, patience=2, max_backoff=0.05)
+        own = OpenAIConfig([server.url], kind, timeout=60, patience=60, max_backoff=0.05)
         settings = engine_settings("openai", own, tokenizer=generation.pop("tokenizer", ""), **generation)
         return score_all(open_engine(settings), requests)
 

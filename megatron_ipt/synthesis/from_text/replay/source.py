@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -14,12 +14,10 @@ from megatron_ipt.errors import InputError
 from megatron_ipt.files import is_remote, iter_lines
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.from_text.categories import classify
+from megatron_ipt.synthesis.from_text.replay.config import ReplayConfig
 from megatron_ipt.synthesis.from_text.replay.formats import PROBLEMS, TEXTS, Problem, format_of
 from megatron_ipt.synthesis.from_text.replay.records import read_records, read_whole
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
-
-if TYPE_CHECKING:
-    from megatron_ipt.synthesis.config import SynthesisConfig
 
 _INPUTS = "synthesis.replay.inputs"
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -31,10 +29,17 @@ def _is_readable(path: str, entry: str) -> bool:
     return path == entry or base_suffix(path) in _SUFFIXES
 
 
+class Section(Protocol):
+    """What is read of the recipe section ``synthesis``."""
+
+    replay: ReplayConfig
+    chain_length: int
+
+
 class ReplaySource:
     """Reads ``synthesis.replay.inputs``. A chain is M consecutive texts of a file, in SQuAD files of one article."""
 
-    def __init__(self, config: SynthesisConfig, seed: int):
+    def __init__(self, config: Section, seed: int):
         self._config = config.replay
         self._length = config.chain_length
         self._seed = seed
