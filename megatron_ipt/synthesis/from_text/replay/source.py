@@ -14,6 +14,7 @@ from megatron_ipt.errors import InputError
 from megatron_ipt.files import is_remote, iter_lines
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.from_text.categories import classify
+from megatron_ipt.synthesis.from_text.replay.config import ReplayConfig
 from megatron_ipt.synthesis.from_text.replay.formats import PROBLEMS, TEXTS, Problem, format_of
 from megatron_ipt.synthesis.from_text.replay.records import read_records, read_whole
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
@@ -21,7 +22,6 @@ from megatron_ipt.synthesis.pairs import Chain, Example, Pair
 if TYPE_CHECKING:
     from megatron_ipt.synthesis.config import SynthesisConfig
 
-_INPUTS = "synthesis.replay.inputs"
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
 _DAMAGED = (KeyError, TypeError, AttributeError, IndexError)
 
@@ -31,13 +31,21 @@ def _is_readable(path: str, entry: str) -> bool:
     return path == entry or base_suffix(path) in _SUFFIXES
 
 
-class ReplaySource:
-    """Reads ``synthesis.replay.inputs``. A chain is M consecutive texts of a file, in SQuAD files of one article."""
+class PairReader:
+    """Reads files with pairs. A chain is M consecutive texts of a file, in SQuAD files of one article.
 
-    def __init__(self, config: SynthesisConfig, seed: int):
-        self._config = config.replay
-        self._length = config.chain_length
+    Args:
+        config: what to read, and how.
+        length: M.
+        seed: of the recipe, for splits.
+        section: recipe section of the inputs and of their format, for messages.
+    """
+
+    def __init__(self, config: ReplayConfig, length: int, seed: int, section: str):
+        self._config = config
+        self._length = length
         self._seed = seed
+        self._section = section
 
     def files(self) -> list[Path]:
         """The files that the recipe names, in order.
@@ -45,17 +53,23 @@ class ReplaySource:
         Raises:
             InputError: one is missing or at a remote address.
         """
+        key = f"{self._section}.inputs"
         files: list[Path] = []
         for entry in self._config.inputs:
             if is_remote(entry):
-                raise InputError(f"{_INPUTS}: {entry}: remote addresses are not supported; copy the file here")
-            found = [Path(file.path) for file in matching_files(entry, _INPUTS) if _is_readable(file.path, entry)]
+                raise InputError(f"{key}: {entry}: remote addresses are not supported; copy the file here")
+            found = [Path(file.path) for file in matching_files(entry, key) if _is_readable(file.path, entry)]
             if not found:
-                raise InputError(f"{_INPUTS}: {entry}: no file that ends in {', '.join(_SUFFIXES)}")
+                raise InputError(f"{key}: {entry}: no file that ends in {', '.join(_SUFFIXES)}")
             files += found
         return list(dict.fromkeys(files))
 
     def read(self, path: Path, rejects: Rejects) -> Iterator[Chain]:
+        """Chains of one file; what cannot be used goes to ``rejects``.
+
+        Raises:
+            InputError: the file is empty, damaged, or in none of the known formats.
+        """
         form = self._format(path)
         if form in TEXTS:
             yield from self._texts(path, form, rejects)
@@ -81,7 +95,7 @@ class ReplaySource:
             form = format_of(read_whole(path))
         if form is None:
             raise InputError(
-                f"{path}: matches none of the formats of synthesis.replay.format; set that key if it is in one of them"
+                f"{path}: matches none of the formats of {self._section}.format; set that key if it is in one of them"
             )
         return form
 
@@ -145,3 +159,10 @@ class ReplaySource:
         name = examples[0].id
         split = split_of(name, self._seed, self._config.valid_share, self._config.test_share)
         return Chain(name, split, examples)
+
+
+class ReplaySource(PairReader):
+    """The engine: reads ``synthesis.replay.inputs``."""
+
+    def __init__(self, config: SynthesisConfig, seed: int):
+        super().__init__(config.replay, config.chain_length, seed, "synthesis.replay")
