@@ -338,7 +338,7 @@ def test_recipes_that_are_shown_have_known_keys(page):
     for line, block in fenced(page, "yaml"):
         part = OmegaConf.create(block)
         if set(map(str, part)) <= SECTIONS:
-            problems = list(config._unknown_keys(Recipe, part, ""))
+            problems = list(config._misfits(Recipe, part, ""))
             assert not problems, f"{page}:{line}: {problems}"
 
 

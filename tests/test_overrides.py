@@ -159,7 +159,7 @@ SAMPLES = [
     "corpus.inputs=['']", "corpus.inputs=~nosuchuser/x", "corpus.inputs='**x/a'", "corpus.inputs=nope://x/y",
     "corpus.inputs='http://[::1'", f"corpus.inputs={'a/' * 3000}", 'corpus.inputs=["a\\0b"]', "corpus.inputs=[null]",
     "corpus.reader=x", "corpus.reader=:", "corpus.reader=a:b", "corpus.reader=/dev/null:read", "corpus.reader=.:x",
-    "corpus.reader=megatron_ipt.errors:nearest", "corpus.reader=..x:y", "corpus.text_documents=[file]",
+    "corpus.reader=os:getcwd", "corpus.reader=..x:y", "corpus.text_documents=[file]",
     "corpus.text_key=", "corpus.text_key=''", "corpus.valid_share=1", "corpus.valid_share=.nan", "corpus=1",
     "corpus.shard_documents=9223372036854775807", "corpus.minimum_characters=9223372036854775807", "seed=9" * 12,
     "seed=99999999999999999999999", "compression=zip", 'output_dir="a\\0b"', "output_dir=''", "output_dir=/proc/x/y",

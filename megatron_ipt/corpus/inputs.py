@@ -59,12 +59,22 @@ def find_files(
         raise InputError(f"{key}: no readable file in {', '.join(inputs) or 'an empty list'}")
     names: dict[str, str] = {}
     for file in found:
+        if not _is_unicode(file.path):
+            raise InputError(f"{key}: {file.path!a}: the name is not valid UTF-8; rename the file")
         if names.setdefault(file.name, file.path) != file.path:
             raise InputError(
                 f"{key}: {names[file.name]} and {file.path} would both be called {file.name} in document ids; "
                 "name a common parent folder instead"
             )
     return list(dict.fromkeys(found)), skipped
+
+
+def _is_unicode(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def matching_files(entry: str, key: str) -> list[InputFile]:

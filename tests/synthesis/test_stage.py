@@ -50,6 +50,19 @@ def test_every_text_in_one_chain_in_order(
     )
 
 
+@pytest.mark.parametrize("engine", ["mined", "tests.synthesis.instant:InstantEngine"])
+def test_chains_have_the_domain_of_their_documents(configure: Configure, context: StageContext, engine: str) -> None:
+    folder = write_corpus(context.inputs["corpus"], [texts_of(7)])
+    shard = folder / "synthesis/shard-00000.jsonl"
+    records = [json.loads(line) for line in shard.read_text().splitlines()]
+    domains = {record["id"]: ("law", "code", "")[number % 3] for number, record in enumerate(records)}
+    shard.write_text("".join(json.dumps(record | {"domain": domains[record["id"]]}) + "\n" for record in records))
+    stage.run(configure(engine=engine, chain_length=2), context)
+    chains = list(stage.chains_in(context.directory))
+    assert {example.id: chain.domain for chain in chains for example in chain.examples} == domains
+    assert sorted(len(chain.examples) for chain in chains) == [1, 2, 2, 2]
+
+
 class SilentEngine(InstantEngine):
     def answer(self, request: Request) -> str:
         return "Question: what is it? Answer: nothing."

@@ -317,7 +317,7 @@ def test_a_worker_that_is_killed(options, tmp_path):
         options.tokenizer_type, "--tokenizer-model", options.tokenizer_model, "--engine", "sentencepiece",
     ]  # fmt: skip
     program = (
-        "import sys; from megatron_ipt.tokens.preprocess.preprocess import pieces; pieces.LEAST_PIECE_BYTES = 1 << 19; "
+        "import sys; from megatron_ipt.tokens.preprocess import pieces; pieces.LEAST_PIECE_BYTES = 1 << 19; "
         "from megatron_ipt.tokens.preprocess.arguments import main; sys.exit(main(sys.argv[1:]))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)

@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from megatron_ipt.errors import InputError
+from megatron_ipt.config import load
+from megatron_ipt.corpus.config import CorpusConfig
+from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.files import atomic_jsonl, read_json
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.stages import AUGMENTED, DOCUMENTS
@@ -17,7 +19,7 @@ from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConf
 from megatron_ipt.tokens.dataset.indexed import IndexedReader
 from megatron_ipt.tokens.dataset.inspection import inspect
 from megatron_ipt.tokens.dataset.verify import verify
-from megatron_ipt.tokens.stage import run
+from megatron_ipt.tokens.stage import check, fingerprints, run
 from megatron_ipt.tokens.tokenizer.loading import open_tokenizer
 
 SPLITS = ["train"] * 8 + ["valid", "test"]
@@ -109,6 +111,72 @@ def test_a_further_source_is_read_from_files_and_repeated(context, tmp_path):
     train = [text for text in texts(context, "train") if text.startswith("general")]
     assert len(train) == 3 * len(set(train)) > 75
     assert counts["rejected"] == {"general": 1}
+
+
+def general(path, count, **record):
+    path.write_text("".join(json.dumps({"body": f"general text {n}", **record}) + "\n" for n in range(count)))
+    return path
+
+
+def test_a_source_is_read_like_the_corpus(context, tmp_path):
+    """60 of 60 records were rejected, after hours of synthesis, where the corpus has a text_key of its own."""
+    path = general(tmp_path / "general.jsonl", 60)
+    corpus = CorpusConfig(text_key="body", valid_share=0)
+    config = settings(sources={"raw": SourceConfig(), "general": SourceConfig(inputs=[str(path)])}).inherit(corpus)
+    counts = run(config, context)
+    assert counts["train_by_source"]["general"]["documents"] == 60
+    assert counts["rejected"] == {}
+    assert [entry["name"] for entry in read_json(context.directory / "dataset.json")["valid"]] == ["raw"]
+
+
+def test_a_source_may_be_read_otherwise(context, tmp_path):
+    path = general(tmp_path / "general.jsonl", 60)
+    source = SourceConfig(inputs=[str(path)], text_key="body", valid_share=0.3, test_share=0.3)
+    config = settings(sources={"general": source}).inherit(CorpusConfig(text_key="text", valid_share=0))
+    counts = run(config, context)
+    assert sum(counts[split]["documents"] for split in ("train", "valid", "test")) == 60
+    assert min(counts["valid"]["documents"], counts["test"]["documents"]) > 5
+
+
+def test_errors_name_the_source(context, tmp_path):
+    path = general(tmp_path / "general.jsonl", 10)
+    message = r"10 of 10 records were rejected .* raise tokens\.sources\.general\.maximum_reject_share"
+    with pytest.raises(InputError, match=message):
+        run(settings(sources={"general": SourceConfig(inputs=[str(path)])}), context)
+    missing = settings(sources={"general": SourceConfig(inputs=[str(tmp_path / "none.jsonl")])})
+    for early in (check, fingerprints):
+        with pytest.raises(InputError, match=r"^tokens\.sources\.general\.inputs: .*none\.jsonl: no such file"):
+            early(missing)
+    custom = settings(sources={"general": SourceConfig(inputs=[str(path)], reader="no_such_module:read")})
+    with pytest.raises(RecipeError, match=r"^tokens\.sources\.general\.reader: no_such_module cannot be imported"):
+        check(custom)
+
+
+def test_domains_of_sources_are_counted(context, tmp_path):
+    law, code = general(tmp_path / "law.jsonl", 10, kind="tax"), general(tmp_path / "code.jsonl", 10)
+    inputs = [str(law), str(code), str(general(tmp_path / "rest.jsonl", 10))]
+    source = SourceConfig(inputs=inputs, text_key="body", domain_key="kind", domains={"code": [str(code)]})
+    counts = run(settings(sources={"raw": SourceConfig(), "general": source}), context)
+    documents = {name: domain["documents"] for name, domain in counts["domains"]["general"].items()}
+    assert documents == {"tax": 10, "code": 10, "(none)": 10}
+    assert counts["domains"]["general"]["tax"]["characters"] == 140
+    assert "raw" not in counts["domains"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sources.raw.text_key=body", "sources.raw.text_key: applies to the files of a source, but inputs is empty"),
+        ("sources.raw.valid_share=0", "sources.raw.valid_share: applies to the files of a source, but inputs is empty"),
+        ("sources.x={inputs: [a], valid_share: 0.7, test_share: 0.3}", "sources.x.valid_share: valid_share and test_"),
+        ("sources.a/b.inputs=[x]", "sources.a/b: the name becomes part of file names"),
+        ("sources.x.share=2", "sources.x.share: 2.0 is above the maximum 1"),
+    ],
+)
+def test_settings_of_sources_that_do_nothing_or_cannot_be(override, message):
+    with pytest.raises(RecipeError) as caught:
+        load(TokensConfig, None, [override])
+    assert str(caught.value).startswith(message)
 
 
 def test_workers_and_order_change_nothing(context):

@@ -19,7 +19,6 @@ from megatron_ipt.synthesis.from_text.replay.formats import PROBLEMS, TEXTS, Pro
 from megatron_ipt.synthesis.from_text.replay.records import read_records, read_whole
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
 
-_INPUTS = "synthesis.replay.inputs"
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
 _DAMAGED = (KeyError, TypeError, AttributeError, IndexError)
 
@@ -36,13 +35,21 @@ class Section(Protocol):
     chain_length: int
 
 
-class ReplaySource:
-    """Reads ``synthesis.replay.inputs``. A chain is M consecutive texts of a file, in SQuAD files of one article."""
+class PairReader:
+    """Reads files with pairs. A chain is M consecutive texts of a file, in SQuAD files of one article.
 
-    def __init__(self, config: Section, seed: int):
-        self._config = config.replay
-        self._length = config.chain_length
+    Args:
+        config: what to read, and how.
+        length: M.
+        seed: of the recipe, for splits.
+        section: recipe section of the inputs and of their format, for messages.
+    """
+
+    def __init__(self, config: ReplayConfig, length: int, seed: int, section: str):
+        self._config = config
+        self._length = length
         self._seed = seed
+        self._section = section
 
     def files(self) -> list[Path]:
         """The files that the recipe names, in order.
@@ -50,17 +57,23 @@ class ReplaySource:
         Raises:
             InputError: one is missing or at a remote address.
         """
+        key = f"{self._section}.inputs"
         files: list[Path] = []
         for entry in self._config.inputs:
             if is_remote(entry):
-                raise InputError(f"{_INPUTS}: {entry}: remote addresses are not supported; copy the file here")
-            found = [Path(file.path) for file in matching_files(entry, _INPUTS) if _is_readable(file.path, entry)]
+                raise InputError(f"{key}: {entry}: remote addresses are not supported; copy the file here")
+            found = [Path(file.path) for file in matching_files(entry, key) if _is_readable(file.path, entry)]
             if not found:
-                raise InputError(f"{_INPUTS}: {entry}: no file that ends in {', '.join(_SUFFIXES)}")
+                raise InputError(f"{key}: {entry}: no file that ends in {', '.join(_SUFFIXES)}")
             files += found
         return list(dict.fromkeys(files))
 
     def read(self, path: Path, rejects: Rejects) -> Iterator[Chain]:
+        """Chains of one file; what cannot be used goes to ``rejects``.
+
+        Raises:
+            InputError: the file is empty, damaged, or in none of the known formats.
+        """
         form = self._format(path)
         if form in TEXTS:
             yield from self._texts(path, form, rejects)
@@ -86,7 +99,7 @@ class ReplaySource:
             form = format_of(read_whole(path))
         if form is None:
             raise InputError(
-                f"{path}: matches none of the formats of synthesis.replay.format; set that key if it is in one of them"
+                f"{path}: matches none of the formats of {self._section}.format; set that key if it is in one of them"
             )
         return form
 
@@ -150,3 +163,10 @@ class ReplaySource:
         name = examples[0].id
         split = split_of(name, self._seed, self._config.valid_share, self._config.test_share)
         return Chain(name, split, examples)
+
+
+class ReplaySource(PairReader):
+    """The engine: reads ``synthesis.replay.inputs``."""
+
+    def __init__(self, config: Section, seed: int):
+        super().__init__(config.replay, config.chain_length, seed, "synthesis.replay")
