@@ -200,6 +200,8 @@ class Planning:
         Raises:
             UnknownSize: nothing is known about it.
         """
+        if self.assumptions.documents is not None:
+            return Beginning(float(self.assumptions.documents), "documents as given")
         if self.beginning is None:
             raise UnknownSize(problem)
         return self.beginning

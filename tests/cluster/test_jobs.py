@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies
 
-from megatron_ipt.cluster.slurm.commands import expand, parse_scontrol
+from megatron_ipt.cluster.slurm.commands import call, expand, parse_scontrol
 from megatron_ipt.cluster.slurm.jobs import Folders, jobs_of, ranges
 from megatron_ipt.cluster.slurm.site import read_site
 from megatron_ipt.cluster.watch.hang import RankState, diagnose, is_stalled
@@ -252,3 +252,17 @@ def test_node_lists_are_expanded_as_scontrol_does():
     assert expand_nodes("gpu[08-10,12],login") == ["gpu08", "gpu09", "gpu10", "gpu12", "login"]
     assert expand_nodes("node1") == ["node1"]
     assert expand_nodes("") == []
+
+
+def test_a_job_inherits_nothing_from_the_job_it_is_submitted_in(monkeypatch):
+    for name in (
+        "SLURM_JOB_ID",
+        "SBATCH_ACCOUNT",
+        "MEGATRON_IPT_SHARES",
+        "MEGATRON_IPT_CORES",
+        "MEGATRON_IPT_SOFTWARE",
+    ):
+        monkeypatch.setenv(name, "of the outer job")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    seen = call(["env"]).stdout
+    assert "of the outer job" not in seen and "SLURM_CONF=/etc/slurm.conf" in seen

@@ -127,6 +127,14 @@ def test_a_flow_that_begins_with_tuning_data():
     assert result.facts["training"]["passes"] == pytest.approx(1)
 
 
+def test_documents_can_be_given_for_every_beginning():
+    missing = ("tuning.datasets.examples.inputs=[/nonexistent.jsonl]",)
+    with pytest.raises(UserError, match=r"tuning.datasets are not here. Pass --documents, or set training.tokens"):
+        plan("synthesizer_tiny", 1, "h100", *missing)
+    data = plan("synthesizer_tiny", 1, "h100", *missing, documents=100, tokens_per_document=300.0).facts["data"]
+    assert data == {"data_tokens": 30_000, "source": "documents as given"}
+
+
 def test_a_flow_that_begins_with_pairs(tmp_path):
     files = tmp_path / "pairs.jsonl"
     replay = ("corpus=null", "synthesis.engine=replay", f"synthesis.replay.inputs=[{files}]")

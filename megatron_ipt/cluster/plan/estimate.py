@@ -115,7 +115,9 @@ class _Planner:
     def estimates(self, until: Stage | None = None) -> Iterator[tuple[str, Estimate]]:
         """Estimates by name of the stage, up to and without ``until``."""
         stages = stages_of(self.recipe)
-        demands = self._demands()
+        demands: dict[str, Demand] = {}
+        for _, kind, demand in self._demands():
+            demands.setdefault(kind, demand)
         sizes: dict[str, dict[str, Any]] = {}
         for stage in stages:
             if stage == until:
@@ -144,13 +146,14 @@ class _Planner:
             self.machine, self.assumptions, inputs, counts, demands, self.beginning, self.recipe.compression
         )
 
-    def _demands(self) -> dict[str, Demand]:
-        demands: dict[str, Demand] = {}
-        for stage in stages_of(self.recipe):
-            if stage.demand:
-                for kind, demand in load(stage.demand)(section_of(self.recipe, stage)).items():
-                    demands.setdefault(kind, demand)
-        return demands
+    def _demands(self) -> list[tuple[Stage, str, Demand]]:
+        """(stage, kind, what it needs of that kind), in order."""
+        return [
+            (stage, kind, demand)
+            for stage in stages_of(self.recipe)
+            if stage.demand
+            for kind, demand in load(stage.demand)(section_of(self.recipe, stage)).items()
+        ]
 
     def with_beginning(self, unknown: UnknownSize) -> _Planner:
         """The same with as much data as the first stage with a demand needs.
@@ -158,27 +161,24 @@ class _Planner:
         Raises:
             UserError: no stage says how much it needs.
         """
-        keys = []
-        stages = stages_of(self.recipe)
-        for stage in stages:
-            for kind, demand in load(stage.demand)(section_of(self.recipe, stage)).items() if stage.demand else ():
-                maker = inputs_of(stage, stages).get(kind)
-                if maker is None:
-                    continue
-                if demand.tokens is None:
-                    keys.append(demand.keys)
-                    continue
-                # Sizes are linear in the beginning, except for data that is here already.
-                one, two = (self._size(count, stage, maker, kind) for count in (1.0, 2.0))
-                if one is None or two is None or two <= one:
-                    continue
-                documents = max(0.0, (demand.tokens - (one - (two - one))) / (two - one))
+        advice = ""
+        for stage, kind, demand in self._demands():
+            if demand.tokens is None:
+                advice += f", or set {demand.keys}"
+                continue
+            one, two = (self._tokens_read(stage, kind, documents) for documents in (1.0, 2.0))
+            if one is not None and two is not None and two > one:
+                # Linear in the beginning, on top of data that is here already.
+                here, each = one - (two - one), two - one
+                documents = max(0.0, (demand.tokens - here) / each)
                 return replace(self, beginning=Beginning(documents, demand.source))
-        advice = "".join(f", or set {key}" for key in dict.fromkeys(keys))
         raise UserError(f"plan: cannot determine the size of the data: {unknown}. Pass --documents{advice}.")
 
-    def _size(self, documents: float, until: Stage, maker: Stage, kind: str) -> float | None:
-        """Tokens of ``kind`` that ``maker`` makes if the flow begins with ``documents``; None if unknown."""
-        trial = replace(self, beginning=Beginning(documents, "trial"))
-        size = dict(trial.estimates(until))[maker.name].makes.get(kind)
+    def _tokens_read(self, stage: Stage, kind: str, documents: float) -> float | None:
+        """Tokens of ``kind`` that ``stage`` reads if the flow begins with ``documents``; None if unknown."""
+        maker = inputs_of(stage, stages_of(self.recipe)).get(kind)
+        if maker is None:
+            return None
+        trial = replace(self, beginning=Beginning(documents, "assumed"))
+        size = dict(trial.estimates(until=stage))[maker.name].makes.get(kind)
         return None if size is None else float(size.tokens)

@@ -13,6 +13,8 @@ from megatron_ipt.errors import StageError
 
 ACTIVE = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "RESIZING"}
 """States of jobs that wait or run."""
+OF_ONE_JOB = ("MEGATRON_IPT_SHARES", "MEGATRON_IPT_CORES", "MEGATRON_IPT_SOFTWARE")
+"""Variables of our own that the scripts get from ``submit`` and that no other job must inherit."""
 _SECONDS = 60.0
 _SECONDS_FOR_PING = 10.0
 
@@ -45,9 +47,10 @@ def is_available() -> bool:
 
 def call(command: Sequence[str], seconds: float = _SECONDS) -> subprocess.CompletedProcess[str]:
     """Runs one of Slurm's commands without the variables that an outer job has set."""
-    kept = ("SLURM_CONF",)
     environment = {
-        name: value for name, value in os.environ.items() if name in kept or not name.startswith(("SLURM_", "SBATCH_"))
+        name: value
+        for name, value in os.environ.items()
+        if name == "SLURM_CONF" or not (name in OF_ONE_JOB or name.startswith(("SLURM_", "SBATCH_")))
     }
     try:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)

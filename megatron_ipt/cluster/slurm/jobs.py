@@ -191,9 +191,7 @@ class _Setup:
         done = shares - len(unfinished)
         does = f"{stage.help.rstrip('.')}: {len(unfinished)} of {shares} shares" + (f", {done} done" * (done > 0)) + "."
         arguments = (stage.name, *self.arguments)
-        return Job(
-            _key(stage), stage.name, self._script, options, arguments, does, tuple(unfinished), shares
-        )  # fmt: skip
+        return Job(_key(stage), stage.name, self._script, options, arguments, does, tuple(unfinished), shares)
 
     def _completion(self, stage: Stage) -> Job:
         """What completes a stage when all shares are done. It needs no GPU, and the software of the stage only if the
