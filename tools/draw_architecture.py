@@ -1,8 +1,8 @@
-"""Draws docs/images/architecture.svg from the imports of the package: which room imports which.
+"""Draws docs/images/architecture.svg from the imports between packages.
 
-A row per room in the order of the flow, with its size and what it is for, and a dot under every room that it imports.
-All dots lie left of the diagonal, because a room imports only rooms before it. ``--check`` exits with 1 if the picture
-is out of date.
+One row per package in the order of imports, with its size and purpose, and a dot for every package that it imports. All
+dots are left of the diagonal, because packages import only packages before them. ``--check`` exits with status 1 if the
+picture is outdated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROW, CELL, TOP, LEFT, TEXT = 26, 22, 110, 16, 640
 
 
 def rooms() -> dict[str, list[Path]]:
-    """Modules by room: folders of the package, and the modules at its top level together."""
+    """Modules by package; top-level modules are grouped under an empty name."""
     found: dict[str, list[Path]] = {"": []}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).parts
@@ -29,26 +29,26 @@ def rooms() -> dict[str, list[Path]]:
 
 
 def imported(path: Path) -> set[str]:
-    """Rooms whose modules ``path`` imports, at any depth of its code."""
+    """Packages that ``path`` imports, including deferred imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("megatron_ipt"):
-            whole = node.module.split(".")
-            names |= {whole[1]} if len(whole) > 1 else {alias.name for alias in node.names}
+            parts = node.module.split(".")
+            names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
     return {name for name in names if (PACKAGE / name).is_dir()}
 
 
 def in_order(graph: dict[str, set[str]]) -> list[str]:
-    """Rooms so that each follows all that it imports; of several, the one that comes first in the alphabet.
+    """Packages in topological order of imports, ties in alphabetical order.
 
     Raises:
-        SystemExit: there is a cycle.
+        SystemExit: there is an import cycle.
     """
     left, order = dict(graph), list[str]()
     while left:
         ready = sorted(name for name, needs in left.items() if needs <= set(order))
         if not ready:
-            raise SystemExit(f"cycle of imports among {', '.join(sorted(left))}")
+            raise SystemExit(f"import cycle among {', '.join(sorted(left))}")
         order.append(ready[0])
         del left[ready[0]]
     return order
@@ -93,7 +93,7 @@ def draw() -> str:
 
 
 def purpose(room: str) -> str:
-    """First sentence of the room's docstring."""
+    """First sentence of the package's docstring."""
     text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text("utf-8"))) or ""
     return " ".join(text.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
 
@@ -101,7 +101,7 @@ def purpose(room: str) -> str:
 def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="Change nothing; exit with 1 if the picture is outdated.")
+    parser.add_argument("--check", action="store_true", help="Change nothing; exit with status 1 if outdated.")
     check = parser.parse_args().check
     picture = draw()
     if check:

@@ -1,11 +1,12 @@
-"""The training stage of a recipe, as one rank of many.
+"""Runs the training stage of a recipe as one of several ranks.
 
 Usage: torchrun --nproc-per-node 8 tools/pretrain.py RECIPE [KEY=VALUE ...]
 
-Also under ``srun`` with a task for each GPU, or alone. The first rank keeps the manifest, so that a finished training
-is skipped and the later stages find it, as with ``megatron-ipt train``. Exit status 75: saved and stopped because a
-signal asked for it (USR1, TERM); the same command continues. ``python -m megatron_ipt.training.ranks.launch`` takes the
-arguments of torchrun, ends with the status of the ranks, and passes USR1 on to them.
+Also works under ``srun`` with one task per GPU, or as a single process. The first rank writes the manifest, so that
+finished training is skipped and later stages find it, as with ``megatron-ipt train``. Exit status 75: saved a
+checkpoint and stopped after a signal (USR1, TERM); rerun the same command to resume.
+``python -m megatron_ipt.training.ranks.launch`` takes the arguments of torchrun, exits with the status of the ranks,
+and forwards USR1 to them.
 """
 
 from __future__ import annotations

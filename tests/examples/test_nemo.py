@@ -86,7 +86,7 @@ def test_a_run_without_data(load, tmp_path, run):
         load("run_data").read_run(tmp_path)
     path = run / "tokens/dataset.json"
     path.write_text(path.read_text().partition('"valid"')[0] + '"valid": [], "test": []}')
-    with pytest.raises(SystemExit, match=r"nothing was held out for validation; set corpus\.valid_share"):
+    with pytest.raises(SystemExit, match=r"no validation data; set corpus\.valid_share"):
         load("run_data").read_run(run)
 
 
