@@ -13,8 +13,12 @@ from collections.abc import Callable
 
 import torch
 
+from megatron_ipt.training.cpu.fused import PART
+
 _LOGITS_AT_ONCE = {"cpu": 1 << 24, "cuda": 1 << 27}
 """Logits that exist at once on a rank: 64 MiB in fp32, and 512 MiB on a GPU, whose products want more rows."""
+_LOGITS_PER_PASS = {"cpu": PART, "cuda": 1 << 27}
+"""Logits that softmax is computed of at once; on a CPU what stays in the cache."""
 
 
 def log_probabilities(
@@ -38,12 +42,15 @@ def log_probabilities(
     Returns:
         [positions] in fp32; NaN where the logits are NaN or infinite.
     """
-    at_once = max(1, _LOGITS_AT_ONCE[hidden.device.type] // vocab_size)
-    parts = [
-        _terms(logits_of(part), targets - first_row)
-        for part, targets in zip(hidden.split(at_once), labels.split(at_once))
+    device = hidden.device.type
+    at_once = max(1, _LOGITS_AT_ONCE[device] // vocab_size)
+    per_pass = max(1, _LOGITS_PER_PASS[device] // vocab_size)
+    found = [
+        _terms(logits, rows)
+        for part, targets in zip(hidden.split(at_once), (labels - first_row).split(at_once))
+        for logits, rows in zip(logits_of(part).split(per_pass), targets.split(per_pass))
     ]
-    largest, exponentials, chosen = (torch.cat(terms) for terms in zip(*parts))
+    largest, exponentials, chosen = (torch.cat(terms) for terms in zip(*found))
     if group.size() > 1:
         own = largest.clone()
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=group)
