@@ -1,1 +1,1 @@
-"""Formats texts and pairs as documents: templates as data, rendering, and the stage."""
+"""Texts and pairs formatted as documents by templates."""

@@ -1,4 +1,4 @@
-"""Conversion between Hugging Face folders and Megatron-Core checkpoints, streamed both ways.
+"""Hugging Face folders to checkpoints and back, streamed.
 
 :mod:`megatron_ipt.models.tensor_mapping` says which tensors correspond and where their rows are; ``importer`` and
 ``exporter`` read that list in opposite directions, ``output_folder`` makes the target appear when it is complete,

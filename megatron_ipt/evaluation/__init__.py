@@ -1,1 +1,1 @@
-"""Measures a trained model, and checks that its exported copy is the same model."""
+"""Parity, perplexity, benchmarks, judging of pairs."""

@@ -1,4 +1,4 @@
-"""What a stage is: a description that its room gives and that everything above the rooms reads.
+"""What a stage is, and the vocabularies of plans and reports.
 
 A stage reads and makes *kinds* of data (documents, chains, token data, checkpoints, ...), and that alone connects it to
 other stages: a stage reads a kind from the last stage before it that makes it. Which stages a recipe has follows from

@@ -1,1 +1,1 @@
-"""Sequences with a loss mask: tuning data for the synthesizer and for instruction tuning."""
+"""Packed sequences with a loss mask, for tuning."""
