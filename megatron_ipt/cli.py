@@ -1,4 +1,4 @@
-"""Command ``megatron-ipt``: the table of its commands, those that run a recipe, and what errors become."""
+"""Command ``megatron-ipt``: its table of commands, the commands that run a recipe, and how errors end it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from megatron_ipt.stages import Stage, all_stages
 
 _TERMINATED_STATUS = 128 + signal.SIGTERM
 _FAULT_STATUS = 1
-_FAULT = "this is a fault of megatron-ipt or of an extension, not of your input: please report the lines above"
+_FAULT = "this is a bug in megatron-ipt or in an extension, not in your input: please report the lines above"
 
 
 @click.group(cls=Overview, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -118,7 +118,7 @@ def keys(section: str | None, as_json: bool) -> None:
 
 
 def _nearest(section: str) -> str:
-    """A hint at the key meant: of a like path, or else one that ends in a like name."""
+    """A hint at the key that was probably meant: one with a similar path, else one that ends in a similar name."""
     paths = dict.fromkeys(
         ".".join(parts[:length])
         for row in describe(recipe_type())
@@ -142,7 +142,7 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
         "Runs",
         (
             (cluster.status, "Show the progress of each stage, here or on a cluster."),
-            (comparison.compare, "Train variants of a recipe and compare what comes out."),
+            (comparison.compare, "Train variants of a recipe and compare the results."),
         ),
     ),
     (
@@ -255,7 +255,7 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> None:
 
 
 def _say_interrupted() -> int:
-    click.echo("interrupted; the same command goes on with what is not finished", err=True)
+    click.echo("interrupted; rerun the command to resume", err=True)
     return INTERRUPTED_STATUS
 
 

@@ -1,4 +1,4 @@
-"""The data that all arms share, divided once: what may be trained on, and what only measures.
+"""The data that all variants share, split once into training data and held-out data.
 
 Articles are held out whole, because the paragraphs of one article tell the same story. A question's options are its
 answer and the answers to the other questions about the same text, so that neither the topic nor the kind of text
@@ -32,7 +32,7 @@ _LEAST_OPTIONS = 2
 
 
 def prepare(config: ComparisonConfig, folder: Path) -> dict[str, Any]:
-    """Writes the files that arms refer to; returns what they hold.
+    """Writes the files that variants refer to; returns their counts.
 
     Raises:
         InputError: an input cannot be read, or nothing is left to train on or to ask.

@@ -1,11 +1,11 @@
-"""Stage ``tokens``: documents of all sources to Megatron indexed datasets and the tokenizer they were made with.
+"""Stage ``tokens``: converts documents of all sources to Megatron indexed datasets, and saves the tokenizer.
 
 Shards are encoded in parallel into parts, and the parts of a split are then interleaved by token share. Training data
-is mixed; validation and test data stay apart by source, so that losses can be told apart. ``dataset.json`` says what
-there is; training reads nothing else.
+is mixed; validation and test data are kept separate by source, so that each source has its own loss. ``dataset.json``
+describes the datasets; training reads nothing else.
 
-``run(config, context, shard=(i, N))`` encodes every N-th part from the i-th on, beside other processes on any machines
-that see the folder; a last ``run(config, context)`` encodes what is left, if anything, and mixes.
+``run(config, context, shard=(i, N))`` encodes every N-th part starting with the i-th, concurrently with other processes
+on any machine that sees the folder; a final ``run(config, context)`` encodes any remaining parts and mixes them.
 """
 
 from __future__ import annotations

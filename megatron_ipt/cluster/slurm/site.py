@@ -33,7 +33,7 @@ OTHERS = (
 )  # fmt: skip
 
 MERGE = "merge"
-"""In the place of a stage's name: settings of the jobs that complete a stage after its array."""
+"""Prefix, instead of a stage's name, for the jobs that complete a stage after its array."""
 _ASSIGNMENT = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Z][A-Z0-9_]*)=", re.MULTILINE)
 _SIMILAR = 0.85
 
