@@ -1,6 +1,6 @@
 """Pairs, examples and chains: what passes from synthesis to augmentation.
 
-A *pair* is one instruction and its response, in typed fields, so that augmentation can lay it out in many ways. An
+A *pair* is one instruction and its response, in typed fields, so that augmentation can render it in many ways. An
 *example* is a text with its pairs. A *chain* is M examples that become one pre-training document: an M-shot example.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 TEXT_COMPLETION = "text completion"
-"""Category of a pair whose answer is how its text goes on; it stands first and directly follows the text."""
+"""Category of a pair whose answer continues its text; it comes first and directly follows the text."""
 
 
 class Pair(NamedTuple):
@@ -75,15 +75,24 @@ class Example:
 
 @dataclass
 class Chain:
-    """Examples that become one document; ``split`` is ``train``, ``valid`` or ``test``."""
+    """Examples that become one document; ``split`` is ``train``, ``valid`` or ``test``.
+
+    ``domain`` is that of all its texts, empty where they have none.
+    """
 
     id: str
     split: str
     examples: list[Example]
+    domain: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "split": self.split, "examples": [example.to_json() for example in self.examples]}
+        record: dict[str, Any] = {"id": self.id, "split": self.split}
+        if self.domain:
+            record["domain"] = self.domain
+        record["examples"] = [example.to_json() for example in self.examples]
+        return record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Chain:
-        return cls(record["id"], record["split"], [Example.from_json(example) for example in record["examples"]])
+        examples = [Example.from_json(example) for example in record["examples"]]
+        return cls(record["id"], record["split"], examples, record.get("domain", ""))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from megatron_ipt.config import key
+from megatron_ipt.corpus.config import CorpusConfig, ReadOverrides, like_corpus, problems_of_domains
+from megatron_ipt.files import is_file_name
 
 ENGINES = ("auto", "gigatoken", "sentencepiece", "tokenizers")
 
@@ -43,7 +45,9 @@ class TokenizerConfig:
 
 
 @dataclass
-class SourceConfig:
+class _SourceKeys:
+    """What comes first among the keys of a source."""
+
     inputs: list[str] = key(
         [], "Files or folders of documents, read like corpus.inputs; empty for the built-in sources augmented and raw."
     )
@@ -51,6 +55,31 @@ class SourceConfig:
         None, "Share of the training tokens. Null for every source: each keeps all it has.", minimum=0, maximum=1
     )
     repeat: int = key(1, "Times every training document of this source occurs.", minimum=1)
+    valid_share: float | None = like_corpus("valid_share")
+    test_share: float | None = like_corpus("test_share")
+
+
+@dataclass
+class SourceConfig(ReadOverrides, _SourceKeys):
+    """A source of documents: built in, or read from files like the corpus except for the keys given here."""
+
+    domain_key: str | None = like_corpus("domain_key")
+    domains: dict[str, list[str]] = key({}, "Domains by input, as corpus.domains.")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.inputs:
+            for field in fields(self):
+                if field.name not in ("inputs", "share", "repeat") and getattr(self, field.name) not in (None, {}):
+                    yield field.name, "applies to the files of a source, but inputs is empty"
+        if sum(self.held_out_shares()) >= 1:
+            yield "valid_share", "valid_share and test_share together leave nothing to train on"
+        yield from problems_of_domains(self.domains)
+
+    def held_out_shares(self) -> tuple[float, float]:
+        """Shares of the documents for validation and for a final test."""
+        default = CorpusConfig()
+        valid = default.valid_share if self.valid_share is None else self.valid_share
+        return valid, default.test_share if self.test_share is None else self.test_share
 
 
 @dataclass
@@ -76,10 +105,21 @@ class TokensConfig:
     )
     workers: int = key(1, "Processes that tokenize shards.", minimum=1, affects_output=False)
 
+    def begins(self) -> bool:
+        """Whether a source names files of its own, so that no corpus is needed."""
+        return any(source.inputs for source in self.sources.values())
+
+    def inherit(self, corpus: CorpusConfig) -> TokensConfig:
+        """These settings with what sources of files leave empty taken from ``corpus``."""
+        sources = {name: source.inherit(corpus) if source.inputs else source for name, source in self.sources.items()}
+        return replace(self, sources=sources)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.sources:
             yield "sources", "is empty; name at least one source"
         for name, source in self.sources.items():
+            if not is_file_name(name):
+                yield f"sources.{name}", "the name becomes part of file names; use letters, digits, - and _"
             if not source.inputs and name not in BUILT_IN_SOURCES:
                 yield f"sources.{name}.inputs", "required; only augmented and raw come from the stages before"
         shares = [source.share for source in self.sources.values()]

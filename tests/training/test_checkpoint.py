@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.models.families import resolve_shape
+from megatron_ipt.models.presets import resolve_shape
 
 checkpoint = pytest.importorskip("megatron_ipt.training.checkpoints.checkpoint")
 

@@ -80,7 +80,7 @@ from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.stage import run
 directory, tokens, *overrides = sys.argv[1:]
 try:
-    run(load(TrainingConfig, None, overrides), StageContext("training", Path(directory), 17, {"tokens": Path(tokens)}))
+    run(load(TrainingConfig, None, overrides), StageContext("training", Path(directory), 17, {TOKENS: Path(tokens)}))
 except UserError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_status)

@@ -1,6 +1,6 @@
-"""A user's files in pieces that several processes read side by side, and their records.
+"""A user's files in pieces that several processes read in parallel, and their records.
 
-A plain JSON Lines file is cut by bytes: a line belongs to the piece that it begins in. Parquet files are cut by row
+A plain JSON Lines file is cut by bytes: a line belongs to the piece in which it begins. Parquet files are cut by row
 groups. A compressed or remote file is one piece, and so are the other formats of :mod:`megatron_ipt.corpus.readers`.
 A record that cannot be used goes to the rejects with its line.
 """
@@ -17,6 +17,8 @@ from typing import Any
 import orjson
 
 from megatron_ipt.corpus.inputs import InputFile, base_suffix, find_files
+from megatron_ipt.corpus.options import ReadOptions
+from megatron_ipt.corpus.readers import read_file
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import COMPRESSIONS, is_remote, iter_lines
 from megatron_ipt.rejects import Rejects
@@ -58,10 +60,7 @@ def input_files(inputs: list[str]) -> list[InputFile]:
             # Like Megatron-LM's tool: whatever a file is called, its content is JSON Lines.
             files.append(InputFile(entry, Path(entry).name))
             continue
-        try:
-            found, _ = find_files([entry], _is_known)
-        except InputError as error:
-            raise InputError(str(error).replace("corpus.inputs", "input")) from error
+        found, _ = find_files([entry], _is_known, "input")
         files += found
     return files
 
@@ -137,12 +136,9 @@ class PieceReader:
                 raise InputError(f"{piece.path}: damaged or truncated Parquet: {error}") from error
 
     def _read_other(self) -> Iterator[Any]:
-        from megatron_ipt.corpus.config import CorpusConfig
-        from megatron_ipt.corpus.readers import read_file
-
         piece = self._piece
-        config = CorpusConfig(inputs=[piece.path], text_key=self._keys[0])
-        for record in read_file(InputFile(piece.path, piece.name), config, self._rejects):
+        options = ReadOptions(text_key=self._keys[0], section="input")
+        for record in read_file(InputFile(piece.path, piece.name), options, self._rejects):
             self.seen += 1
             yield {"id": record.id, **dict.fromkeys(self._keys, record.text)}
 

@@ -28,9 +28,9 @@ from megatron_ipt.files import atomic_open, put_in_place
 from megatron_ipt.models.families import ModelShape
 from megatron_ipt.training.checkpoints.megatron_arguments import megatron_arguments
 from megatron_ipt.training.checkpoints.model_file import (
-    RELEASE,
     TRACKER,
     ModelFile,
+    checkpoint_folder,
     checkpoints_in,
     iteration_folder,
     latest_checkpoint,
@@ -56,24 +56,6 @@ def load_model_weights(chunk: torch.nn.Module, folder: Path) -> None:
     """Loads only the weights of ``folder``, into an unwrapped model chunk."""
     state = {"model": chunk.sharded_state_dict()}
     chunk.load_state_dict(_read(state, folder)["model"])
-
-
-def checkpoint_folder(path: Path) -> Path:
-    """``path`` itself, or the newest checkpoint in it, or the converted one (``release``).
-
-    Raises:
-        InputError: there is none.
-    """
-    if (path / "metadata.json").is_file():
-        return path
-    if (path / RELEASE / "metadata.json").is_file():
-        return path / RELEASE
-    folder = latest_checkpoint(path) if path.is_dir() else None
-    if folder is None:
-        raise InputError(
-            f"{path}: no checkpoint found; expected an iter_* or release folder, or one that contains {TRACKER}"
-        )
-    return folder
 
 
 class Stateful(Protocol):

@@ -97,6 +97,24 @@ def latest_checkpoint(root: Path) -> Path | None:
     return folder
 
 
+def checkpoint_folder(path: Path) -> Path:
+    """``path``, or the newest checkpoint below it, or the converted one (``release``).
+
+    Raises:
+        InputError: there is none.
+    """
+    if (path / "metadata.json").is_file():
+        return path
+    if (path / RELEASE / "metadata.json").is_file():
+        return path / RELEASE
+    folder = latest_checkpoint(path) if path.is_dir() else None
+    if folder is None:
+        raise InputError(
+            f"{path}: no checkpoint is there; expected an iter_* or release folder, or one with {TRACKER} in it"
+        )
+    return folder
+
+
 def checkpoints_in(root: Path) -> list[Path]:
     """Checkpoint folders under ``root``, oldest first."""
     return sorted(path for path in root.glob("iter_*") if _FOLDER.fullmatch(path.name) and path.is_dir())

@@ -138,13 +138,14 @@ def build_model(
     vocab_size: int,
     padded_vocab_size: int,
     config: TransformerConfig,
-    seed: int,
+    seed: int | None,
     attention: str = "auto",
     groups: ProcessGroupCollection | None = None,
 ) -> list[GPTModel]:
     """This rank's chunks of the model (one, or one per virtual pipeline stage), initialized from ``seed``.
 
     Args:
+        seed: of the initial weights; None leaves them undefined, for a model that is about to be loaded.
         attention: kernel, as in ``model.attention`` of the recipe.
         groups: process groups of a second model with its own layout, which ``config`` describes; by default those of
             the run.
@@ -169,7 +170,8 @@ def build_model(
         )
         chunk.to(torch.cuda.current_device())
         scale_frequencies(chunk.rotary_pos_emb, shape)
-        initialize(chunk, shape, seed)
+        if seed is not None:
+            initialize(chunk, shape, seed)
         if chunk.post_process:
             _forbid_padding(chunk, vocab_size, padded_vocab_size, groups.tp)
         chunks.append(chunk)

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from megatron_ipt.manifest import StageContext
 from megatron_ipt.progress import counted
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.loop.stop import ENDED, SIGNALS, Checkpointed
+from megatron_ipt.training.ranks import local
 from megatron_ipt.training.ranks.job import Job
 from megatron_ipt.training.ranks.layout import Layout
 from megatron_ipt.training.ranks.processes import end_group, signal_group
@@ -31,6 +31,7 @@ from megatron_ipt.training.ranks.reports import RankReports
 
 logger = logging.getLogger(__name__)
 
+_WORKER = "megatron_ipt.training.ranks.worker"
 _SECONDS_TO_END = 60.0
 
 
@@ -68,7 +69,9 @@ class LocalLauncher:
             job = reports.folder / "job.json"
             Job(config, context, reports.folder).write(job)
             logger.info("training: starting %s", counted(ranks, "rank"))
-            process = subprocess.Popen(_command(ranks, job), env=_environment(ranks), start_new_session=True)
+            process = subprocess.Popen(
+                local.command(ranks, _WORKER, job), env=local.environment(ranks), start_new_session=True
+            )
             # Torchrun ends its ranks when asked to; a single rank only notes that it was asked again.
             with _forwarding(process, reports, signal.SIGTERM if ranks > 1 else signal.SIGKILL) as received:
                 try:
@@ -84,27 +87,6 @@ class LocalLauncher:
             if status or received or counts is None:
                 raise _error(reports, ranks, received)
         return counts
-
-
-def _command(ranks: int, job: Path) -> list[str]:
-    worker = ["-m", "megatron_ipt.training.ranks.worker", str(job)]
-    launch = ["-m", "megatron_ipt.training.ranks.launch", "--standalone", f"--nproc-per-node={ranks}"]
-    return [sys.executable, *worker] if ranks == 1 else [sys.executable, *launch, *worker]
-
-
-def _environment(ranks: int) -> dict[str, str]:
-    environment = dict(os.environ)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
-    environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if ranks == 1:
-        # This process may itself be a rank of something else, as in a Slurm job.
-        environment |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-        environment.pop("MASTER_ADDR", None)
-    if sys.platform == "linux":
-        # All ranks are on this machine, whose own name may not resolve without a network.
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    return environment
 
 
 @contextmanager
