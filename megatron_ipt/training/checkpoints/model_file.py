@@ -110,7 +110,7 @@ def checkpoint_folder(path: Path) -> Path:
     folder = latest_checkpoint(path) if path.is_dir() else None
     if folder is None:
         raise InputError(
-            f"{path}: no checkpoint is there; expected an iter_* or release folder, or one with {TRACKER} in it"
+            f"{path}: no checkpoint found; expected an iter_* or release folder, or one that contains {TRACKER}"
         )
     return folder
 
