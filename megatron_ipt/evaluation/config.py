@@ -18,7 +18,7 @@ class EvaluationConfig:
     )
     parity_tolerance: float = key(
         1e-4,
-        "Largest difference of logits allowed in fp32, relative to their spread; above it the stage fails.",
+        "Maximum difference of logits in fp32, relative to their spread; above it the stage fails.",
         minimum=0,
     )
     perplexity_tokens: int = key(1_000_000, "Held-out tokens per validation set to measure perplexity on.", minimum=1)
@@ -29,18 +29,18 @@ class EvaluationConfig:
     read: ReadOverrides = key(ReadOverrides, "How the files of texts are read.")
     questions: dict[str, str] = key(
         {},
-        "Files of questions about unseen texts by name: JSONL of context, question, answer, options. The answers' loss "
-        "is measured, and how often the right one ranks first by likelihood.",
+        "Files of questions about unseen texts, by name: JSONL of context, question, answer, options. Measured are the "
+        "loss of the answers and how often the right one ranks first by likelihood.",
     )
     checkpoints: str = key(
         "last",
-        "last: only the exported checkpoint. all: also every other one that the training kept, for curves of loss and "
-        "accuracy against tokens; each is exported, measured and removed.",
+        "last: only the exported checkpoint. all: also all other checkpoints that were kept, for curves of loss and "
+        "accuracy over tokens; each is exported, measured and removed.",
         choices=("last", "all"),
     )
     harness: HarnessConfig = key(HarnessConfig, "Benchmarks of lm-evaluation-harness (extra eval).")
-    prompts: list[str] = key([], "Texts to continue; beginnings of held-out documents if empty.")
-    generations: int = key(4, "Generations from held-out documents when no prompts are given.", minimum=0)
+    prompts: list[str] = key([], "Prompts to continue; if empty, beginnings of held-out documents.")
+    generations: int = key(4, "Number of generations from held-out documents if there are no prompts.", minimum=0)
     max_new_tokens: int = key(60, "Tokens per generation.", minimum=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -49,5 +49,5 @@ class EvaluationConfig:
                 yield f"texts.{name}", "the name becomes part of file names; use letters, digits, - and _"
 
     def inherit(self, corpus: CorpusConfig) -> EvaluationConfig:
-        """These settings with what ``read`` leaves empty taken from ``corpus``, where there are texts to read."""
+        """A copy in which ``read`` takes from ``corpus`` what it leaves empty, if there are texts to read."""
         return replace(self, read=self.read.inherit(corpus)) if self.texts else self

@@ -1,11 +1,11 @@
-"""Stage ``tokens``: documents of all sources to Megatron indexed datasets and the tokenizer they were made with.
+"""Stage ``tokens``: from the documents of all sources to Megatron indexed datasets and their tokenizer.
 
 Shards are encoded in parallel into parts, and the parts of a split are then interleaved by token share. Training data
-is mixed; validation and test data stay apart by source, so that losses can be told apart. ``dataset.json`` says what
-there is; training reads nothing else.
+is mixed; validation and test data are kept separate by source, so that each has a loss. ``dataset.json`` describes the
+result; training reads nothing else.
 
-``run(config, context, shard=(i, N))`` encodes every N-th part from the i-th on, beside other processes on any machines
-that see the folder; a last ``run(config, context)`` encodes what is left, if anything, and mixes.
+``run(config, context, shard=(i, N))`` encodes every N-th part starting with the i-th, while other processes, on any
+machine that sees the folder, encode the others; a final ``run(config, context)`` encodes what remains and mixes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _SHARD_DOCUMENTS = 20_000
 
 
 def built_in_folders(inputs: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """Folders of shards behind the sources ``augmented`` and ``raw``, given the folders of earlier stages."""
+    """Folders with the shards of the sources ``augmented`` and ``raw``, given the folders of earlier stages."""
     return {
         "augmented": [inputs["augment"] / "augmented"],
         "raw": [inputs["corpus"] / "raw", inputs["augment"] / "plain"],
@@ -68,7 +68,7 @@ def built_in_folders(inputs: Mapping[str, Path]) -> dict[str, list[Path]]:
 
 
 def fingerprints(config: TokensConfig) -> list[dict[str, Any]]:
-    """Fingerprints of what the recipe names itself: a given tokenizer and the files of further sources."""
+    """Fingerprints of what the recipe names: a given tokenizer and the files of further sources."""
     prints = tokenizer_fingerprints(config.tokenizer)
     for name, source in config.sources.items():
         if source.inputs:
@@ -77,10 +77,10 @@ def fingerprints(config: TokensConfig) -> list[dict[str, Any]]:
 
 
 def check(config: TokensConfig) -> None:
-    """Raises what would otherwise be found when all pairs are made.
+    """Finds early what would otherwise fail once all pairs have been made.
 
     Raises:
-        InputError: the tokenizer that the recipe gives or a file of a source is missing, or cannot be used.
+        InputError: the given tokenizer or a file of a source is missing or cannot be used.
         RecipeError: the custom reader of a source cannot be used.
     """
     _given_tokenizer(config.tokenizer)
@@ -109,7 +109,7 @@ def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | No
     """Encodes, mixes and describes; returns the counts.
 
     Args:
-        shard: (i, N) encodes this share of the parts only, and mixes nothing.
+        shard: (i, N) encodes only this share of the parts and does not mix.
 
     Raises:
         InputError: no documents, an unusable tokenizer, or shares that cannot be met.
@@ -166,7 +166,7 @@ def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | No
 
 def _frame(config: TokensConfig, tokenizer: Tokenizer) -> Frame:
     if config.prepend_bos and tokenizer.bos_id is None:
-        raise InputError("tokens.prepend_bos: the tokenizer has no BOS token; set it to false")
+        raise InputError("tokens.prepend_bos: the tokenizer has no BOS token; set this key to false")
     return Frame(
         document_head=(tokenizer.bos_id,) if config.prepend_bos and tokenizer.bos_id is not None else (),
         document_tail=(tokenizer.eod_id,) if config.append_eod else (),
@@ -209,7 +209,7 @@ def prepare_tokenizer(settings: TokenizerConfig, lines: Iterator[str], folder: P
     """Saves the tokenizer that ``settings`` ask for in ``folder``.
 
     Args:
-        lines: to train on; read for that alone.
+        lines: training text; only read when a tokenizer is trained.
     """
     tokenizer = _given_tokenizer(settings)
     if tokenizer is None:
@@ -248,7 +248,7 @@ def _training_lines(parts: list[Part], seed: int, characters: int) -> Iterator[s
 
 
 def _encode_all(config: TokensConfig, parts: list[Part], encoding: Encoding) -> dict[str, dict[str, Any]]:
-    """Counts of every part by name, encoding what is not yet done."""
+    """Counts of every part by name; encodes the parts that are not done yet."""
     encoded = {}
     with Progress("tokens", len(parts), "shards") as bar:
         total = 0

@@ -1,10 +1,10 @@
 r"""Formats of files with pairs, as functions from one record to a text with its pairs.
 
-``TEXTS`` holds the formats whose records have texts: SQuAD (and QuAC, which is like it), RACE, DREAM, ``questions``,
-in which many sets are passed on, one question a record, and ``tasks``, the one to write data of one's own in. A problem
-of ``PROBLEMS`` (GSM8K, AQuA) has no text beside itself; several of them make one example with an empty text, as worked
-problems one after another. Calculator notes (``<<48/2=24>>``) and references to the letter of an option are taken out
-of the reasoning: options are shuffled and relettered later.
+``TEXTS`` holds the formats whose records have texts: SQuAD (and QuAC, which is similar), RACE, DREAM, ``questions``,
+the common form with one question per record, and ``tasks``, the format for custom data. A problem of ``PROBLEMS``
+(GSM8K, AQuA) comes without a text; several of them make one example with an empty text, a sequence of worked problems.
+Calculator notes (``<<48/2=24>>``) and references to the letter of an option are removed from the reasoning, because
+options are shuffled and relettered later.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Problem = tuple[Pair | None, str]
 """A pair, or None and why there is none."""
 
 Task = tuple[Any, Callable[[Any], Problem]]
-"""A question as it stands in a record, and what makes a pair of it."""
+"""A question as it is in a record, and the function that makes a pair of it."""
 
 _TEXT_NAMES = ("context", "passage", "article", "text")
 
 _UNANSWERABLE = "CANNOTANSWER"
-"""QuAC's answer to a question that the text does not answer; its texts end with the word."""
+"""QuAC's answer to a question that the text does not answer; its texts end with this word."""
 
 
 def format_of(record: Any) -> str | None:
@@ -158,7 +158,7 @@ def aqua_pair(record: dict[str, Any]) -> Problem:
 
 
 def without_letters(rationale: str) -> str:
-    """The rationale without its closing "Answer: C"; empty when it goes on speaking of options by letter."""
+    """The rationale without a closing "Answer: C"; empty if it refers to options by letter elsewhere."""
     earlier = None
     text = rationale.strip()
     while text != earlier:
