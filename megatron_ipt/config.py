@@ -13,7 +13,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ T = TypeVar("T")
 REQUIRED: Any = "???"
 """Default of a key that has none (OmegaConf's mark of a missing value)."""
 
-_UNREADABLE = (
+UNREADABLE = (
     YAMLError, OmegaConfBaseException, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
     ValueError,
 )  # fmt: skip
@@ -77,8 +77,21 @@ def key(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def load(section: type[T], path: str | Path | None, overrides: tuple[str, ...] | list[str] = ()) -> T:
-    """Builds ``section`` from a YAML file and ``key=value`` overrides, later ones winning.
+Source = str | Path | Mapping[str, Any] | None
+"""A YAML file, or what one would say as nested mappings; None for nothing."""
+
+
+def load(
+    section: type[T] | Callable[[], type[T]],
+    source: Source,
+    overrides: tuple[str, ...] | list[str] = (),
+    prepare: Callable[[list[DictConfig]], None] | None = None,
+) -> T:
+    """Builds ``section`` from a YAML file or a mapping and ``key=value`` overrides, later ones winning.
+
+    Args:
+        section: the dataclass, or a function that returns it, called after ``prepare``.
+        prepare: may change what was read (the file, then the overrides) before it is checked.
 
     ``${other.key}`` refers to another key, ``${oc.env:NAME}`` to an environment variable and ``${recipe_dir:}`` to the
     folder of the YAML file.
@@ -86,29 +99,50 @@ def load(section: type[T], path: str | Path | None, overrides: tuple[str, ...] |
     Raises:
         RecipeError: lists every unknown key, wrong type, value out of range and impossible combination found.
     """
-    parts = []
-    if path is not None:
-        parts.append(_read_yaml(Path(path)))
-    parts.append(_read_overrides(overrides))
-    folder = str(Path(path).parent) if path is not None else "."
-    OmegaConf.register_resolver("recipe_dir", lambda: folder, replace=True, annotation_validation="off")
+    parts = read_parts(source, overrides)
+    if prepare is not None:
+        prepare(parts)
+    return _build(section if isinstance(section, type) else section(), parts, "")
 
-    _refuse([problem for part in parts for problem in _misfits(section, part, "")])
+
+def from_mapping(section: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    """Builds ``section`` from plain values, for settings whose declaration is only known once others are read.
+
+    Args:
+        prefix: of the keys in errors, e.g. ``training.objectives.kl.options.``.
+
+    Raises:
+        RecipeError: as :func:`load`.
+    """
+    return _build(section, [_from_mapping(values)], prefix)
+
+
+def _build(section: type[T], parts: list[DictConfig], prefix: str) -> T:
+    _refuse([problem for part in parts for problem in _misfits(section, part, prefix)])
     merged: Any = _schema(typing.cast(Any, section))
     try:
         for part in parts:
             _wrap_single_values(section, part)
             merged = OmegaConf.merge(merged, part)
-    except _UNREADABLE as error:
-        raise RecipeError(f"{getattr(error, 'full_key', None) or 'recipe'}: {_first_line(error)}") from error
-    _refuse(list(_unresolved(merged, "")))
+    except UNREADABLE as error:
+        raise RecipeError(f"{_full_key(error, prefix)}: {_first_line(error)}") from error
+    _refuse(list(_unresolved(merged, prefix.rstrip("."))))
     try:
         value = typing.cast(T, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        raise RecipeError(f"{error.full_key or 'recipe'}: {_first_line(error)}") from error
-    invalid, impossible = _problems(value, "")
-    _refuse([f"{name}: {message}" for name, message in (*invalid, *impossible)])
+        raise RecipeError(f"{_full_key(error, prefix)}: {_first_line(error)}") from error
+    check(value, prefix)
     return value
+
+
+def check(value: Any, prefix: str = "") -> None:
+    """Checks a section that is built: bounds, choices, and what its ``problems`` says.
+
+    Raises:
+        RecipeError: lists everything that is wrong.
+    """
+    invalid, impossible = _problems(value, prefix)
+    _refuse([f"{name}: {message}" for name, message in (*invalid, *impossible)])
 
 
 @lru_cache(maxsize=16)
@@ -117,9 +151,51 @@ def _schema(section: type) -> DictConfig:
     return typing.cast(DictConfig, OmegaConf.structured(section))
 
 
+def _full_key(error: BaseException, prefix: str) -> str:
+    key = getattr(error, "full_key", None)
+    return f"{prefix}{key}" if key else prefix.rstrip(".") or "recipe"
+
+
 def _refuse(problems: list[str]) -> None:
     if problems:
         raise RecipeError("\n".join(problems))
+
+
+def read_parts(source: Source, overrides: tuple[str, ...] | list[str] = ()) -> list[DictConfig]:
+    """What a YAML file or a mapping and overrides say, unchecked, in the order in which they are merged.
+
+    Raises:
+        RecipeError: the file or an override cannot be read as YAML.
+    """
+    folder = str(Path(source).parent) if isinstance(source, (str, Path)) else "."
+    OmegaConf.register_resolver("recipe_dir", lambda: folder, replace=True, annotation_validation="off")
+    if source is None:
+        parts = []
+    elif isinstance(source, Mapping):
+        parts = [_from_mapping(source)]
+    else:
+        parts = [_read_yaml(Path(source))]
+    return [*parts, _read_overrides(overrides)]
+
+
+def _from_mapping(values: Mapping[str, Any]) -> DictConfig:
+    try:
+        return OmegaConf.create(_without_paths(values))
+    except UNREADABLE as error:
+        raise RecipeError(f"{_full_key(error, '')}: {_first_line(error)}") from error
+
+
+def _without_paths(value: Any) -> Any:
+    """Paths and sequences of Python as a recipe writes them; sections that are built already, as mappings."""
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = as_dict(value)
+    if isinstance(value, Mapping):
+        return {name: _without_paths(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_paths(item) for item in value]
+    return value
 
 
 def as_dict(value: Any, only_output: bool = False) -> dict[str, Any]:
@@ -164,7 +240,7 @@ def _read_yaml(path: Path) -> DictConfig:
         loaded = OmegaConf.load(path)
     except OSError as error:
         raise RecipeError(f"{path}: recipe cannot be read: {error.strerror or error}") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(loaded, DictConfig):
         raise RecipeError(f"{path}: a recipe is a mapping of sections, found {type(loaded).__name__}")
@@ -178,7 +254,7 @@ def _read_overrides(overrides: tuple[str, ...] | list[str]) -> DictConfig:
             raise RecipeError(f"{override!r}: expected key=value, e.g. training.steps=100")
         try:
             merged.merge_with_dotlist([override])
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise RecipeError(f"{_printable(override)}: cannot be read as YAML: {_first_line(error)}") from error
     return merged
 
@@ -232,7 +308,7 @@ def _misfits(section: type, part: DictConfig, prefix: str) -> Iterator[str]:
             if not hint and name in below:
                 hint = f" Did you mean {below[name]}?"
             where = prefix.rstrip(".") or "the recipe"
-            yield f"{path}: unknown key.{hint} Valid in {where}: {', '.join(known)}"
+            yield f"{path}: unknown key.{hint} Valid in {where}: {', '.join(known) or 'no key'}"
 
 
 def _misfit(annotation: Any, node: Any, path: str) -> Iterator[str]:
@@ -246,7 +322,7 @@ def _misfit(annotation: Any, node: Any, path: str) -> Iterator[str]:
             return
         try:
             to_type(value=node if OmegaConf.is_config(node) else node._value(), is_optional=optional)
-        except _UNREADABLE:
+        except UNREADABLE:
             yield f"{path}: expected {words}{' or null' * optional}, found {_shown(node)}"
     elif typing.get_origin(kind) is list:
         (item,) = typing.get_args(kind)
@@ -290,7 +366,7 @@ def _unresolved(config: Any, prefix: str) -> Iterator[str]:
             value = config[name]
         except MissingMandatoryValue:
             yield f"{path}: required, but not set"
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             yield f"{path}: {_first_line(error)}"
         else:
             if OmegaConf.is_config(value) and not config._get_node(name)._is_interpolation():

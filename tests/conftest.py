@@ -6,10 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).parent.parent
 # Workers and the ranks that their tests start share the cores: threads that wait for each other there burn them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test depends on how fast the machine is, nor on what else runs on it.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 _MOST_WORKERS = 8
 """Each holds torch and Megatron-Core, and its tests start ranks of their own."""
 

@@ -158,7 +158,7 @@ def test_data_commands_do_not_import_torch():
         (["keys", "nothing"], 2, "no key begins with 'nothing'"),
         (["keys", "training.optimiser"], 2, "Did you mean training.optimizer?"),
         (["keys", "optimizer"], 2, "Did you mean training.optimizer?"),
-        (["status", "docs"], 2, "docs is a folder without recipe.yaml"),
+        (["status", "docs"], 2, "docs: folder has no recipe.yaml"),
     ],
 )
 def test_mistakes_are_explained(tmp_path, arguments, status, message):

@@ -1,12 +1,13 @@
-"""An engine of your own: a program in any language that reads prompts and writes answers, one JSON object a line.
+"""A custom engine: a program in any language that reads prompts and writes answers, one JSON object per line.
 
     synthesis:
       engine: examples/extensions/command_engine.py:CommandEngine
       options: {command: [python3, examples/extensions/first_sentence.py], processes: 2}
 
 The program gets ``{"prompt": "...", "max_tokens": 400, "seed": 7}`` and answers ``{"text": "..."}``, or ``{"refused":
-"why"}`` where it will not answer this one. Everything else is the package's: chains, prompts, parsing, filters, journal
-and resume. Several copies run beside each other; each does one request at a time.
+"why"}`` for a prompt that it will not answer. Everything else comes from the package: chains, prompts, parsing,
+filters, journal and resume. Several copies run in parallel; each handles one request at a time. The program decodes
+greedily, so a request that asks for anything else is rejected instead of being answered differently.
 """
 
 import asyncio
@@ -21,12 +22,13 @@ _LONGEST_LINE = 1 << 24
 class CommandEngine(Engine):
     """Lends each request a free copy of the program."""
 
-    def __init__(self, config, tokenizer):
-        super().__init__(config, tokenizer)
-        self._command = list(config.options.get("command", ()))
-        self._copies = int(config.options.get("processes", 1))
+    def __init__(self, settings, tokenizer):
+        super().__init__(settings, tokenizer)
+        self._command = list(settings.options.get("command", ()))
+        self._copies = int(settings.options.get("processes", 1))
         if not self._command:
-            raise RecipeError("synthesis.options.command: required by CommandEngine, e.g. [python3, my_program.py]")
+            key = settings.key("options.command")
+            raise RecipeError(f"{key}: required by CommandEngine, e.g. [python3, my_program.py]")
         # Twice as many chains as copies: the next prompt is ready when an answer comes.
         self.window = 2 * self._copies
         self._programs = []
@@ -40,7 +42,8 @@ class CommandEngine(Engine):
                     *self._command, stdin=pipe, stdout=pipe, limit=_LONGEST_LINE
                 )
             except OSError as error:
-                raise RecipeError(f"synthesis.options.command: {self._command[0]}: {error.strerror}") from error
+                key = self.settings.key("options.command")
+                raise RecipeError(f"{key}: {self._command[0]}: {error.strerror}") from error
             self._programs.append(program)
             self._free.put_nowait(program)
         return self
@@ -51,7 +54,10 @@ class CommandEngine(Engine):
             await program.wait()
 
     async def generate(self, request: Request) -> Completion:
-        settings = {"max_tokens": self.config.generation.max_new_tokens, "seed": request.seed}
+        unable = list(request.sampling.beyond_greedy())
+        if unable:
+            raise RecipeError(f"{self.settings.key('generation')}: CommandEngine does not honour {', '.join(unable)}")
+        settings = {"max_tokens": request.sampling.max_new_tokens, "seed": request.seed}
         program = await self._free.get()
         line = b""
         try:

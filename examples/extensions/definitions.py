@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 
 from megatron_ipt.synthesis.from_text.chaining import chain_up
-from megatron_ipt.synthesis.pair_sources import SOURCES, Source
+from megatron_ipt.synthesis.pair_sources import SOURCES, PairSource
 from megatron_ipt.synthesis.pairs import Pair
 
 _IS_A = re.compile(r"(?<![^.!?] )\b((?:An?|The) [a-z][a-z -]{2,40}?) (is|are|was|were) ((?:an?|the) [^.!?]{5,200})[.]")
@@ -35,4 +35,6 @@ def pairs_of(text):
     ]
 
 
-SOURCES["definitions"] = Source("documents", f"{__file__}:Definitions", "a question for each definition in the text")
+SOURCES["definitions"] = PairSource(
+    "documents", f"{__file__}:Definitions", "a question for each definition in the text"
+)

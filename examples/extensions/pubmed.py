@@ -1,8 +1,8 @@
 """A custom reader: abstracts from the XML files of PubMed (``corpus.reader: examples/extensions/pubmed.py:read``).
 
 A reader is a function that turns one file into records. This one streams, so that memory does not grow with the file;
-it opens files through the package, so that ``.gz``, ``.zst`` and addresses such as ``s3://`` work; an article without
-an abstract is counted in the rejects, and a truncated file is an error.
+it opens files through the package, so that ``.gz``, ``.zst`` and URLs such as ``s3://`` work; an article without an
+abstract is counted in the rejects, and a truncated file is an error.
 """
 
 from collections.abc import Iterator

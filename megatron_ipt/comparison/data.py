@@ -1,7 +1,7 @@
-"""The data that all arms share, split once into training data and held-out data.
+"""The data that all variants share, split once into training data and held-out data.
 
-Whole articles are held out, because the paragraphs of an article are about the same things. A question's options are
-its answer and the answers to the other questions about the same text, so that neither the topic nor the kind of text
+Articles are held out whole, because the paragraphs of one article tell the same story. A question's options are its
+answer and the answers to the other questions about the same text, so that neither the topic nor the kind of text
 gives the right one away.
 """
 
@@ -22,7 +22,7 @@ from megatron_ipt.errors import InputError
 from megatron_ipt.files import atomic_folder, atomic_jsonl, read_whole, write_json
 from megatron_ipt.seeding import unit_interval
 from megatron_ipt.synthesis.from_text.replay.formats import squad_pair
-from megatron_ipt.tokens.tokenizer.tokenizer import train_sentencepiece
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import train_sentencepiece
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ _LEAST_OPTIONS = 2
 
 
 def prepare(config: ComparisonConfig, folder: Path) -> dict[str, Any]:
-    """Writes the files that arms refer to; returns counts of their contents.
+    """Writes the files that variants refer to; returns their counts.
 
     Raises:
-        InputError: an input cannot be read, or there is nothing to train on or no question to ask.
+        InputError: an input cannot be read, or nothing is left to train on or to ask.
     """
     folder.mkdir(parents=True, exist_ok=True)
     train, held_out = _divided_articles(config)
@@ -71,7 +71,7 @@ def prepare(config: ComparisonConfig, folder: Path) -> dict[str, Any]:
 
 
 def questions_of(article: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Questions with options; a question whose text has no other answer to choose from is left out."""
+    """Questions with options; one about a text with no other answer to choose from has none and is left out."""
     for paragraph in article["paragraphs"]:
         pairs = [squad_pair(question)[0] for question in paragraph["qas"]]
         known = [pair for pair in pairs if pair is not None]
@@ -106,7 +106,7 @@ def _divided_articles(config: ComparisonConfig) -> tuple[list[dict[str, Any]], l
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not in the format squad: {error!r}") from error
         articles += found
-    # By title, not by path, so that a copy of the file is split in the same way.
+    # By title, not path: the same file elsewhere is divided in the same way.
     return _divided(articles, config, lambda article: article["title"])
 
 

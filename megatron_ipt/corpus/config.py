@@ -60,6 +60,10 @@ class CorpusConfig:
     test_share: float = key(0.0, "Share of documents, by hash of their id, held out for a final test.", minimum=0)
     shard_documents: int = key(20_000, "Documents per shard: the unit of later work and of resume.", minimum=1)
 
+    def begins(self) -> bool:
+        """Whether a flow can begin with a corpus."""
+        return bool(self.inputs)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.valid_share + self.test_share >= 1:
             yield "valid_share", "valid_share and test_share together leave nothing to train on"

@@ -14,34 +14,35 @@ from megatron_ipt.files import is_file_name
 @dataclass
 class EvaluationConfig:
     parity_tokens: int = key(
-        2048, "Held-out tokens on which the logits of Megatron and transformers are compared.", minimum=1
+        2048, "Held-out tokens on which logits of Megatron-Core and transformers are compared.", minimum=1
     )
     parity_tolerance: float = key(
         1e-4,
-        "Maximum difference of logits in fp32, relative to their spread; above it the stage fails.",
+        "Maximum difference of logits in fp32, relative to their standard deviation; above it the stage fails.",
         minimum=0,
     )
-    perplexity_tokens: int = key(1_000_000, "Held-out tokens per validation set to measure perplexity on.", minimum=1)
+    perplexity_tokens: int = key(1_000_000, "Held-out tokens per validation set for perplexity.", minimum=1)
     texts: dict[str, str] = key(
-        {}, "Further held-out text by name: a file, folder or pattern, read like corpus.inputs. The loss on each is "
-        "measured.",
-    )  # fmt: skip
+        {},
+        "Additional held-out texts, as NAME: FILE, read like corpus.inputs (also folders and patterns); the loss on "
+        "each is measured.",
+    )
     read: ReadOverrides = key(ReadOverrides, "How the files of texts are read.")
     questions: dict[str, str] = key(
         {},
-        "Files of questions about unseen texts, by name: JSONL of context, question, answer, options. Measured are the "
-        "loss of the answers and how often the right one ranks first by likelihood.",
+        "Questions about unseen texts, as NAME: FILE: JSONL with context, question, answer, options. Measures the loss "
+        "of answers, and how often the correct option has the highest likelihood.",
     )
     checkpoints: str = key(
         "last",
-        "last: only the exported checkpoint. all: also all other checkpoints that were kept, for curves of loss and "
-        "accuracy over tokens; each is exported, measured and removed.",
+        "last: only the exported checkpoint. all: also every other checkpoint that training kept, for curves of loss "
+        "and accuracy over tokens; each is exported, measured and removed.",
         choices=("last", "all"),
     )
-    harness: HarnessConfig = key(HarnessConfig, "Benchmarks of lm-evaluation-harness (extra eval).")
-    prompts: list[str] = key([], "Prompts to continue; if empty, beginnings of held-out documents.")
+    harness: HarnessConfig = key(HarnessConfig, "Benchmarks of lm-evaluation-harness (extra `eval`).")
+    prompts: list[str] = key([], "Prompts to complete. Empty: beginnings of held-out documents.")
     generations: int = key(4, "Number of generations from held-out documents if there are no prompts.", minimum=0)
-    max_new_tokens: int = key(60, "Tokens per generation.", minimum=1)
+    max_new_tokens: int = key(60, "Maximum tokens per generation.", minimum=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in self.texts:
@@ -49,5 +50,5 @@ class EvaluationConfig:
                 yield f"texts.{name}", "the name becomes part of file names; use letters, digits, - and _"
 
     def inherit(self, corpus: CorpusConfig) -> EvaluationConfig:
-        """A copy in which ``read`` takes from ``corpus`` what it leaves empty, if there are texts to read."""
+        """These settings with what ``read`` leaves empty taken from ``corpus``, where there are texts to read."""
         return replace(self, read=self.read.inherit(corpus)) if self.texts else self

@@ -1,6 +1,6 @@
-"""What is measured of one exported model, whichever checkpoint it is of: losses on held-out text, answers to questions.
+"""Measurements of one exported model: losses on held-out text, answers to questions.
 
-Prepared once and applied to every model of a run, so that the points of a curve are measured alike.
+Prepared once and applied to every checkpoint of a run, so that all points of a curve are comparable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megatron_ipt.evaluation.held_out import first_tokens, tokens_of, training_f
 from megatron_ipt.evaluation.language_model import LanguageModel
 from megatron_ipt.evaluation.masked import masked_loss, masked_targets
 from megatron_ipt.files import read_json
-from megatron_ipt.tokens.dataset.description import DATASET, has_loss_masks
+from megatron_ipt.tokens.dataset.description import DATASET
 
 logger = logging.getLogger(__name__)
 
@@ -28,40 +28,40 @@ _FREQUENCY_TOKENS = 100_000_000
 
 
 class Measures:
-    """Held-out sets of a run and the files that its recipe names.
+    """Held-out sets of a run, and the texts and questions that its recipe names.
 
     Args:
         config: section ``evaluation``.
         tokens: folder of the stage ``tokens`` or ``tuning``.
-        seq_length: tokens of a training sequence.
-        apart: sequences packed in one row do not see each other in training.
+        seq_length: tokens per training sequence.
+        isolated: packed sequences of a row did not attend to each other in training.
 
     Attributes:
         dataset: ``dataset.json`` of ``tokens``.
-        held_out: its validation sets by name, those without tokens left out.
+        held_out: its non-empty validation sets by name.
     """
 
-    def __init__(self, config: EvaluationConfig, tokens: Path, seq_length: int, apart: bool):
+    def __init__(self, config: EvaluationConfig, tokens: Path, seq_length: int, isolated: bool):
         self._config = config
         self._tokens = tokens
         self._seq_length = seq_length
-        self._apart = apart
+        self._isolated = isolated
         self._frequencies: npt.NDArray[np.float64] | None = None
         self._questions = {name: questions.read_questions(path) for name, path in config.questions.items()}
         self.dataset: dict[str, Any] = read_json(tokens / DATASET)
         self.held_out = {entry["name"]: entry for entry in self.dataset["valid"] if entry["tokens"] > 1}
         if not self.held_out:
             logger.warning(
-                "evaluation: nothing was held out, so there is no perplexity; %s.valid_share sets some",
-                "tuning" if has_loss_masks(self.dataset) else "corpus",
+                "evaluation: no held-out data, so no perplexity is measured; set valid_share in the section that "
+                "reads the data to hold some out"
             )
 
     def run(self, model: LanguageModel, directory: Path) -> dict[str, Any]:
-        """Figures of ``model``; records of a text that cannot be read go to ``rejects-NAME.jsonl`` in ``directory``.
+        """Measures ``model``; records of a text that cannot be read go to ``rejects-NAME.jsonl`` in ``directory``.
 
         Returns:
-            ``{perplexity, questions}``, each by name: losses with the unigram entropy of the same tokens; see
-            :func:`.questions.measure`.
+            ``{perplexity, questions}``, each by name: losses with the unigram entropy of the same tokens, and results
+            of :func:`.questions.measure`.
         """
         perplexity = {name: self._held_out(model, name, entry) for name, entry in self.held_out.items()}
         for name in self._config.texts:
@@ -90,7 +90,7 @@ class Measures:
 
         rows = RowReader(self._tokens / entry["prefix"], self._tokens / entry["loss_mask"])
         return {
-            **masked_loss(model, rows, limit, self._apart, f"evaluation {name}"),
+            **masked_loss(model, rows, limit, self._isolated, f"evaluation {name}"),
             "unigram_entropy": self._entropy(masked_targets(rows, limit)),
         }
 

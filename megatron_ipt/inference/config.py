@@ -6,29 +6,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from megatron_ipt.config import key
-from megatron_ipt.inference.profiles import PROFILES
+from megatron_ipt.inference.openai.profiles import PROFILES
+from megatron_ipt.models import divisibility
 
 
 @dataclass
 class GenerationConfig:
-    """What all engines with a model share."""
+    """What all engines share."""
 
-    model: str = key("", "Folder or name of the instruction synthesizer; for openai the name the server knows it by.")
+    model: str = key("", "Folder or name of the model; for openai the name that the server knows it by.")
     tokenizer: str = key(
-        "", "Folder or file of its tokenizer (tokenizer.json or tokenizer.model). Empty: the folder of the model."
+        "", "Folder or file of its tokenizer (tokenizer.json or tokenizer.model). By default, the folder of the model."
     )
     context_length: int = key(4096, "Tokens of prompt and answer together.", minimum=128)
-    max_new_tokens: int = key(400, "Most tokens of one answer: the pairs of one text.", minimum=1)
-    temperature: float = key(0.0, "0: the likeliest token, reproducible up to rounding; above: sampling.", minimum=0)
+    max_new_tokens: int = key(400, "Maximum number of tokens of one answer: the pairs of one text.", minimum=1)
+    temperature: float = key(
+        0.0, "0 always takes the likeliest token, reproducible up to rounding; above 0 samples.", minimum=0
+    )
     top_p: float = key(
-        1.0, "Sampling is limited to the likeliest tokens that together have this share.", minimum=0.01, maximum=1
+        1.0, "Sample from the likeliest tokens that together reach this probability.", minimum=0.01, maximum=1
     )
     window: int | None = key(
-        None, "Chains in flight at once. Null: what the engine needs to stay full.", minimum=1, affects_output=False
+        None,
+        "Chains in flight at the same time. Null: as many as keep the engine busy.",
+        minimum=1,
+        affects_output=False,
     )
     max_refused_share: float = key(
         0.01,
-        "Stop when the engine refuses more than this share of the texts. Refused texts are kept without pairs.",
+        "Stop when the engine refuses more than this fraction of the texts. Refused texts are kept without pairs.",
         minimum=0,
         maximum=1,
         affects_output=False,
@@ -37,26 +43,29 @@ class GenerationConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.max_new_tokens >= self.context_length:
-            yield "max_new_tokens", f"{self.max_new_tokens} leaves nothing of context_length {self.context_length}"
+            yield (
+                "max_new_tokens",
+                f"{self.max_new_tokens} leaves no room for a prompt in context_length {self.context_length}",
+            )
 
 
 @dataclass
 class TensorRTConfig:
     tensor_parallel_size: int = key(
         1,
-        "GPUs a replica. One process a GPU with 1 is fastest wherever the model fits.",
+        "GPUs per replica. One process per GPU with 1 is fastest wherever the model fits.",
         minimum=1,
         affects_output=False,
     )
     max_batch_size: int = key(1024, "Requests in one forward pass.", minimum=1, affects_output=False)
     max_num_tokens: int = key(8192, "Tokens in one forward pass.", minimum=1, affects_output=False)
-    kv_cache_dtype: str = key("auto", "Of the cache; fp8 holds twice the chains.", choices=("auto", "fp8"))
+    kv_cache_dtype: str = key("auto", "Data type of the KV cache; fp8 holds twice the chains.", choices=("auto", "fp8"))
     kv_cache_memory_share: float = key(
-        0.9, "Share of the GPU memory left after loading the model that the cache takes.",
+        0.9, "Fraction of the GPU memory left after loading the model that the KV cache takes.",
         minimum=0.05, maximum=0.98, affects_output=False,
     )  # fmt: skip
     host_cache_gib: float = key(
-        0.0, "Host memory for cache blocks that leave the GPU, in GiB.", minimum=0, affects_output=False
+        0.0, "Host memory for cache blocks evicted from the GPU, in GiB.", minimum=0, affects_output=False
     )
 
 
@@ -64,7 +73,7 @@ class TensorRTConfig:
 class OpenAIConfig:
     base_urls: list[str] = key(
         ["http://127.0.0.1:8000/v1"],
-        "Servers of one and the same model; every chain stays on one.",
+        "Servers, all of the same model; every chain stays on one of them.",
         affects_output=False,
     )
     server: str = key(
@@ -74,24 +83,24 @@ class OpenAIConfig:
         affects_output=False,
     )
     api_key_variable: str = key(
-        "OPENAI_API_KEY", "Environment variable with the key; servers of your own need none.", affects_output=False
+        "OPENAI_API_KEY", "Environment variable that holds the API key, if the server needs one.", affects_output=False
     )
-    timeout: float = key(600.0, "Seconds one request may take.", minimum=0.1, affects_output=False)
+    timeout: float = key(600.0, "Time limit of one request, in seconds.", minimum=0.1, affects_output=False)
     patience: float = key(
         900.0,
-        "Seconds that failures (429, 5xx, timeouts, lost connections) are retried before giving up: the longest "
+        "Seconds for which failures (429, 5xx, timeouts, lost connections) are retried before giving up: the longest "
         "restart of a server that a run survives.",
         minimum=0,
         affects_output=False,
     )
-    max_backoff: float = key(30.0, "Longest pause between retries, in seconds.", minimum=0.01, affects_output=False)
+    max_backoff: float = key(30.0, "Maximum pause between retries, in seconds.", minimum=0.01, affects_output=False)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.base_urls:
             yield "base_urls", "is empty; name at least one server, e.g. [http://127.0.0.1:8000/v1]"
         for url in self.base_urls:
             if not url.startswith(("http://", "https://")):
-                yield "base_urls", f"{url!r} is no http address, e.g. http://127.0.0.1:8000/v1"
+                yield "base_urls", f"{url!r} is not an http address, e.g. http://127.0.0.1:8000/v1"
 
 
 @dataclass
@@ -100,6 +109,61 @@ class TransformersConfig:
         "auto", "auto: the first GPU if there is one, else the CPU; or a torch device.", affects_output=False
     )
     dtype: str = key(
-        "auto", "Of the weights; auto: as in the checkpoint.", choices=("auto", "float32", "bfloat16", "float16")
+        "auto",
+        "Data type of the weights; auto: as in the checkpoint.",
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
     batch_size: int = key(16, "Requests generated together, of similar length.", minimum=1, affects_output=False)
+    score_tokens: int = key(
+        8192, "Tokens scored in one forward pass, padding included.", minimum=1, affects_output=False
+    )
+
+
+@dataclass
+class MegatronConfig:
+    """A Megatron-Core checkpoint and the ranks that score with it; the layout need not be that of the training."""
+
+    precision: str = key(
+        "auto",
+        "Arithmetic of the forward pass; auto is bf16 on a GPU and fp32 on a CPU. Log-probabilities are always fp32.",
+        choices=("auto", "fp32", "bf16"),
+    )
+    tensor_model_parallel_size: int = key(1, "Ranks that share each layer.", minimum=1, affects_output=False)
+    pipeline_model_parallel_size: int = key(1, "Ranks that hold successive layers.", minimum=1, affects_output=False)
+    sequence_parallel: bool = key(
+        False, "Split norms and residuals along the sequence over the tensor-parallel ranks.", affects_output=False
+    )
+    nproc: int | None = key(
+        None,
+        "Ranks started on this machine; empty for as many as hold one copy of the model. Further ranks hold further "
+        "copies, each of which scores other texts.",
+        minimum=1,
+        affects_output=False,
+    )
+    batch_tokens: int = key(
+        8192, "Maximum tokens of one forward pass, padding included; a longer text goes alone.", minimum=1,
+        affects_output=False,
+    )  # fmt: skip
+    distributed_timeout_minutes: float = key(
+        30, "Minutes that ranks may take to start, or wait for each other, before giving up.", minimum=0.1,
+        affects_output=False,
+    )  # fmt: skip
+
+    def ranks_per_copy(self) -> int:
+        """Ranks that hold one copy of the model."""
+        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size
+
+    def ranks(self) -> int:
+        """Ranks to start."""
+        return self.nproc or self.ranks_per_copy()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.ranks() % self.ranks_per_copy():
+            yield (
+                "nproc",
+                f"{self.ranks()} ranks cannot be divided into groups of tensor_model_parallel_size="
+                f"{self.tensor_model_parallel_size} x pipeline_model_parallel_size={self.pipeline_model_parallel_size};"
+                f" nearest that can: {divisibility.multiples(self.ranks(), self.ranks_per_copy())}",
+            )
+        if self.sequence_parallel and self.tensor_model_parallel_size == 1:
+            yield "sequence_parallel", "needs tensor_model_parallel_size of 2 or more"

@@ -1,37 +1,51 @@
-"""The interface of an engine that generates.
+"""The interface of an engine: a language model that continues prompts, scores texts, or both.
 
-An engine is an asynchronous context: entering it loads a model or finds its servers, ``generate`` may then be awaited
-by any number of tasks at once, and it is up to the engine to batch them. It is given ids, decodes to ids, and knows
-nothing of texts, pairs or shards.
+An engine is an asynchronous context: entering it loads a model or connects to servers. Any number of tasks may then
+await ``generate`` and ``score`` at the same time, and the engine batches them. It takes and returns token ids, and
+knows nothing of documents, pairs or shards.
 """
 
 from __future__ import annotations
 
 import importlib
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from megatron_ipt.errors import RecipeError, StageError
-from megatron_ipt.synthesis.from_text.prompted.prompt import Prompt
+from megatron_ipt.errors import InputError, RecipeError, StageError
+from megatron_ipt.inference.sampling import Sampling
+from megatron_ipt.inference.scoring import Score, ScoreRequest
+from megatron_ipt.inference.settings import EngineSettings
+from megatron_ipt.inference.tokenizer import PromptTokenizer
 
-if TYPE_CHECKING:
-    from megatron_ipt.inference.tokenizer import PromptTokenizer
-    from megatron_ipt.synthesis.config import SynthesisConfig
+
+@dataclass(frozen=True)
+class Prompt:
+    """What an engine continues.
+
+    Attributes:
+        ids: token ids, with BOS where the model wants one.
+        text: the same for engines that take only strings: control tokens written out, without the first BOS, which
+            such engines add.
+    """
+
+    ids: list[int]
+    text: str
 
 
 @dataclass(frozen=True)
 class Request:
-    """One text to make pairs for.
+    """One prompt to continue.
 
     Attributes:
         prompt: ids and text.
-        chain: number of its chain in this process; requests of one chain should meet the same cache.
-        seed: for sampling, determined by the text's id; below 2**31.
+        sampling: how to decode; equal objects may share a batch.
+        chain: requests with the same number share a prefix and should meet the same cache.
+        seed: of this request's random choices, where ``sampling`` has a temperature; below 2**31.
     """
 
     prompt: Prompt
-    chain: int
+    sampling: Sampling
+    chain: int = 0
     seed: int = 0
 
 
@@ -40,8 +54,8 @@ class Completion:
     """What was generated.
 
     Attributes:
-        ids: without EOS.
-        text: of ``ids``, without control tokens.
+        ids: without EOS and stop ids. Where a stop string ended the answer, the ids before it.
+        text: of the answer, without control tokens and stop strings.
         finished: False when the token limit ended it.
         prompt_tokens: as the engine counted them.
     """
@@ -53,28 +67,30 @@ class Completion:
 
 
 class EngineError(StageError):
-    """The engine cannot go on; what is journalled is kept and a rerun continues."""
+    """The engine cannot continue. Finished work is kept; a rerun resumes it."""
 
 
 class RequestRefused(Exception):
-    """The engine will not answer this one request; others may be fine."""
+    """The engine does not answer this one request; others may be fine."""
 
 
-class Engine(ABC):
-    """Generates pairs' text.
+class Engine:
+    """Base class of all engines. A subclass implements ``generate``, ``score`` or both.
 
     Args:
-        config: section ``synthesis`` of the recipe.
+        settings: which model, and how the engine is set up.
         tokenizer: that made the ids.
 
     Attributes:
-        window: chains in flight that keep the engine full, when the recipe does not say.
+        window: requests in flight that keep the engine busy, unless the recipe says otherwise.
+        score_window: the same for scores.
     """
 
     window = 64
+    score_window = 64
 
-    def __init__(self, config: SynthesisConfig, tokenizer: PromptTokenizer):
-        self.config = config
+    def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
+        self.settings = settings
         self.tokenizer = tokenizer
 
     async def __aenter__(self) -> Engine:
@@ -83,33 +99,122 @@ class Engine(ABC):
     async def __aexit__(self, *exception: object) -> None:
         return None
 
-    @abstractmethod
     async def generate(self, request: Request) -> Completion:
-        """Continues the prompt until EOS or ``max_new_tokens``.
+        """Continues the prompt until EOS, a stop id or string, or ``max_new_tokens``.
 
         Raises:
             RequestRefused: only this request cannot be answered.
-            EngineError: nothing more can be.
+            RecipeError: the engine does not generate, or cannot do what ``request.sampling`` asks for.
+            EngineError: the engine cannot continue.
         """
+        raise self._cannot("generate")
 
-    def release(self, chain: int) -> None:  # noqa: B027
+    async def score(self, request: ScoreRequest) -> Score:
+        """The log-likelihood of the counted tokens of a text, summed.
+
+        Raises:
+            RequestRefused: only this request cannot be answered.
+            InputError: the text is longer than :attr:`longest_score`.
+            RecipeError: the engine, or the server behind it, does not score.
+            EngineError: the engine cannot continue.
+        """
+        raise self._cannot("score")
+
+    @classmethod
+    def generates(cls) -> bool:
+        """Whether the class implements ``generate``."""
+        return cls.generate is not Engine.generate
+
+    @classmethod
+    def scores(cls) -> bool:
+        """Whether the class implements ``score``."""
+        return cls.score is not Engine.score
+
+    @property
+    def longest_score(self) -> int:
+        """Most tokens of a text that ``score`` takes, BOS included."""
+        return self.settings.generation.context_length
+
+    def release(self, chain: int) -> None:
         """No further request of ``chain`` will come; most engines need not know."""
 
     def figures(self) -> dict[str, float]:
         """Further figures for the metrics file, e.g. retries so far."""
         return {}
 
-    def completion(self, ids: list[int], finished: bool, prompt_tokens: int, text: str | None = None) -> Completion:
-        """A completion of generated ``ids``, which may end in EOS; ``text`` where the engine decoded them."""
-        eos_id = self.tokenizer.eos_id
-        if eos_id in ids:
-            ids = ids[: ids.index(eos_id)]
-            finished = True
-        return Completion(ids, self.tokenizer.decode(ids) if text is None else text, finished, prompt_tokens)
+    def completion(
+        self,
+        ids: list[int],
+        finished: bool,
+        prompt_tokens: int,
+        text: str | None = None,
+        sampling: Sampling | None = None,
+    ) -> Completion:
+        """A completion of generated ``ids``, cut where the answer ends.
+
+        Args:
+            ids: may run on after EOS or a stop id.
+            finished: False when the token limit ended generation.
+            prompt_tokens: as the engine counted them.
+            text: of the answer, where the engine decoded it.
+            sampling: of the request: its stop ids and strings end the answer as EOS does.
+        """
+        ends = {self.tokenizer.eos_id, *(sampling.stop_ids if sampling else ())}
+        found = [ids.index(end) for end in ends if end in ids]
+        if found:
+            ids, finished = ids[: min(found)], True
+        if text is None:
+            text = self.tokenizer.decode(ids)
+        places = [place for stop in (sampling.stop if sampling else ()) if (place := text.find(stop)) >= 0]
+        if places:
+            text, finished = text[: min(places)], True
+            ids = self._before(ids, text)
+        return Completion(ids, text, finished, prompt_tokens)
+
+    def check_length(self, request: ScoreRequest) -> None:
+        """Refuses a text that does not fit the context.
+
+        Raises:
+            InputError: names the key.
+        """
+        if len(request.ids) > self.longest_score:
+            raise InputError(
+                f"a text of {len(request.ids):,} tokens is longer than the {self.longest_score:,} that "
+                f"{self.settings.engine} can score with {self.settings.key('generation.context_length')} = "
+                f"{self.settings.generation.context_length:,}. Raise the key, or score the text in windows that "
+                "overlap by one token and add up the sums."
+            )
+
+    def refuse_control_tokens(self, sampling: Sampling) -> None:
+        """Refuses stop strings that could never match, because text is decoded without control tokens.
+
+        Raises:
+            RecipeError: names the string.
+        """
+        for stop in sampling.stop:
+            if stop in self.tokenizer.control_tokens:
+                raise RecipeError(
+                    f"{self.settings.key('generation')}: the stop string {stop!r} is a control token, which never "
+                    "appears in decoded text; give its id as a stop id"
+                )
+
+    def _before(self, ids: list[int], text: str) -> list[int]:
+        """The longest beginning of ``ids`` whose text does not go beyond ``text``."""
+        low, high = 0, len(ids)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if len(self.tokenizer.decode(ids[:middle])) <= len(text):
+                low = middle
+            else:
+                high = middle - 1
+        return ids[:low]
+
+    def _cannot(self, verb: str) -> RecipeError:
+        return RecipeError(f"{self.settings.key('engine')}: the engine {self.settings.engine} does not {verb}")
 
 
-def load_library(module: str, engine: str, install: str) -> Any:
-    """Imports a module that only ``engine`` needs.
+def load_library(module: str, settings: EngineSettings, install: str) -> Any:
+    """Imports a module that only the engine of ``settings`` needs.
 
     Raises:
         RecipeError: it is not installed or cannot be loaded; says how to install it.
@@ -118,6 +223,6 @@ def load_library(module: str, engine: str, install: str) -> Any:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
         raise RecipeError(
-            f"synthesis.engine: {engine} needs the package {module.split('.')[0]}, which cannot be imported: {error}. "
-            f"Install it with: {install}"
+            f"{settings.key('engine')}: {settings.engine} needs the package {module.split('.')[0]}, which cannot be "
+            f"imported: {error}. Install it with: {install}"
         ) from error

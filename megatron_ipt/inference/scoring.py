@@ -7,6 +7,7 @@ they do not add up over windows and ranks; sums do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,24 @@ class ScoreRequest:
 
     ids: Sequence[int]
     mask: Sequence[bool] | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask is not None and len(self.mask) != len(self.ids):
+            raise ValueError(f"a mask of {len(self.mask)} flags for {len(self.ids)} ids")
+
+    @property
+    def counted(self) -> list[int]:
+        """Places of the counted tokens in ``ids``."""
+        places = range(1, len(self.ids))
+        return list(places) if self.mask is None else [place for place in places if self.mask[place]]
+
+    def score(self, log_likelihoods: Sequence[float]) -> Score:
+        """The score of this text.
+
+        Args:
+            log_likelihoods: of the counted tokens, in order, in nats.
+        """
+        return Score(math.fsum(log_likelihoods), len(log_likelihoods))
 
 
 @dataclass(frozen=True)

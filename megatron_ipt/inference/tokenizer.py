@@ -12,8 +12,6 @@ from typing import Protocol
 from megatron_ipt.errors import InputError
 from megatron_ipt.tokenizer_readers import read_sentencepiece, read_tokenizer_json, special_tokens
 
-_KEY = "synthesis.generation.tokenizer"
-
 
 class PromptTokenizer(Protocol):
     """Text to ids and back.
@@ -41,8 +39,12 @@ class PromptTokenizer(Protocol):
         ...
 
 
-def find_tokenizer(path: str | Path) -> Path:
+def find_tokenizer(path: str | Path, key: str = "tokenizer") -> Path:
     """The tokenizer file that ``path`` means: itself, or in a folder ``tokenizer.json``, else ``tokenizer.model``.
+
+    Args:
+        path: folder or file.
+        key: the recipe key or option that holds it, for errors.
 
     Raises:
         InputError: there is none.
@@ -54,18 +56,22 @@ def find_tokenizer(path: str | Path) -> Path:
             return candidate
     looked = " and ".join(map(str, candidates))
     raise InputError(
-        f"{_KEY}: no tokenizer at {path} (looked for {looked}). Give a folder with tokenizer.json or tokenizer.model, "
+        f"{key}: no tokenizer at {path} (looked for {looked}). Give a folder with tokenizer.json or tokenizer.model, "
         "or one of these files. It must be the tokenizer of the model that generates."
     )
 
 
-def open_prompt_tokenizer(path: str | Path) -> PromptTokenizer:
+def open_prompt_tokenizer(path: str | Path, key: str = "tokenizer") -> PromptTokenizer:
     """Reads the tokenizer in a folder or file.
+
+    Args:
+        path: folder or file.
+        key: the recipe key or option that holds it, for errors.
 
     Raises:
         InputError: there is none, or it names no end-of-sequence token.
     """
-    file = find_tokenizer(path)
+    file = find_tokenizer(path, key)
     return _SentencePiece(file) if file.suffix == ".model" else _TokenizerJson(file)
 
 

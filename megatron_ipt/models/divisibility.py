@@ -1,4 +1,4 @@
-"""The values nearest to a wrong one that would do: half of a good error message about sizes that must divide."""
+"""The nearest values that would do: half of a good error message about sizes that must divide one another."""
 
 from __future__ import annotations
 

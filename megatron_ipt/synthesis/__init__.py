@@ -1,1 +1,1 @@
-"""Instruction–response pairs out of documents, by a language model or by mining."""
+"""Instruction–response pairs: mined, prompted or replayed."""

@@ -1,9 +1,9 @@
-"""Where pairs come from, by name: one table, imported only when used, because engines do not share an environment.
+"""Where pairs come from, by name: the value of ``synthesis.engine``.
 
-Three kinds: ``documents`` makes chains of documents by itself (no model), ``files`` reads chains from files of its own,
-``model`` generates behind :class:`megatron_ipt.inference.engine.Engine`. An engine of your own is named
-``module:Class`` or ``path/to/file.py:Class`` in the recipe and is of kind ``model``; an extension may enter one of any
-kind in ``SOURCES``.
+Three kinds. ``documents`` makes pairs for documents by itself, ``files`` reads pairs from files, and ``model`` is an
+engine of ``ENGINES`` (or a class that the recipe names) that is prompted. Code is imported only when it is used. An
+extension adds a source of the first two kinds to ``SOURCES`` and an engine to
+:data:`megatron_ipt.inference.engines.ENGINES`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from typing import Any, Protocol
 
 from megatron_ipt.corpus.documents import Document
 from megatron_ipt.extensions import load_object
+from megatron_ipt.inference.engines import ENGINES
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.pairs import Chain
 
 
 @dataclass(frozen=True)
-class Source:
-    """One row: ``kind`` and ``module:class``.
+class PairSource:
+    """One row.
 
-    The class is called with (SynthesisConfig, seed) for ``documents`` and ``files``, with (SynthesisConfig,
-    PromptTokenizer) for ``model``.
+    Attributes:
+        kind: ``documents``, ``files`` or ``model``.
+        code: ``module:Class`` of a :class:`PairMaker` for ``documents`` and a :class:`PairReader` for ``files``, both
+            called with (SynthesisConfig, seed); of an engine for ``model``.
+        help: what it is, in a few words.
     """
 
     kind: str
@@ -32,27 +36,18 @@ class Source:
     help: str
 
 
-SOURCES: dict[str, Source] = {
-    "mined": Source(
+SOURCES: dict[str, PairSource] = {
+    "mined": PairSource(
         "documents", "megatron_ipt.synthesis.from_text.mined.source:MinedSource", "patterns over the text, no model"
     ),
-    "replay": Source(
-        "files", "megatron_ipt.synthesis.from_text.replay.source:ReplaySource", "pairs that exist, read from files"
-    ),
-    "tensorrt_llm": Source(
-        "model", "megatron_ipt.inference.tensorrt_llm:TensorRTEngine", "TensorRT-LLM in process, on GPUs"
-    ),
-    "openai": Source("model", "megatron_ipt.inference.openai:OpenAIEngine", "servers with the OpenAI completions API"),
-    "transformers": Source(
-        "model",
-        "megatron_ipt.inference.transformers:TransformersEngine",
-        "transformers in process, CPU or one GPU",
+    "replay": PairSource(
+        "files", "megatron_ipt.synthesis.from_text.replay.source:ReplaySource", "existing pairs, read from files"
     ),
 }
-"""Value of ``synthesis.engine``."""
+"""Sources that need no engine."""
 
 
-class PairSource(Protocol):
+class PairMaker(Protocol):
     """Makes pairs for documents."""
 
     def chains(self, documents: Iterable[Document]) -> Iterator[Chain]:
@@ -60,7 +55,7 @@ class PairSource(Protocol):
         ...
 
 
-class FileSource(Protocol):
+class PairReader(Protocol):
     """Reads chains with their pairs from files."""
 
     def files(self) -> list[Path]:
@@ -72,13 +67,19 @@ class FileSource(Protocol):
         ...
 
 
-def source_named(name: str) -> Source:
-    """The row of ``SOURCES`` called ``name``, or one for ``module:Class``."""
-    return SOURCES[name] if name in SOURCES else Source("model", name, "")
+def all_sources() -> dict[str, PairSource]:
+    """Every source that has a name: ``SOURCES``, then the engines that generate."""
+    engines = {name: PairSource("model", row.code, row.help) for name, row in ENGINES.items() if row.generates}
+    return {**SOURCES, **engines}
 
 
-def load_class(name: str) -> Any:
-    """The class of engine ``name``.
+def source_named(name: str) -> PairSource:
+    """The source called ``name``, or one of kind ``model`` for ``module:Class``."""
+    return all_sources().get(name) or PairSource("model", name, "")
+
+
+def load_source(name: str) -> Any:
+    """The class of source ``name``, of kind ``documents`` or ``files``.
 
     Raises:
         RecipeError: it cannot be imported.

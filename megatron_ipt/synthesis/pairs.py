@@ -1,6 +1,6 @@
 """Pairs, examples and chains: what passes from synthesis to augmentation.
 
-A *pair* is one instruction and its response, in typed fields, so that augmentation can lay it out in many ways. An
+A *pair* is one instruction and its response, in typed fields, so that augmentation can render it in many ways. An
 *example* is a text with its pairs. A *chain* is M examples that become one pre-training document: an M-shot example.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 TEXT_COMPLETION = "text completion"
-"""Category of a pair whose answer is how its text goes on; it stands first and directly follows the text."""
+"""Category of a pair whose answer continues its text; it comes first and directly follows the text."""
 
 
 class Pair(NamedTuple):

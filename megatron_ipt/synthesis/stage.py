@@ -1,13 +1,12 @@
 """Stage ``synthesis``: documents to chains of texts with pairs, shard by shard.
 
-A shard that is finished leaves a marker with its counts; a rerun goes on with the next. Shards depend on nothing but
-their own documents and the seed, so they may run anywhere, in any order, ``i`` of ``N`` in every process. A lock a
-shard keeps two processes from making the same one.
+A finished shard leaves a marker with its counts; a rerun resumes with the next. Shards depend on nothing but their own
+documents and the seed, so they may run anywhere, in any order, ``i`` of ``N`` in every process. A lock per shard keeps
+two processes from making the same one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -21,14 +20,19 @@ from megatron_ipt.corpus.documents import Document
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.extensions import own_file
 from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
-from megatron_ipt.inference.engine import Engine
+from megatron_ipt.inference.engines import load_engine, open_engine
+from megatron_ipt.inference.run import run_coroutine
+from megatron_ipt.inference.settings import EngineSettings
+from megatron_ipt.inference.tokenizer import find_tokenizer
 from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_code, fingerprint_file, read_manifest
-from megatron_ipt.parallel import map_shards
+from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
+from megatron_ipt.stages import DOCUMENTS, Units
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.shard import REJECTS_FOLDER, ShardTask
-from megatron_ipt.synthesis.pair_sources import load_class, source_named
+from megatron_ipt.synthesis.from_text.prompted.styles import load_style, style_code
+from megatron_ipt.synthesis.pair_sources import load_source, source_named
 from megatron_ipt.synthesis.pairs import Chain
 from megatron_ipt.synthesis.statistics import Statistics, total_of
 
@@ -36,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Makes pairs for every document in lane ``synthesis`` of the corpus.
+    """Makes pairs for every document in the lane ``synthesis`` of the corpus.
 
     Args:
         config: section ``synthesis``.
@@ -44,14 +48,14 @@ def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] |
         shard: (i, N) makes only every N-th shard from the i-th on, counting from 0; other processes make the rest.
 
     Returns:
-        The counts of all shards that are finished; with ``unfinished_shards`` while other processes still work.
+        The counts of all finished shards, with ``unfinished_shards`` while other processes are still working.
 
     Raises:
         RecipeError: i is not in [0, N).
         StageError: the engine failed, refused too many texts, or another process works on one of the shards.
     """
     everything = tasks_of(config, context)
-    own = _share(everything, shard)
+    own = share_of(everything, shard)
     context.directory.mkdir(parents=True, exist_ok=True)
     if source_named(config.engine).kind == "model":
         _generate(config, context, own, len(everything), shard)
@@ -70,19 +74,32 @@ def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] |
 def tasks_of(config: SynthesisConfig, context: StageContext) -> list[ShardTask]:
     """Every shard of the stage, in order."""
     if source_named(config.engine).kind == "files":
-        files = load_class(config.engine)(config, context.seed).files()
+        files = load_source(config.engine)(config, context.seed).files()
         return [ShardTask(shard_name(index, context.compression), path) for index, path in enumerate(files)]
-    return [ShardTask(path.name, path) for path in list_shards(context.inputs["corpus"] / "synthesis")]
+    return [ShardTask(path.name, path) for path in list_shards(context.inputs[DOCUMENTS] / "synthesis")]
+
+
+def units(config: SynthesisConfig, context: StageContext) -> Units:
+    """The shards of the stage."""
+    return Units(tuple(task.name for task in tasks_of(config, context)))
+
+
+def gpus_per_task(config: SynthesisConfig) -> int:
+    """GPUs that one process needs by default: none without a model in it, or with one on the CPU."""
+    on_cpu = config.engine == "transformers" and config.transformers.device == "cpu"
+    if source_named(config.engine).kind != "model" or config.engine == "openai" or on_cpu:
+        return 0
+    return config.tensorrt_llm.tensor_parallel_size
 
 
 def unfinished(config: SynthesisConfig, context: StageContext) -> list[str]:
-    """Names of the shards that are not made yet; empty when the stage is complete."""
+    """Names of the unfinished shards; empty when the stage is complete."""
     markers = ShardMarkers(context.directory)
     return [task.name for task in tasks_of(config, context) if markers.counts(task.name) is None]
 
 
 def summary_of(config: SynthesisConfig, context: StageContext) -> dict[str, Any]:
-    """Counts over all finished shards, with ``unfinished_shards`` where there are such."""
+    """Counts over all finished shards, with ``unfinished_shards`` if there are any."""
     markers = ShardMarkers(context.directory)
     counts = [markers.counts(task.name) for task in tasks_of(config, context)]
     summary = total_of(count for count in counts if count is not None).summary()
@@ -91,46 +108,46 @@ def summary_of(config: SynthesisConfig, context: StageContext) -> dict[str, Any]
 
 
 def check(config: SynthesisConfig) -> None:
-    """Raises what would otherwise be found when the corpus is made.
+    """Finds errors before the corpus is made.
 
     Raises:
-        RecipeError: the engine's code cannot be imported, or a file to replay is missing.
+        RecipeError: code of engine or prompt style cannot be imported or is of the wrong kind, or a file to replay is
+            missing.
         InputError: there is no tokenizer where the recipe says.
     """
-    engine = load_class(config.engine)
-    if source_named(config.engine).kind == "model" and not (isinstance(engine, type) and issubclass(engine, Engine)):
-        raise RecipeError(
-            f"synthesis.engine: {config.engine} is no subclass of {Engine.__module__}.Engine; one that makes pairs "
-            "without prompts is entered in SOURCES by an extension"
-        )
-    _files_beside_the_corpus(config)
+    if source_named(config.engine).kind == "model":
+        if not load_engine(config.engine, "synthesis.engine").generates():
+            raise RecipeError(f"synthesis.engine: the engine {config.engine} does not generate")
+        load_style(config.prompt)
+    else:
+        load_source(config.engine)
+    _other_files(config)
 
 
 def fingerprints(config: SynthesisConfig) -> list[dict[str, Any]]:
-    """Fingerprints of what is read beside the corpus: the tokenizer of the prompts, or the files to replay; and of the
-    code of an engine of the user's own."""
-    files = [fingerprint_file(path) for path in _files_beside_the_corpus(config)]
-    return files + fingerprint_code(own_file(source_named(config.engine).code))
+    """Fingerprints of what is read besides the corpus: the tokenizer of the prompts, or the files to replay; and the
+    code of a custom engine and prompt style."""
+    files = [fingerprint_file(path) for path in _other_files(config)]
+    source = source_named(config.engine)
+    code = fingerprint_code(own_file(source.code))
+    if source.kind == "model":
+        code += fingerprint_code(own_file(style_code(config.prompt)))
+    return files + code
 
 
-def _files_beside_the_corpus(config: SynthesisConfig) -> list[Path]:
+def _other_files(config: SynthesisConfig) -> list[Path]:
     kind = source_named(config.engine).kind
     if kind == "files":
-        return list(load_class(config.engine)(config, 0).files())
+        return list(load_source(config.engine)(config, 0).files())
     if kind == "model":
-        from megatron_ipt.inference.tokenizer import find_tokenizer
-
-        return [find_tokenizer(config.generation.tokenizer or config.generation.model)]
+        settings = engine_settings(config)
+        return [find_tokenizer(settings.tokenizer, settings.key("generation.tokenizer"))]
     return []
 
 
-def _share(tasks: list[ShardTask], shard: tuple[int, int] | None) -> list[ShardTask]:
-    if shard is None:
-        return tasks
-    index, count = shard
-    if not 0 <= index < count:
-        raise RecipeError(f"--shard {index}/{count}: expected i/N with 0 <= i < N, e.g. 0/8 to 7/8")
-    return tasks[index::count]
+def engine_settings(config: SynthesisConfig) -> EngineSettings:
+    """Settings of the engine that the section names."""
+    return EngineSettings.of(config, "synthesis")
 
 
 def _convert(config: SynthesisConfig, context: StageContext, tasks: list[ShardTask]) -> None:
@@ -144,7 +161,7 @@ def _convert(config: SynthesisConfig, context: StageContext, tasks: list[ShardTa
 
 
 def convert_shard(task: ShardTask, config: SynthesisConfig, seed: int, directory: Path) -> dict[str, Any]:
-    """Makes one shard without a model, unless it is made; returns its counts."""
+    """Makes one shard without a model, unless it is finished; returns its counts."""
     markers = ShardMarkers(directory)
     done = markers.counts(task.name)
     if done is not None:
@@ -155,7 +172,7 @@ def convert_shard(task: ShardTask, config: SynthesisConfig, seed: int, directory
             return done
         task.remove_leftovers(directory)
         statistics = Statistics()
-        source = load_class(config.engine)(config, seed)
+        source = load_source(config.engine)(config, seed)
         with Rejects(task.rejects_path(directory)) as rejects, atomic_jsonl(directory / task.name) as writer:
             if source_named(config.engine).kind == "files":
                 chains = source.read(task.source, rejects)
@@ -177,18 +194,16 @@ def _generate(
     shard: tuple[int, int] | None,
 ) -> None:
     """Makes shards with a language model."""
-    from megatron_ipt.inference.tokenizer import open_prompt_tokenizer
     from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
-    from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
     from megatron_ipt.synthesis.from_text.prompted.runner import Runner, check_refused
 
     markers = ShardMarkers(context.directory)
     finished = [record for task in tasks if (record := markers.counts(task.name)) is not None]
     if len(finished) < len(tasks):
         generation = config.generation
-        tokenizer = open_prompt_tokenizer(generation.tokenizer or generation.model)
-        prompts = PromptFormat(tokenizer, generation.context_length, generation.max_new_tokens)
-        engine = load_class(config.engine)(config, tokenizer)
+        engine = open_engine(engine_settings(config))
+        tokenizer = engine.tokenizer
+        prompts = load_style(config.prompt)(tokenizer, generation.context_length, generation.max_new_tokens)
         settings = as_dict(config, only_output=True) | {
             "seed": context.seed,
             "tokenizer": fingerprint_file(tokenizer.path),
@@ -210,14 +225,14 @@ def _generate(
         )
         with monitor:
             runner = Runner(config, context.seed, context.directory, prompts, engine, identity)
-            asyncio.run(runner.run(tasks, monitor))
+            run_coroutine(runner.run(tasks, monitor))
     own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
     check_refused(own.counts, config.generation.max_refused_share)
 
 
 def _documents(context: StageContext) -> int | None:
     """Documents in lane ``synthesis``, as the corpus stage counted them."""
-    manifest = read_manifest(context.inputs["corpus"]) or {}
+    manifest = read_manifest(context.inputs[DOCUMENTS]) or {}
     count = manifest.get("counts", {}).get("synthesis_documents")
     return count if isinstance(count, int) else None
 

@@ -1,4 +1,4 @@
-"""Counts of a shard and their sum: what was made, how long it is, what was dropped and why."""
+"""Counts per shard and in total: what was made, how long it is, what was dropped and why."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PERCENTILES = (50, 95)
 
 @dataclass
 class Statistics:
-    """Sums that can be added up over shards.
+    """Counts that add up over shards.
 
     Attributes:
         counts: chains, texts, pairs, tokens and whatever else is counted.
-        categories: pairs by kind of task.
-        dropped: what was dropped, by reason.
-        lengths: histograms: by name, value to frequency.
+        categories: number of pairs by kind of task.
+        dropped: number of drops by reason.
+        lengths: histograms by name, each from value to frequency.
     """
 
     counts: Counter[str] = field(default_factory=Counter)

@@ -105,6 +105,10 @@ class TokensConfig:
     )
     workers: int = key(1, "Processes that tokenize shards.", minimum=1, affects_output=False)
 
+    def begins(self) -> bool:
+        """Whether a source names files of its own, so that no corpus is needed."""
+        return any(source.inputs for source in self.sources.values())
+
     def inherit(self, corpus: CorpusConfig) -> TokensConfig:
         """A copy in which sources of files take from ``corpus`` what they leave empty."""
         sources = {name: source.inherit(corpus) if source.inputs else source for name, source in self.sources.items()}

@@ -1,11 +1,11 @@
-"""Stage ``tokens``: from the documents of all sources to Megatron indexed datasets and their tokenizer.
+"""Stage ``tokens``: converts documents of all sources to Megatron indexed datasets, and saves the tokenizer.
 
 Shards are encoded in parallel into parts, and the parts of a split are then interleaved by token share. Training data
-is mixed; validation and test data are kept separate by source, so that each has a loss. ``dataset.json`` describes the
-result; training reads nothing else.
+is mixed; validation and test data are kept separate by source, so that each source has its own loss. ``dataset.json``
+describes the datasets; training reads nothing else.
 
-``run(config, context, shard=(i, N))`` encodes every N-th part starting with the i-th, while other processes, on any
-machine that sees the folder, encode the others; a final ``run(config, context)`` encodes what remains and mixes.
+``run(config, context, shard=(i, N))`` encodes every N-th part starting with the i-th, concurrently with other processes
+on any machine that sees the folder; a final ``run(config, context)`` encodes any remaining parts and mixes them.
 """
 
 from __future__ import annotations
@@ -36,21 +36,18 @@ from megatron_ipt.manifest import StageContext, fingerprint_file
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
 from megatron_ipt.seeding import derive
+from megatron_ipt.stages import AUGMENTED, DOCUMENTS, Units
 from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
 from megatron_ipt.tokens.dataset.description import DATASET, tokenizer_keys
 from megatron_ipt.tokens.dataset.indexed import dtype_for
-from megatron_ipt.tokens.dataset.mix import Source, write_interleaved, write_single
+from megatron_ipt.tokens.dataset.mix import TokenizedSource, write_interleaved, write_single
 from megatron_ipt.tokens.dataset.verify import checksums
 from megatron_ipt.tokens.encode import Encoding, Frame, Part, encode_part
-from megatron_ipt.tokens.tokenizer.tokenizer import (
-    TOKENIZER_FILES,
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    choose_engine,
-    open_tokenizer,
-    train_sentencepiece,
-)
+from megatron_ipt.tokens.tokenizer.hugging_face_folder import HuggingFaceTokenizer
+from megatron_ipt.tokens.tokenizer.interface import Tokenizer
+from megatron_ipt.tokens.tokenizer.loading import choose_encoder, open_tokenizer
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer, train_sentencepiece
+from megatron_ipt.tokens.tokenizer.transformers_files import TOKENIZER_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +57,35 @@ _SHARD_DOCUMENTS = 20_000
 
 
 def built_in_folders(inputs: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """Folders with the shards of the sources ``augmented`` and ``raw``, given the folders of earlier stages."""
-    return {
-        "augmented": [inputs["augment"] / "augmented"],
-        "raw": [inputs["corpus"] / "raw", inputs["augment"] / "plain"],
-    }
+    """Folders of shards behind the sources ``augmented`` and ``raw``, as far as the recipe makes them.
+
+    Args:
+        inputs: folders of earlier stages by kind.
+    """
+    folders: dict[str, list[Path]] = {"augmented": [], "raw": []}
+    if DOCUMENTS in inputs:
+        folders["raw"].append(inputs[DOCUMENTS] / "raw")
+    if AUGMENTED in inputs:
+        folders["augmented"].append(inputs[AUGMENTED] / "augmented")
+        folders["raw"].append(inputs[AUGMENTED] / "plain")
+    elif DOCUMENTS in inputs:
+        # Nothing makes pairs for them: documents meant for pairs are trained on as they are.
+        folders["raw"].append(inputs[DOCUMENTS] / "synthesis")
+    return folders
+
+
+def units(config: TokensConfig, context: StageContext) -> Units:
+    """The parts that are encoded apart. A source of the user's own files counts as one while it is not read yet."""
+    folders = built_in_folders(context.inputs)
+    names = []
+    for source, settings in config.sources.items():
+        count = sum(len(list_shards(folder)) for folder in folders.get(source, [])) + bool(settings.inputs)
+        names += [f"{source}-{index:05d}" for index in range(count)]
+    return Units(tuple(names), "parts")
 
 
 def fingerprints(config: TokensConfig) -> list[dict[str, Any]]:
-    """Fingerprints of what the recipe names: a given tokenizer and the files of further sources."""
+    """Fingerprints of what the recipe names itself: a given tokenizer and the files of further sources."""
     prints = tokenizer_fingerprints(config.tokenizer)
     for name, source in config.sources.items():
         if source.inputs:
@@ -77,10 +94,10 @@ def fingerprints(config: TokensConfig) -> list[dict[str, Any]]:
 
 
 def check(config: TokensConfig) -> None:
-    """Finds early what would otherwise fail once all pairs have been made.
+    """Raises what would otherwise be found when all pairs are made.
 
     Raises:
-        InputError: the given tokenizer or a file of a source is missing or cannot be used.
+        InputError: the tokenizer that the recipe gives or a file of a source is missing, or cannot be used.
         RecipeError: the custom reader of a source cannot be used.
     """
     _given_tokenizer(config.tokenizer)
@@ -109,7 +126,7 @@ def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | No
     """Encodes, mixes and describes; returns the counts.
 
     Args:
-        shard: (i, N) encodes only this share of the parts and does not mix.
+        shard: (i, N) encodes this share of the parts only, and mixes nothing.
 
     Raises:
         InputError: no documents, an unusable tokenizer, or shares that cannot be met.
@@ -129,7 +146,7 @@ def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | No
     tokenizer = open_tokenizer(tokenizer_folder)
     encoding = Encoding(
         tokenizer_folder,
-        choose_engine(config.tokenizer.engine, tokenizer_folder),
+        choose_encoder(config.tokenizer.engine, tokenizer_folder),
         _frame(config, tokenizer),
         dtype_for(config.dtype, tokenizer.vocab_size, "tokens.dtype").name,
         keep_empty=False,
@@ -166,7 +183,7 @@ def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | No
 
 def _frame(config: TokensConfig, tokenizer: Tokenizer) -> Frame:
     if config.prepend_bos and tokenizer.bos_id is None:
-        raise InputError("tokens.prepend_bos: the tokenizer has no BOS token; set this key to false")
+        raise InputError("tokens.prepend_bos: the tokenizer has no BOS token; set it to false")
     return Frame(
         document_head=(tokenizer.bos_id,) if config.prepend_bos and tokenizer.bos_id is not None else (),
         document_tail=(tokenizer.eod_id,) if config.append_eod else (),
@@ -209,7 +226,7 @@ def prepare_tokenizer(settings: TokenizerConfig, lines: Iterator[str], folder: P
     """Saves the tokenizer that ``settings`` ask for in ``folder``.
 
     Args:
-        lines: training text; only read when a tokenizer is trained.
+        lines: to train on; read for that alone.
     """
     tokenizer = _given_tokenizer(settings)
     if tokenizer is None:
@@ -248,7 +265,7 @@ def _training_lines(parts: list[Part], seed: int, characters: int) -> Iterator[s
 
 
 def _encode_all(config: TokensConfig, parts: list[Part], encoding: Encoding) -> dict[str, dict[str, Any]]:
-    """Counts of every part by name; encodes the parts that are not done yet."""
+    """Counts of every part by name, encoding what is not yet done."""
     encoded = {}
     with Progress("tokens", len(parts), "shards") as bar:
         total = 0
@@ -259,9 +276,11 @@ def _encode_all(config: TokensConfig, parts: list[Part], encoding: Encoding) -> 
     return encoded
 
 
-def _sources(split: str, config: TokensConfig, parts: list[Part], encoded: dict[str, dict[str, Any]]) -> list[Source]:
+def _sources(
+    split: str, config: TokensConfig, parts: list[Part], encoded: dict[str, dict[str, Any]]
+) -> list[TokenizedSource]:
     return [
-        Source(
+        TokenizedSource(
             name,
             [part.prefix(split) for part in parts if part.source == name and split in encoded[part.name]],
             settings.repeat if split == "train" else 1,

@@ -1,8 +1,8 @@
-"""The ``training`` section of a recipe. Field names are Megatron's own wherever Megatron has a name for the thing.
+"""The ``training`` section of a recipe. Field names are Megatron's wherever Megatron has one.
 
-Impossible combinations are refused here, before any process starts, with the nearest values that would do. What
-depends on the number of ranks is checked again by :class:`~megatron_ipt.training.ranks.layout.Layout`, where that
-number is known. Importing this module must not import torch: every command reads it.
+Impossible combinations are rejected here, before any process starts, with the nearest values that are possible. What
+depends on the number of ranks is checked again by :class:`~megatron_ipt.training.ranks.layout.Layout`, once that number
+is known. Importing this module must not import torch: every command reads it.
 """
 
 from __future__ import annotations
@@ -10,38 +10,40 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from megatron_ipt.config import key
+from megatron_ipt.errors import did_you_mean
 from megatron_ipt.models import divisibility
 from megatron_ipt.models.config import ModelConfig
 from megatron_ipt.training.loop.batch_ramp import BatchRamp
+from megatron_ipt.training.objectives.table import OBJECTIVES
 
 DECAY_STYLES = ("cosine", "linear", "WSD", "inverse-square-root", "constant")
 
 
 @dataclass
 class ParallelConfig:
-    """How the model is spread over ranks; what remains of the world size is data parallel."""
+    """How the model is split over ranks; the rest of the world size is data parallel."""
 
-    tensor_model_parallel_size: int = key(1, "Ranks that share each layer.", minimum=1)
-    pipeline_model_parallel_size: int = key(1, "Ranks that hold successive layers.", minimum=1)
+    tensor_model_parallel_size: int = key(1, "Ranks that split each layer.", minimum=1)
+    pipeline_model_parallel_size: int = key(1, "Pipeline stages: ranks that hold consecutive layers.", minimum=1)
     virtual_pipeline_model_parallel_size: int | None = key(
-        None, "Model chunks per pipeline rank (interleaved schedule); empty for one.", minimum=2
+        None, "Model chunks per pipeline rank (interleaved schedule); one if empty.", minimum=2
     )
-    context_parallel_size: int = key(1, "Ranks that share each sequence.", minimum=1)
-    expert_model_parallel_size: int = key(
-        1, "Ranks, out of the data-parallel ones, that share the experts of a layer.", minimum=1
-    )
+    context_parallel_size: int = key(1, "Ranks that split each sequence.", minimum=1)
+    expert_model_parallel_size: int = key(1, "Data-parallel ranks that split the experts of a layer.", minimum=1)
     sequence_parallel: bool = key(False, "Split norms and residuals along the sequence over the tensor-parallel ranks.")
     use_distributed_optimizer: bool = key(
-        True, "Spread optimizer state over data-parallel ranks. Checkpoints written with and without do not mix."
+        True,
+        "Shard optimizer state over data-parallel ranks. Checkpoints written with and without are not interchangeable.",
     )
-    overlap_grad_reduce: bool = key(False, "Reduce gradients while the backward pass still runs.", affects_output=False)
+    overlap_grad_reduce: bool = key(False, "Reduce gradients while the backward pass is running.", affects_output=False)
     overlap_param_gather: bool = key(
-        False, "Gather parameters while the forward pass already runs (distributed optimizer).", affects_output=False
+        False, "Gather parameters while the forward pass is running (distributed optimizer).", affects_output=False
     )
     distributed_timeout_minutes: float = key(
-        30, "Minutes that a rank waits for another before it gives up.", minimum=0.1, affects_output=False
+        30, "Minutes that a rank waits for the others before it fails.", minimum=0.1, affects_output=False
     )
 
     def model_ranks(self) -> int:
@@ -49,7 +51,7 @@ class ParallelConfig:
         return self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.context_parallel_size
 
     def least_ranks(self) -> int:
-        """The fewest ranks that this can be laid out on: experts are shared by ranks of different data or context."""
+        """The minimum number of ranks: experts are split over ranks that differ in data or context."""
         shared = math.lcm(self.context_parallel_size, self.expert_model_parallel_size)
         return self.tensor_model_parallel_size * self.pipeline_model_parallel_size * shared
 
@@ -64,17 +66,17 @@ class ParallelConfig:
 
 @dataclass
 class Fp8Config:
-    """FP8 through Transformer Engine; read only with ``precision: fp8``."""
+    """FP8 with Transformer Engine; only used with ``precision: fp8``."""
 
     format: str = key("hybrid", "hybrid: e4m3 forward, e5m2 gradients.", choices=("hybrid", "e4m3"))
     recipe: str = key(
-        "delayed", "How scaling factors are found.", choices=("delayed", "tensorwise", "blockwise", "mxfp8")
+        "delayed", "How scaling factors are computed.", choices=("delayed", "tensorwise", "blockwise", "mxfp8")
     )
-    fp8_param: bool = key(False, "Keep the weights themselves in FP8 (main weights stay fp32).")
-    first_last_layers_bf16: bool = key(False, "Compute the first and last layers in bf16; not with delayed.")
-    num_layers_at_start_in_bf16: int = key(1, "How many first layers.", minimum=0)
-    num_layers_at_end_in_bf16: int = key(1, "How many last layers.", minimum=0)
-    amax_history_len: int = key(1024, "delayed: steps over which the largest value is looked for.", minimum=1)
+    fp8_param: bool = key(False, "Store the weights themselves in FP8 (main weights stay fp32).")
+    first_last_layers_bf16: bool = key(False, "Compute the first and last layers in bf16; not with recipe delayed.")
+    num_layers_at_start_in_bf16: int = key(1, "Number of first layers in bf16.", minimum=0)
+    num_layers_at_end_in_bf16: int = key(1, "Number of last layers in bf16.", minimum=0)
+    amax_history_len: int = key(1024, "delayed: number of past steps whose maximum sets the scale.", minimum=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.first_last_layers_bf16 and self.recipe == "delayed":
@@ -85,13 +87,15 @@ class Fp8Config:
 
 @dataclass
 class RecomputeConfig:
-    """Activations that the backward pass computes again instead of keeping them: memory against time."""
+    """Activations that are recomputed in the backward pass instead of stored: trades time for memory."""
 
     granularity: str = key(
-        "none", "none; the modules named below; or whole layers.", choices=("none", "selective", "full")
+        "none",
+        "none, the modules named below (selective), or whole layers (full).",
+        choices=("none", "selective", "full"),
     )
     modules: list[str] = key(
-        ["core_attn"], "selective: which parts of a layer.", choices=("core_attn", "mlp", "moe", "layernorm")
+        ["core_attn"], "selective: parts of a layer to recompute.", choices=("core_attn", "mlp", "moe", "layernorm")
     )
     method: str = key(
         "uniform",
@@ -107,13 +111,13 @@ class OptimizerSettings:
 
     lr: float = key(3e-4, "Peak learning rate.", minimum=0)
     min_lr: float | None = key(None, "Learning rate at the end of the decay; a tenth of lr if empty.", minimum=0)
-    weight_decay: float = key(0.1, "Decoupled weight decay.", minimum=0)
-    adam_beta1: float = key(0.9, "Decay of the first moment.", minimum=0, maximum=1)
-    adam_beta2: float = key(0.95, "Decay of the second moment.", minimum=0, maximum=1)
+    weight_decay: float = key(0.1, "Weight decay, decoupled.", minimum=0)
+    adam_beta1: float = key(0.9, "Decay rate of the first moment.", minimum=0, maximum=1)
+    adam_beta2: float = key(0.95, "Decay rate of the second moment.", minimum=0, maximum=1)
     adam_eps: float = key(1e-8, "Added to the denominator.", minimum=0)
-    clip_grad: float = key(1.0, "Largest global gradient norm; 0 does not clip.", minimum=0)
+    clip_grad: float = key(1.0, "Maximum global gradient norm; 0 disables clipping.", minimum=0)
     offload_fraction: float = key(
-        0.0, "Share of the optimizer state that lies in host memory and is updated there (GPU).", minimum=0, maximum=1
+        0.0, "Fraction of the optimizer state that is kept and updated in host memory (GPU only).", minimum=0, maximum=1
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -123,13 +127,13 @@ class OptimizerSettings:
 
 @dataclass
 class ScheduleConfig:
-    """Learning rate over the run, in steps."""
+    """Learning-rate schedule, in steps."""
 
     lr_decay_style: str = key("cosine", "Shape of the decay after warm-up.", choices=DECAY_STYLES)
     lr_warmup_iters: int | None = key(None, "Steps of linear warm-up; lr_warmup_fraction if empty.", minimum=0)
-    lr_warmup_fraction: float = key(0.02, "Warm-up as a share of the decay steps.", minimum=0, maximum=0.99)
-    lr_decay_iters: int | None = key(None, "Steps until min_lr is reached; all steps if empty.", minimum=1)
-    lr_wsd_decay_iters: int | None = key(None, "WSD: steps of the final decay; a tenth of all if empty.", minimum=1)
+    lr_warmup_fraction: float = key(0.02, "Warm-up as a fraction of the decay steps.", minimum=0, maximum=0.99)
+    lr_decay_iters: int | None = key(None, "Steps until min_lr is reached; the whole run if empty.", minimum=1)
+    lr_wsd_decay_iters: int | None = key(None, "WSD: steps of the final decay; a tenth of the run if empty.", minimum=1)
     lr_wsd_decay_style: str = key(
         "exponential", "WSD: shape of the final decay.", choices=("exponential", "linear", "cosine", "minus_sqrt")
     )
@@ -137,11 +141,11 @@ class ScheduleConfig:
 
 @dataclass
 class BatchRampConfig:
-    """Batch size that grows from start to global_batch_size by increment while the first samples are trained on."""
+    """Batch size ramp-up: from start to global_batch_size in increments, over the first samples."""
 
-    start: int | None = key(None, "Sequences of the first step; empty for a constant batch size.", minimum=1)
-    increment: int = key(16, "Sequences added at a time.", minimum=1)
-    samples: int = key(0, "Sequences over which the size grows.", minimum=0)
+    start: int | None = key(None, "Batch size of the first step; no ramp-up if empty.", minimum=1)
+    increment: int = key(16, "Sequences added at each increase.", minimum=1)
+    samples: int = key(0, "Sequences over which the batch size grows.", minimum=0)
 
 
 @dataclass
@@ -149,17 +153,17 @@ class DataConfig:
     """How sequences are cut from the indexed datasets. Sequences cross documents."""
 
     seq_length: int | None = key(None, "Tokens per sequence; the model's max_position_embeddings if empty.", minimum=2)
-    blend: dict[str, float] = key({}, "Share of the tokens by training source; empty takes that of the tokens stage.")
-    eod_mask_loss: bool = key(False, "Leave out the loss of the position whose input is the end-of-document token.")
+    blend: dict[str, float] = key({}, "Fraction of the tokens by training source; as in the tokens stage if empty.")
+    eod_mask_loss: bool = key(False, "No loss at positions whose input is the end-of-document token.")
     reset_attention_mask: bool = key(
-        False, "No attention across documents. Takes a mask of seq_length squared per sequence and torch attention."
+        False, "No attention across documents. Needs a mask of seq_length squared per sequence, and torch attention."
     )
     reset_position_ids: bool = key(
-        False, "Count positions from each document's start. Rotary embedding is relative, so that within a document "
-        "this is the same as reset_attention_mask alone."
+        False, "Restart positions at each document. Rotary embeddings are relative, so within a document this is "
+        "equivalent to reset_attention_mask alone."
     )  # fmt: skip
     index_cache: str | None = key(
-        None, "Folder of the sample indices, if not in the run's own; may be read-only once they are there.",
+        None, "Folder for the sample indices, if not in the run's folder; may be read-only once they exist.",
         affects_output=False,
     )  # fmt: skip
 
@@ -167,7 +171,7 @@ class DataConfig:
         if self.reset_position_ids and not self.reset_attention_mask:
             yield (
                 "reset_position_ids",
-                "changes nothing alone: rotary embedding counts from the sequence's start; set reset_attention_mask",
+                "has no effect on its own, since rotary embeddings are relative; also set reset_attention_mask",
             )
 
 
@@ -176,17 +180,17 @@ class CheckpointConfig:
     """Distributed checkpoints in ``checkpoints/``. The last step is always saved."""
 
     save_interval: int = key(500, "Steps between checkpoints.", minimum=1, affects_output=False)
-    keep_last: int = key(2, "Newest checkpoints to keep; 0 keeps all.", minimum=0, affects_output=False)
+    keep_last: int = key(2, "Number of most recent checkpoints to keep; 0 keeps all.", minimum=0, affects_output=False)
     keep_every: int | None = key(
-        None, "Also keep for ever the checkpoints of steps that this divides.", minimum=1, affects_output=False
+        None, "Also keep every checkpoint whose step is a multiple of this.", minimum=1, affects_output=False
     )
     async_save: bool = key(
-        True, "Write in a process beside the training, which stops only to take the snapshot.", affects_output=False
+        True, "Write in a background process; training only pauses for the snapshot.", affects_output=False
     )
-    verify_load: bool = key(True, "Hold every file against its checksum before loading.", affects_output=False)
+    verify_load: bool = key(True, "Verify the checksum of every file before loading.", affects_output=False)
     on_damage: str = key(
         "stop",
-        "When the newest checkpoint is incomplete or damaged: stop, or continue from the newest whole one.",
+        "If the newest checkpoint is incomplete or damaged: stop, or resume from the newest intact one (previous).",
         choices=("stop", "previous"),
         affects_output=False,
     )
@@ -194,30 +198,30 @@ class CheckpointConfig:
 
 @dataclass
 class AnomalyConfig:
-    """What to do about a loss that is no number or that jumps. Each case goes to ``events.jsonl``.
+    """What to do about a loss that is not finite or that spikes. Each case is logged to ``events.jsonl``.
 
-    stop: end with an error. skip: leave the weights as they are and go on with the next batch. rollback: load the last
-    checkpoint and go on after the batch that did it, leaving out the data in between.
+    stop: exit with an error. skip: discard the update and continue with the next batch. rollback: load the last
+    checkpoint and continue after the offending batch, skipping the data in between.
     """
 
-    non_finite: str = key(
-        "stop", "When loss or gradient norm is not a finite number.", choices=("stop", "skip", "rollback")
-    )
-    spike: str = key("ignore", "When the loss jumps.", choices=("ignore", "stop", "skip", "rollback"))
+    non_finite: str = key("stop", "If loss or gradient norm is NaN or infinite.", choices=("stop", "skip", "rollback"))
+    spike: str = key("ignore", "If the loss spikes.", choices=("ignore", "stop", "skip", "rollback"))
     spike_threshold: float = key(
-        8.0, "A jump: above the median of the last losses by this many of their median deviations.", minimum=1
+        8.0, "A spike exceeds the median of recent losses by this many median absolute deviations.", minimum=1
     )
-    spike_window: int = key(64, "Losses to compare with; no jump is seen before half of them are there.", minimum=4)
-    limit: int = key(10, "Skips and rollbacks in one run; after them any case stops it.", minimum=0)
+    spike_window: int = key(
+        64, "Number of recent losses to compare with; no spike is detected before half of them exist.", minimum=4
+    )
+    limit: int = key(10, "Maximum number of skips and rollbacks in a run; the next anomaly stops it.", minimum=0)
 
 
 @dataclass
 class ValidationConfig:
-    """Loss on held-out data, for each validation set apart."""
+    """Loss on held-out data, separately for each validation set."""
 
-    eval_interval: int = key(500, "Steps between validations; the last step always validates.", minimum=1)
+    eval_interval: int = key(500, "Steps between validations; always validates after the last step.", minimum=1)
     eval_iters: int | None = key(
-        None, "Global batches per validation set; the whole set if empty, none at all if 0.", minimum=0
+        None, "Global batches per validation set; the whole set if empty, no validation if 0.", minimum=0
     )
 
 
@@ -226,49 +230,65 @@ class LoggingConfig:
     log_interval: int = key(1, "Steps between lines of metrics.jsonl.", minimum=1, affects_output=False)
     tensorboard: bool = key(True, "Also write TensorBoard events.", affects_output=False)
     wandb_project: str | None = key(None, "Also log to this Weights & Biases project.", affects_output=False)
-    params_norm: bool = key(True, "Log the norm of all parameters.", affects_output=False)
+    params_norm: bool = key(True, "Log the norm of the parameters.", affects_output=False)
     peak_tflops: float | None = key(
-        None, "Dense TFLOP/s of one GPU in this precision, for the MFU; empty looks the GPU up.", minimum=0,
+        None, "Dense TFLOP/s of one GPU in this precision, for the MFU; known GPUs are looked up if empty.", minimum=0,
         affects_output=False,
     )  # fmt: skip
-    profile_step: int | None = key(
-        None, "Record the steps from this one on with torch's profiler.", minimum=1, affects_output=False
+    profile_step: int | None = key(None, "First step to record with torch's profiler.", minimum=1, affects_output=False)
+    profile_steps: int = key(2, "Number of steps to record.", minimum=1, affects_output=False)
+
+
+@dataclass
+class ObjectiveTerm:
+    """One term of the loss."""
+
+    objective: str | None = key(
+        None, f"One of {', '.join(OBJECTIVES)}, or module:Class or FILE.py:Class; the name of the term if empty."
     )
-    profile_steps: int = key(2, "How many steps to record.", minimum=1, affects_output=False)
+    weight: float = key(1.0, "Factor of the term in the loss; 0 only reports it.")
+    options: dict[str, Any] = key({}, "Options of the objective.")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not math.isfinite(self.weight):
+            yield "weight", f"{self.weight} is not a finite number"
 
 
 @dataclass
 class TrainingConfig:
-    """Pre-training with Megatron-Core. The length is given by one of steps, tokens and epochs."""
+    """Training with Megatron-Core. The length is set by one of steps, tokens and epochs."""
 
     model: ModelConfig = key(ModelConfig, "Architecture and sizes.")
     initial_checkpoint: str | None = key(
-        None, "Checkpoint to take the weights of the first step from: an iter_* folder, or the folder of its tracker."
+        None, "Checkpoint with the initial weights: an iter_* folder, or the folder that contains it."
     )
-    parallel: ParallelConfig = key(ParallelConfig, "Spread over ranks.")
+    objectives: dict[str, ObjectiveTerm] = key(
+        {}, "Terms of the loss by name, added up by weight; next-token prediction alone if empty."
+    )
+    parallel: ParallelConfig = key(ParallelConfig, "Parallelism.")
     precision: str = key(
         "auto",
-        "Arithmetic; auto is bf16 on a GPU and fp32 on CPU. Main weights and gradient sums are always fp32.",
+        "auto: bf16 on GPU, fp32 on CPU. Main weights and accumulated gradients are always fp32.",
         choices=("auto", "fp32", "bf16", "fp8"),
     )
     fp8: Fp8Config = key(Fp8Config, "FP8 recipe.")
-    recompute: RecomputeConfig = key(RecomputeConfig, "Activations computed again.")
+    recompute: RecomputeConfig = key(RecomputeConfig, "Activation recomputation.")
     optimizer: OptimizerSettings = key(OptimizerSettings, "AdamW.")
-    schedule: ScheduleConfig = key(ScheduleConfig, "Learning rate over time.")
+    schedule: ScheduleConfig = key(ScheduleConfig, "Learning-rate schedule.")
     data: DataConfig = key(DataConfig, "Sequences.")
-    batch_ramp: BatchRampConfig = key(BatchRampConfig, "Batch size that grows.")
-    checkpoint: CheckpointConfig = key(CheckpointConfig, "Saving.")
-    anomalies: AnomalyConfig = key(AnomalyConfig, "Losses that are wrong.")
+    batch_ramp: BatchRampConfig = key(BatchRampConfig, "Batch size ramp-up.")
+    checkpoint: CheckpointConfig = key(CheckpointConfig, "Checkpointing.")
+    anomalies: AnomalyConfig = key(AnomalyConfig, "Loss anomalies.")
     validation: ValidationConfig = key(ValidationConfig, "Held-out loss.")
     logging: LoggingConfig = key(LoggingConfig, "Metrics.")
     steps: int | None = key(None, "Optimizer steps.", minimum=1)
-    tokens: int | None = key(None, "Tokens to train on, rounded up to whole steps.", minimum=1)
+    tokens: int | None = key(None, "Tokens to train on; rounded up to whole steps.", minimum=1)
     epochs: float | None = key(None, "Passes over the training data; 1 if steps and tokens are empty too.", minimum=0)
     micro_batch_size: int = key(4, "Sequences per rank and forward pass.", minimum=1)
     global_batch_size: int = key(16, "Sequences per optimizer step, over all ranks.", minimum=1)
     nproc: int | None = key(
         None,
-        "Ranks started on this machine; as many as the parallel sizes need if empty.",
+        "Ranks to start on this machine; as many as the parallel sizes need if empty.",
         minimum=1,
         affects_output=False,
     )
@@ -276,9 +296,10 @@ class TrainingConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         lengths = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
         if len(lengths) > 1:
-            yield lengths[-1], f"the length of the run is given by {' and '.join(lengths)}; keep one of them"
+            yield lengths[-1], f"the length of the run is set by {' and '.join(lengths)}; keep only one"
         if self.epochs is not None and self.epochs <= 0:
-            yield "epochs", f"{self.epochs:g} is not a length; give a number above 0"
+            yield "epochs", f"must be above 0, found {self.epochs:g}"
+        yield from self._problems_of_objectives()
         yield from self._problems_of_batches()
         if self.model.is_readable():
             yield from self._problems_of_layout()
@@ -302,6 +323,18 @@ class TrainingConfig:
             return BatchRamp.constant(self.global_batch_size)
         return BatchRamp(self.global_batch_size, ramp.start, ramp.increment, ramp.samples)
 
+    def _problems_of_objectives(self) -> Iterator[tuple[str, str]]:
+        for name, term in self.objectives.items():
+            objective = term.objective or name
+            if objective not in OBJECTIVES and ":" not in objective:
+                yield (
+                    f"objectives.{name}" + ".objective" * (term.objective is not None),
+                    f"{objective!r} is not one of {', '.join(OBJECTIVES)}, nor module:Class or FILE.py:Class."
+                    f"{did_you_mean(objective, OBJECTIVES)}",
+                )
+        if self.objectives and not any(term.weight for term in self.objectives.values()):
+            yield "objectives", "every weight is 0, so there is nothing to train on; give at least one term a weight"
+
     def _problems_of_batches(self) -> Iterator[tuple[str, str]]:
         if self.global_batch_size % self.micro_batch_size:
             yield (
@@ -313,7 +346,7 @@ class TrainingConfig:
         if self.nproc is not None and self.nproc % least:
             yield (
                 "nproc",
-                f"{self.nproc} ranks cannot be shared out in groups of {least} (tensor x pipeline x context or expert "
+                f"{self.nproc} ranks cannot be divided into groups of {least} (tensor x pipeline x context or expert "
                 f"parallel); nearest that can: {divisibility.multiples(self.nproc, least)}",
             )
             return
@@ -329,7 +362,7 @@ class TrainingConfig:
         if start is None:
             return
         if start > self.global_batch_size or (self.global_batch_size - start) % increment:
-            yield "batch_ramp.increment", f"{increment} does not lead from {start} to {self.global_batch_size}"
+            yield "batch_ramp.increment", f"steps of {increment} do not lead from {start} to {self.global_batch_size}"
         for name, size in (("start", start), ("increment", increment)):
             if size % samples:
                 yield (
@@ -358,14 +391,14 @@ class TrainingConfig:
         if shape.num_layers % chunks:
             yield (
                 "parallel.pipeline_model_parallel_size",
-                f"model.num_layers={shape.num_layers} cannot be cut into {chunks} equal stages; nearest numbers of "
+                f"model.num_layers={shape.num_layers} cannot be divided into {chunks} equal stages; nearest numbers of "
                 f"layers that can: {divisibility.multiples(shape.num_layers, chunks)}",
             )
         if self.seq_length() > shape.max_position_embeddings:
             yield (
                 "data.seq_length",
                 f"{self.seq_length()} is above model.max_position_embeddings={shape.max_position_embeddings}; "
-                "lower it or raise that",
+                "lower it, or raise model.max_position_embeddings",
             )
         if parallel.sequence_parallel and self.seq_length() % tensor:
             yield (
@@ -387,11 +420,14 @@ class TrainingConfig:
         if context > 1 and self.seq_length() % (2 * context):
             yield (
                 "data.seq_length",
-                f"{self.seq_length()} cannot be cut into the {2 * context} parts that context_parallel_size={context} "
+                f"{self.seq_length()} cannot be divided into {2 * context} parts, as context_parallel_size={context} "
                 f"needs; nearest that can: {divisibility.multiples(self.seq_length(), 2 * context)}",
             )
         if context > 1 and self.data.reset_attention_mask:
-            yield "data.reset_attention_mask", "not with context parallelism, whose ranks hold parts of a sequence"
+            yield (
+                "data.reset_attention_mask",
+                "not with context parallelism, where each rank holds only parts of a sequence",
+            )
 
     def _problems_of_experts(self) -> Iterator[tuple[str, str]]:
         shape, parallel = self.model.shape(), self.parallel
@@ -405,6 +441,6 @@ class TrainingConfig:
                 f"{divisibility.divisors(shape.num_moe_experts, expert)}",
             )
         if shape.num_moe_experts and parallel.tensor_model_parallel_size > 1 and not parallel.sequence_parallel:
-            yield "parallel.sequence_parallel", "must be true where a model with experts is tensor parallel"
+            yield "parallel.sequence_parallel", "must be true for a model with experts under tensor parallelism"
         if shape.num_moe_experts and "mlp" in self.recompute.modules and self.recompute.granularity == "selective":
             yield "recompute.modules", f"family {shape.family} has no mlp; the experts are called moe"

@@ -118,7 +118,7 @@ def test_a_single_arm_compares_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seeds=[1,1]", "seeds: give at least one, and each only once"),
+        ("seeds=[1,1]", "seeds: give at least one, without duplicates"),
         ("tasks=[]", "tasks: is empty"),
         ("sedes=[1]", "Did you mean seeds"),
     ],

@@ -17,7 +17,7 @@ from megatron_ipt.evaluation.language_model import LanguageModel  # noqa: E402
 from megatron_ipt.evaluation.measures import Measures  # noqa: E402
 from megatron_ipt.evaluation.parity import check_parity, compare_logits, parity_tolerance  # noqa: E402
 from megatron_ipt.tokens.dataset.indexed import IndexedWriter  # noqa: E402
-from megatron_ipt.tokens.tokenizer.tokenizer import train_sentencepiece  # noqa: E402
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import train_sentencepiece  # noqa: E402
 
 
 def test_differences_of_logits():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -17,11 +19,12 @@ from megatron_ipt.corpus.reading import input_files
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.extensions import import_code
 from megatron_ipt.files import read_json, read_jsonl
-from megatron_ipt.inference.engine import EngineError
+from megatron_ipt.inference.engine import Completion, Engine, EngineError, Request
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.pipeline import run_recipe
 from megatron_ipt.recipe import load_recipe
 from megatron_ipt.rejects import Rejects
+from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage as synthesis
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.pairs import Pair
@@ -98,7 +101,7 @@ def configure(extensions, tokenizer_folder):  # noqa: F811
 
 @pytest.fixture
 def context(tmp_path):
-    return StageContext("synthesis", tmp_path / "synthesis", 7, {"corpus": tmp_path / "corpus"})
+    return StageContext("synthesis", tmp_path / "synthesis", 7, {DOCUMENTS: tmp_path / "corpus"})
 
 
 class TestEngine:
@@ -106,7 +109,7 @@ class TestEngine:
 
     def test_the_program_of_the_example(self, extensions, configure, context):
         texts = texts_of(9)
-        write_corpus(context.inputs["corpus"], [texts[:6], texts[6:]])
+        write_corpus(context.inputs[DOCUMENTS], [texts[:6], texts[6:]])
         synthesis.run(configure(sys.executable, str(extensions / "first_sentence.py")), context)
         examples = [example for chain in synthesis.chains_in(context.directory) for example in chain.examples]
         assert [example.text for example in examples] == texts
@@ -125,7 +128,7 @@ class TestEngine:
             "    answer = {'refused': 'not that'} if refused else {'text': '<QUE> Which? <ANS> This. </END>'}\n"
             "    print(json.dumps(answer), flush=True)\n"
         )
-        write_corpus(context.inputs["corpus"], [texts_of(4)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(4)])
         counts = synthesis.run(configure(sys.executable, str(program)), context)
         chains = list(synthesis.chains_in(context.directory))
         # The chain of texts 2 and 3 is cut where text 2 has no pairs.
@@ -135,19 +138,86 @@ class TestEngine:
 
     @pytest.mark.parametrize("program", ["print('no JSON')", "pass"], ids=["no JSON", "ends"])
     def test_a_program_that_does_not_answer(self, configure, context, program):
-        write_corpus(context.inputs["corpus"], [texts_of(2)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(2)])
         with pytest.raises(EngineError, match="expected one line of JSON, found "):
             synthesis.run(configure(sys.executable, "-c", program, processes=1), context)
 
     def test_without_a_command(self, configure, context):
-        write_corpus(context.inputs["corpus"], [texts_of(1)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(1)])
         with pytest.raises(RecipeError, match=r"synthesis\.options\.command: required by CommandEngine"):
             synthesis.run(configure(), context)
 
     def test_a_command_that_does_not_exist(self, configure, context):
-        write_corpus(context.inputs["corpus"], [texts_of(1)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(1)])
         with pytest.raises(RecipeError, match=r"synthesis\.options\.command: no_such_program: No such file"):
             synthesis.run(configure("no_such_program"), context)
+
+
+class QuestionEngine(Engine):
+    """Writes two questions, half a one, and a text of its own."""
+
+    asked: ClassVar[list[Request]] = []
+
+    async def generate(self, request: Request) -> Completion:
+        self.asked.append(request)
+        word = request.prompt.text.rpartition("\nText: ")[2].split()[0]
+        answer = f" Which word is first?\nA: {word}\nQ: Is it long?\nA: No,\nit is not.\nQ: And\n\nText: More.\n\nQ: x"
+        ids = self.tokenizer.encode([answer])[0]
+        return self.completion(ids, True, len(request.prompt.ids), sampling=request.sampling)
+
+
+class TestPromptStyle:
+    """``plain_questions.py``"""
+
+    @pytest.fixture
+    def plain(self, extensions, configure):
+        return replace(
+            configure(),
+            engine="tests.examples.test_extensions:QuestionEngine",
+            prompt=f"{extensions}/plain_questions.py:PlainQuestions",
+        )
+
+    def test_pairs(self, plain, context):
+        QuestionEngine.asked.clear()
+        write_corpus(context.inputs["corpus"], [texts_of(3)])
+        counts = synthesis.run(plain, context)
+        pairs = [
+            [(pair.question, pair.answer) for pair in example.pairs]
+            for chain in synthesis.chains_in(context.directory)
+            for example in chain.examples
+        ]
+        assert pairs == [
+            [("Which word is first?", f"Text{number}"), ("Is it long?", "No,\nit is not.")] for number in range(3)
+        ]
+        assert counts["dropped"] == {"without a question and an answer": 3}
+        assert counts["chains"] == 2
+
+    def test_a_chain_repeats_its_ids_up_to_the_stop_string(self, plain, context):
+        QuestionEngine.asked.clear()
+        write_corpus(context.inputs["corpus"], [["One. Two </s>.", "Three."]])
+        synthesis.run(plain, context)
+        first, second = (request.prompt for request in QuestionEngine.asked)
+        assert [request.sampling.stop for request in QuestionEngine.asked] == [("\nText:",)] * 2
+        assert second.ids[: len(first.ids)] == first.ids and first.ids[0] == 1
+        # BOS once, and the "</s>" of the text is text.
+        assert not {1, 2} & {*first.ids[1:], *second.ids[1:]}
+        answered = second.text.removeprefix(first.text)
+        assert answered.startswith(" Which word is first?\nA: One.\n")
+        assert answered.endswith("\nQ: And\n\nText: Three.\n\nQ:")
+
+    def test_the_file_is_recorded(self, plain, extensions):
+        recorded = synthesis.fingerprints(plain)
+        assert [Path(entry["path"]).name for entry in recorded if entry.get("code")] == ["plain_questions.py"]
+
+    def test_other_classes_and_names_are_refused(self, plain, configure):
+        for name, message in (
+            (f"{__name__}:QuestionEngine", r"synthesis\.prompt: .* is not a subclass of .*style\.PromptStyle"),
+            ("no.such:Style", r"synthesis\.prompt: no\.such cannot be imported"),
+        ):
+            with pytest.raises(RecipeError, match=message):
+                synthesis.check(replace(plain, prompt=name))
+        with pytest.raises(RecipeError, match=r"prompt: 'synthesiser' is not one of .*Did you mean synthesizer"):
+            load(SynthesisConfig, None, ["prompt=synthesiser"])
 
 
 class TestPairsWithoutAModel:
@@ -185,6 +255,30 @@ def test_the_recipe_with_every_extension(extensions, tokenizer_folder, tmp_path,
         assert documents[text]["text"].count(answer) == 2
 
 
+class TestObjective:
+    """``z_loss.py``"""
+
+    @pytest.mark.slow
+    def test_log_z_of_the_recipe_begins_at_that_of_a_uniform_guess(self, extensions, tmp_path, monkeypatch):
+        pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
+        from megatron_ipt.training.loop.metrics import read_metrics
+        from megatron_ipt.training.stage import check, fingerprints, run as train
+        from tests.training.conftest import context as training_context, documents, write_tokens
+
+        monkeypatch.chdir(REPOSITORY)
+        recipe = load_recipe(extensions / "recipe.yaml", ["training.steps=1"])
+        check(recipe.training)
+        assert [entry["path"] for entry in fingerprints(recipe.training)] == ["examples/extensions/z_loss.py"]
+        tokens = write_tokens(tmp_path / "tokens", [documents(60, 1)], {})
+        train(recipe.training, training_context(tmp_path / "training", tokens))
+        (first,) = [record for record in read_metrics(tmp_path / "training/metrics.jsonl") if "loss" in record]
+        metrics = first["metrics"]
+        # 500 entries with logits near 0: log Z is ln 500.
+        assert metrics["z_loss/log_z"] == pytest.approx(6.2146, abs=0.02)
+        assert metrics["z_loss/loss"] == pytest.approx(6.2146**2, abs=0.2)
+        assert first["loss"] == pytest.approx(metrics["next_token/loss"] + 1e-4 * metrics["z_loss/loss"], rel=1e-9)
+
+
 class TestFamily:
     """``smollm3.py``"""
 
@@ -207,18 +301,44 @@ class TestFamily:
     )
     def test_other_intervals_are_refused(self, extensions, tmp_path, changes, message):
         from megatron_ipt.extensions import load_extensions
-        from megatron_ipt.models.hugging_face import read_model_config
+        from megatron_ipt.models.hugging_face_config import read_model_config
 
         load_extensions([str(extensions / "smollm3.py")], "extensions")
         config = {
             "model_type": "smollm3", "num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 96,
-            "num_attention_heads": 4, "max_position_embeddings": 64, "vocab_size": 50,
+            "num_attention_heads": 4, "max_position_embeddings": 64, "vocab_size": 50, "rms_norm_eps": 1e-6,
         }  # fmt: skip
         (tmp_path / "config.json").write_text(json.dumps(config))
         read_model_config(tmp_path)
         (tmp_path / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(InputError, match=message):
             read_model_config(tmp_path)
+
+    def test_it_is_the_model_that_transformers_knows(self, extensions, tmp_path):
+        """An absent key means the same, and the parameters are as many."""
+        torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+        from megatron_ipt.extensions import load_extensions
+        from megatron_ipt.models.hugging_face_config import TokenIds, hugging_face_config, read_model_config
+        from megatron_ipt.models.presets import resolve_shape
+
+        load_extensions([str(extensions / "smollm3.py")], "extensions")
+        minimal = {
+            "model_type": "smollm3", "num_hidden_layers": 5, "hidden_size": 64, "intermediate_size": 96,
+            "num_attention_heads": 8, "max_position_embeddings": 64, "vocab_size": 50, "rms_norm_eps": 1e-6,
+        }  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(minimal))
+        shape = resolve_shape({}, read_model_config(tmp_path)[0])
+        theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+        assert (shape.num_query_groups, shape.rotary_base) == (4, 2e6)
+        assert (theirs.num_key_value_heads, theirs.rope_parameters["rope_theta"]) == (4, 2e6)
+        assert theirs.tie_word_embeddings and not shape.untie_embeddings_and_output_weights
+        (tmp_path / "config.json").write_text(json.dumps(hugging_face_config(shape, 50, TokenIds(1, 2, 0), "float32")))
+        written = transformers.AutoConfig.from_pretrained(tmp_path)
+        assert written.no_rope_layers == [1, 1, 1, 0, 1]
+        assert resolve_shape({}, read_model_config(tmp_path)[0]) == shape
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(written)
+        assert model.num_parameters() == shape.parameters(50)
 
     @pytest.mark.slow
     def test_import_train_export(self, extensions, tmp_path):

@@ -1,4 +1,4 @@
-"""Stands in for ``tensorrt_llm`` 1.2: the part of its API that the engine may use, and nothing else.
+"""A mock of ``tensorrt_llm`` 1.2: the part of its API that the engine may use, and nothing else.
 
 Any argument, attribute or call that the real API (as listed below) does not have is refused the way the real one
 refuses it: unknown arguments of ``LLM`` with a ValueError (pydantic), of plain classes with a TypeError, attributes
@@ -69,12 +69,16 @@ class SamplingParams(_Strict):
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int | None = None,
         ignore_eos: bool = False,
         detokenize: bool = True,
         add_special_tokens: bool = True,
         skip_special_tokens: bool = True,
         truncate_prompt_tokens: int | None = None,
+        return_context_logits: bool = False,
+        prompt_logprobs: int | None = None,
     ):
         if end_id is not None and stop is not None:
             raise RuntimeError("end_id together with stop strings")
@@ -92,9 +96,10 @@ class CompletionOutput(_Strict):
 
 
 class RequestOutput(_Strict):
-    def __init__(self, prompt_token_ids: list[int], work: Any):
+    def __init__(self, prompt_token_ids: list[int], work: Any, context_logits: Any = None):
         self._work = work
         self.prompt_token_ids = prompt_token_ids
+        self.context_logits = context_logits
         self.outputs: list[CompletionOutput] = []
         self.__dict__["_sealed"] = True
 
@@ -109,9 +114,14 @@ class RequestOutput(_Strict):
 
 
 class LLM(_Strict):
-    """Answers through ``LLM.answer(ids, sampling_params)``, which a test sets: ids and finish reason, or an error."""
+    """Answers through ``LLM.answer(ids, sampling_params)``, which a test sets: ids and finish reason, or an error.
+
+    ``LLM.logits(ids)`` are the logits of a prompt, [tokens, vocabulary]. As in the real one, those of blocks in the
+    cache (32 tokens that an earlier prompt began with) are left out.
+    """
 
     answer: Callable[[list[int], SamplingParams], tuple[list[int], str]]
+    logits: Callable[[list[int]], Any]
     instances: list[LLM]
 
     def __init__(self, model: str, tokenizer: Any = None, skip_tokenizer_init: bool = False, **arguments: Any):
@@ -123,6 +133,7 @@ class LLM(_Strict):
                 raise ValueError(f"validation error for TorchLlmArgs: {name}")
         self.arguments = arguments | {"model": model, "skip_tokenizer_init": skip_tokenizer_init}
         self.is_shut_down = False
+        self.cached: list[list[int]] = []
         self.in_flight = self.most_in_flight = 0
         LLM.instances.append(self)
 
@@ -139,7 +150,15 @@ class LLM(_Strict):
             raise ValueError("tokenizer is required to reset end_id if it is None")
         if len(ids) + sampling_params.max_tokens > self.arguments["max_seq_len"]:
             raise ValueError("The sum of prompt length and max_tokens should not exceed max_seq_len")
-        return RequestOutput(ids, self._work(ids, sampling_params))
+        logits = None
+        if sampling_params.return_context_logits:
+            cache = self.arguments["kv_cache_config"]
+            reused = 0
+            if cache.enable_block_reuse:
+                reused = 32 * any(len(ids) > 32 and old[:32] == ids[:32] for old in self.cached)
+            logits = LLM.logits(ids)[reused:]
+            self.cached.append(ids)
+        return RequestOutput(ids, self._work(ids, sampling_params), logits)
 
     async def _work(self, ids: list[int], sampling_params: SamplingParams) -> CompletionOutput:
         self.__dict__["in_flight"] += 1

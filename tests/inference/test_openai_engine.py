@@ -19,6 +19,7 @@ import pytest
 from megatron_ipt.errors import RecipeError, StageError
 from megatron_ipt.inference.engine import EngineError
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from tests.synthesis.conftest import texts_of, write_corpus
@@ -50,8 +51,8 @@ def configure_openai(
             "generation.tokenizer": str(tokenizer_folder),
             "openai.server": "openai-compatible",
             "openai.base_urls": json.dumps(urls),
-            "openai.timeout": 0.4,
-            "openai.patience": 10,
+            "openai.timeout": 60,
+            "openai.patience": 60,
             "openai.max_backoff": 0.05,
         }
         return configure(**(settings | overrides))
@@ -60,8 +61,8 @@ def configure_openai(
 
 
 def run(config: SynthesisConfig, context: StageContext, texts: int = 6) -> tuple[dict[str, Any], list[Any]]:
-    if not context.inputs["corpus"].exists():
-        write_corpus(context.inputs["corpus"], [texts_of(texts)])
+    if not context.inputs[DOCUMENTS].exists():
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(texts)])
     counts = stage.run(config, context)
     return counts, list(stage.chains_in(context.directory))
 
@@ -108,8 +109,10 @@ def test_returned_ids_are_repeated_exactly(
 def test_every_third_request_fails_and_nothing_is_lost(
     configure_openai: Callable[..., SynthesisConfig], context: StageContext, fault: str
 ) -> None:
+    # Only a server that hangs is waited for, and a good answer that takes longer is asked for again.
+    timeout = {"openai.timeout": 0.5} if fault == "hang" else {}
     with Server(lambda n, body: FAULTS[fault](body) if n % 3 == 0 else good(body)) as server:
-        counts, chains = run(configure_openai(server), context)
+        counts, chains = run(configure_openai(server, **timeout), context)
     assert [example.id for chain in chains for example in chain.examples] == [f"d{n}" for n in range(6)]
     assert counts["pairs"] == 12
     assert len(server.bodies) >= 9
@@ -141,12 +144,12 @@ def test_a_restarted_server_is_waited_for(
         port = server.port
 
     result: list[Any] = []
-    config = configure_openai(f"http://127.0.0.1:{port}/v1", **{"openai.patience": 20})
+    config = configure_openai(f"http://127.0.0.1:{port}/v1", **{"openai.patience": 120})
     worker = threading.Thread(target=lambda: result.append(run(config, context)))
     worker.start()
     time.sleep(0.5)
     with Server(lambda n, body: good(body), port=port):
-        worker.join(15)
+        worker.join(120)
     assert result[0][0]["pairs"] == 12
 
 
@@ -231,19 +234,26 @@ def test_a_chain_stays_on_its_server(configure_openai: Callable[..., SynthesisCo
 def test_only_the_first_request_goes_alone(
     configure_openai: Callable[..., SynthesisConfig], context: StageContext
 ) -> None:
-    now: list[int] = []
-    seen: list[int] = []
+    came: list[int] = []
+    seen_by_first: list[int] = []
+    all_there = asyncio.Event()
 
-    async def answer(body: dict[str, Any]) -> Any:
-        now.append(1)
-        seen.append(len(now))
-        await asyncio.sleep(0.2)  # long enough for all to come, on a busy machine too
-        now.pop()
+    async def answer(number: int, body: dict[str, Any]) -> Any:
+        came.append(number)
+        if number == 0:
+            # Time for others to come, were they sent.
+            await asyncio.sleep(0.2)
+            seen_by_first.append(len(came))
+            return good(body)
+        # No answer before all twelve are in flight: an engine that sends them one by one would wait forever.
+        if len(came) == 13:
+            all_there.set()
+        await all_there.wait()
         return good(body)
 
-    with Server(lambda n, body: answer(body)) as server:
+    with Server(answer) as server:
         run(configure_openai(server, chain_length=1), context, texts=12)
-    assert seen[:2] == [1, 1] and max(seen) == 12
+    assert seen_by_first == [1] and len(came) == 13
 
 
 def test_chains_leave_a_dead_server(configure_openai: Callable[..., SynthesisConfig], context: StageContext) -> None:
@@ -258,7 +268,7 @@ def test_chains_leave_a_dead_server(configure_openai: Callable[..., SynthesisCon
 def test_settings_that_a_server_ignores_are_refused(configure_openai: Callable[..., SynthesisConfig]) -> None:
     with pytest.raises(RecipeError, match="transformers-serve ignores it"):
         configure_openai("http://x/v1", **{"openai.server": "transformers-serve", "generation.temperature": 0.5})
-    with pytest.raises(RecipeError, match="is no http address"):
+    with pytest.raises(RecipeError, match="is not an http address"):
         configure_openai("localhost:8000")
 
 

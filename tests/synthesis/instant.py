@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from megatron_ipt.inference.engine import Completion, Engine, Request
-from megatron_ipt.synthesis.from_text.prompted.prompt import render_pairs
+from megatron_ipt.synthesis.from_text.prompted.marks import render_pairs
 from megatron_ipt.synthesis.pairs import Pair
 
 
@@ -29,8 +29,8 @@ class InstantEngine(Engine):
 
     window = 8
 
-    def __init__(self, config: Any, tokenizer: Any):
-        super().__init__(config, tokenizer)
+    def __init__(self, settings: Any, tokenizer: Any):
+        super().__init__(settings, tokenizer)
         self.requests: list[Request] = []
 
     def answer(self, request: Request) -> str:
@@ -46,8 +46,8 @@ class InstantEngine(Engine):
 class SlowEngine(InstantEngine):
     """Waits a few random milliseconds and notes what it was asked in the file ASKED_FILE, a line a request."""
 
-    def __init__(self, config: Any, tokenizer: Any):
-        super().__init__(config, tokenizer)
+    def __init__(self, settings: Any, tokenizer: Any):
+        super().__init__(settings, tokenizer)
         self._random = random.Random()
         self._log = os.open(os.environ["ASKED_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from megatron_ipt.synthesis.from_text.prompted import parsing
+from megatron_ipt.synthesis.from_text.prompted.marks import MARKS, render_pair, render_pairs
 from megatron_ipt.synthesis.from_text.prompted.parsing import parse_answer, question_key
-from megatron_ipt.synthesis.from_text.prompted.prompt import MARKS, render_pair, render_pairs
 from megatron_ipt.synthesis.pairs import Pair
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, strategies as st
 
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.inference.tokenizer import PromptTokenizer, open_prompt_tokenizer
-from megatron_ipt.synthesis.from_text.prompted.prompt import MARKS, PromptFormat, render_pairs, render_text
+from megatron_ipt.synthesis.from_text.prompted.marks import MARKS, render_pairs, render_text
+from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
 from megatron_ipt.synthesis.pairs import Pair
 from tests.synthesis.conftest import SENTENCES
 
@@ -115,7 +116,7 @@ def test_sentencepiece_gives_the_same_text(tmp_path: Path) -> None:
 
 def test_missing_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"synthesis\.generation\.tokenizer: no tokenizer at"):
-        open_prompt_tokenizer(tmp_path)
+        open_prompt_tokenizer(tmp_path, "synthesis.generation.tokenizer")
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="not a tokenizer"):
         open_prompt_tokenizer(tmp_path)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from megatron_ipt.errors import RecipeError, StageError
 from megatron_ipt.inference.engine import Completion, EngineError, Request
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.shard import ShardTask
@@ -24,7 +25,7 @@ Configure = Callable[..., SynthesisConfig]
 
 
 def run(config: SynthesisConfig, context: StageContext, shards: list[list[str]]) -> tuple[dict[str, Any], list[Chain]]:
-    write_corpus(context.inputs["corpus"], shards)
+    write_corpus(context.inputs[DOCUMENTS], shards)
     counts = stage.run(config, context)
     return counts, list(stage.chains_in(context.directory))
 
@@ -81,9 +82,9 @@ def test_nothing_but_drops_is_told_with_reasons(
 
 
 def test_engines_are_held_to_their_interface(configure: Configure, context: StageContext) -> None:
-    with pytest.raises(EngineError, match="generate of WrongEngine returned 'an answer', no Completion"):
+    with pytest.raises(EngineError, match="generate of WrongEngine returned 'an answer', which is not a Completion"):
         run(configure(engine="tests.synthesis.test_stage:WrongEngine"), context, [texts_of(1)])
-    with pytest.raises(RecipeError, match="texts_of is no subclass of megatron_ipt"):
+    with pytest.raises(RecipeError, match="texts_of is not a subclass of megatron_ipt"):
         stage.check(configure(engine="tests.synthesis.conftest:texts_of"))
 
 
@@ -132,8 +133,8 @@ def test_marks_in_the_text_do_not_reach_the_model_but_stay_in_the_data(
 
 
 def test_splits_are_not_mixed(configure: Configure, context: StageContext) -> None:
-    write_corpus(context.inputs["corpus"], [texts_of(6)])
-    path = context.inputs["corpus"] / "synthesis" / "shard-00000.jsonl"
+    write_corpus(context.inputs[DOCUMENTS], [texts_of(6)])
+    path = context.inputs[DOCUMENTS] / "synthesis" / "shard-00000.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     for number, record in enumerate(records):
         record["split"] = ("train", "valid", "test")[number % 3]
@@ -160,7 +161,7 @@ def test_shards_of_several_processes_make_the_whole(configure: Configure, contex
     shards = [texts_of(3, 3 * number) for number in range(5)]
     _, expected = run(configure(), context, shards)
     context.directory = context.directory.with_name("parts")
-    write_corpus(context.inputs["corpus"], shards)
+    write_corpus(context.inputs[DOCUMENTS], shards)
     config = configure()
     names = [f"shard-{number:05d}.jsonl" for number in range(5)]
     assert stage.run(config, context, (1, 3))["unfinished_shards"] == 3
@@ -176,10 +177,10 @@ def test_shards_of_several_processes_make_the_whole(configure: Configure, contex
 
 
 def test_a_shard_in_other_hands_is_refused(configure: Configure, context: StageContext) -> None:
-    write_corpus(context.inputs["corpus"], [texts_of(3), texts_of(3, 3)])
+    write_corpus(context.inputs[DOCUMENTS], [texts_of(3), texts_of(3, 3)])
     context.directory.mkdir()
     for engine in ("tests.synthesis.instant:InstantEngine", "mined"):
-        task = ShardTask("shard-00001.jsonl", context.inputs["corpus"])
+        task = ShardTask("shard-00001.jsonl", context.inputs[DOCUMENTS])
         with (
             task.locked(context.directory),
             pytest.raises(StageError, match=r"shard-00001: process .* is working on it.*--shard"),
@@ -192,7 +193,7 @@ def test_other_settings_do_not_continue_a_journal(configure: Configure, context:
     FailingEngine.fail_at = 3
     with pytest.raises(EngineError):
         run(configure(engine="tests.synthesis.test_stage:FailingEngine"), context, [texts_of(9)])
-    with pytest.raises(StageError, match="begun with other documents or settings"):
+    with pytest.raises(StageError, match="started with other documents or settings"):
         stage.run(configure(chain_length=3), context)
 
 
@@ -263,8 +264,8 @@ def test_interrupted_anywhere_the_result_is_the_same(
         shards.append([text + " NOPAIRS" * (number % 5 == 4) for number, text in enumerate(texts_of(size, start))])
         start += size
     write_corpus(root / "corpus", shards)
-    whole = StageContext("synthesis", root / "whole", 7, {"corpus": root / "corpus"})
-    parts = StageContext("synthesis", root / "parts", 7, {"corpus": root / "corpus"})
+    whole = StageContext("synthesis", root / "whole", 7, {DOCUMENTS: root / "corpus"})
+    parts = StageContext("synthesis", root / "parts", 7, {DOCUMENTS: root / "corpus"})
     stage.run(configure(chain_length=length), whole)
     FailingEngine.fail_at = data.draw(st.integers(1, start + 1))
     config = configure(
@@ -296,7 +297,7 @@ def test_rejects_and_metrics_are_written(configure: Configure, context: StageCon
         ({"engine": "openay"}, "engine: 'openay' is not one of .* Did you mean openai"),
         ({"engine": "openai", "generation.model": "''"}, r"generation\.model: required by the engine openai"),
         ({"engine": "replay"}, r"replay\.inputs: required"),
-        ({"generation.max_new_tokens": 2000}, r"generation\.max_new_tokens: 2000 leaves nothing"),
+        ({"generation.max_new_tokens": 2000}, r"generation\.max_new_tokens: 2000 leaves no room for a prompt"),
         ({"filters.min_answer_characters": 5000}, r"filters\.min_answer_characters: is above"),
     ],
 )

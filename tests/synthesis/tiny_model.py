@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_ipt.inference.tokenizer import open_prompt_tokenizer
-from megatron_ipt.synthesis.from_text.prompted.prompt import render_pairs
+from megatron_ipt.synthesis.from_text.prompted.marks import render_pairs
 from megatron_ipt.synthesis.pairs import Pair
 
 PAIR = Pair("Why do bees dance?", "clover")

@@ -22,7 +22,7 @@ from megatron_ipt.tokens.dataset.verify import verify
 from megatron_ipt.tokens.preprocess import preprocess
 from megatron_ipt.tokens.preprocess.arguments import main
 from megatron_ipt.tokens.preprocess.preprocess import Options, SourceFiles, run
-from megatron_ipt.tokens.tokenizer.tokenizer import SentencePieceTokenizer
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
 TOOL = Path(__file__).parents[2] / "tools" / "preprocess_data.py"
 TEXTS = [f"document {number} about the {'quick brown fox ' * (number % 9)}" for number in range(200)]

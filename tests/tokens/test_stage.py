@@ -13,13 +13,14 @@ from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.files import atomic_jsonl, read_json
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import AUGMENTED, DOCUMENTS
 from megatron_ipt.tokens import encode
 from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
 from megatron_ipt.tokens.dataset.indexed import IndexedReader
 from megatron_ipt.tokens.dataset.inspection import inspect
 from megatron_ipt.tokens.dataset.verify import verify
 from megatron_ipt.tokens.stage import check, fingerprints, run
-from megatron_ipt.tokens.tokenizer.tokenizer import open_tokenizer
+from megatron_ipt.tokens.tokenizer.loading import open_tokenizer
 
 SPLITS = ["train"] * 8 + ["valid", "test"]
 
@@ -37,7 +38,7 @@ def context(tmp_path):
     shard(tmp_path / "augment/plain/shard-00000.jsonl", "plain", 10)
     shard(tmp_path / "corpus/raw/shard-00000.jsonl", "raw", 40)
     shard(tmp_path / "corpus/raw/shard-00001.jsonl", "more", 20)
-    inputs = {"corpus": tmp_path / "corpus", "augment": tmp_path / "augment"}
+    inputs = {DOCUMENTS: tmp_path / "corpus", AUGMENTED: tmp_path / "augment"}
     return StageContext("tokens", tmp_path / "tokens", 1, inputs)
 
 
@@ -216,13 +217,13 @@ def test_a_given_tokenizer_is_used_as_it_is(context, tmp_path):
 
 
 def test_no_documents_at_all(tmp_path):
-    inputs = {"corpus": tmp_path / "corpus", "augment": tmp_path / "augment"}
+    inputs = {DOCUMENTS: tmp_path / "corpus", AUGMENTED: tmp_path / "augment"}
     with pytest.raises(InputError, match="the sources hold no documents"):
         run(settings(), StageContext("tokens", tmp_path / "tokens", 1, inputs))
 
 
 def test_a_share_of_an_empty_source_is_refused(context, tmp_path):
-    context.inputs["augment"].rename(tmp_path / "elsewhere")
+    context.inputs[AUGMENTED].rename(tmp_path / "elsewhere")
     sources = {"augmented": SourceConfig(share=0.5), "raw": SourceConfig(share=0.5)}
     with pytest.raises(InputError, match=r"tokens\.sources\.augmented\.share: 0\.5, but the source holds no tokens"):
         run(settings(sources=sources), context)

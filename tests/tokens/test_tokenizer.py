@@ -5,12 +5,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.tokens.tokenizer.tokenizer import (
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    open_tokenizer,
-    train_sentencepiece,
-)
+from megatron_ipt.tokens.tokenizer.hugging_face_folder import HuggingFaceTokenizer
+from megatron_ipt.tokens.tokenizer.loading import open_tokenizer
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer, train_sentencepiece
 
 LINES = [
     "The lighthouse keeper trims the lamp at dusk, and the beam reaches 18 miles.",

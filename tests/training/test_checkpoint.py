@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.models.families import resolve_shape
+from megatron_ipt.models.presets import resolve_shape
 
 checkpoint = pytest.importorskip("megatron_ipt.training.checkpoints.checkpoint")
 
@@ -62,7 +62,7 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
 def test_truncated_shard_is_named(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, 7)
     (folder / "__0_0.distcp").write_bytes(b"123")
-    with pytest.raises(InputError, match=r"__0_0\.distcp: 3 bytes, 5 were written: damaged"):
+    with pytest.raises(InputError, match=r"__0_0\.distcp: damaged: 3 bytes, but 5 were written"):
         checkpoint.ModelFile.read(folder)
 
 
@@ -74,7 +74,7 @@ def test_weights_to_start_from_are_a_checkpoint_or_the_folder_above(tmp_path: Pa
     converted.mkdir(parents=True)
     (converted / "metadata.json").write_text("{}")
     assert checkpoint.checkpoint_folder(tmp_path / "converted") == converted
-    with pytest.raises(InputError, match="no checkpoint is there; expected an iter_"):
+    with pytest.raises(InputError, match="no checkpoint found; expected an iter_"):
         checkpoint.checkpoint_folder(tmp_path / "nowhere")
 
 

@@ -87,3 +87,15 @@ def test_cross_entropy_is_torch_s(dtype: torch.dtype) -> None:
     assert torch.allclose(found.double().flatten(), expected, atol=1e-6)
     # A bf16 gradient is rounded once: half a unit in its eighth binary place.
     assert torch.allclose(gradient.double(), expected_gradient, rtol=2**-8 if dtype is torch.bfloat16 else 0, atol=1e-7)
+
+
+def test_cross_entropy_leaves_logits_that_others_read() -> None:
+    logits = torch.randn(13, 2, 8, requires_grad=True)
+    read, before = logits * 1, logits.detach().clone()
+    kept = CrossEntropyFunction.apply(read, LABELS, True)
+    ((kept * 3).sum() + read.exp().sum()).backward()
+    assert torch.equal(read, before)
+    other = before.clone().requires_grad_()
+    own = CrossEntropyFunction.apply(other * 1, LABELS)
+    ((own * 3).sum() + other.exp().sum()).backward()
+    assert torch.equal(kept, own) and torch.equal(logits.grad, other.grad)

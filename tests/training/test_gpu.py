@@ -64,6 +64,21 @@ def test_fp8_follows_bf16(recipe: str, train: Train) -> None:
     assert max(abs(a - b) for a, b in zip(losses(half), losses(eighth))) < 0.1
 
 
+def test_terms_that_read_logits_in_bf16(train: Train) -> None:
+    """A term without weight changes nothing; a frozen second model of the same weights has nothing to teach."""
+    examples, root = Path(__file__).parent / "objectives/examples.py", Path(__file__).parents[2]
+    z_loss = f"z: {{objective: '{root / 'examples/extensions/z_loss.py'}:ZLoss', weight: 0}}"
+    plain = train(*GPU_RUN, "precision=bf16")[0]
+    checkpoint = plain / "checkpoints/iter_0000012"
+    reported = train(*GPU_RUN, "precision=bf16", f"objectives={{next_token: {{}}, {z_loss}}}")[0]
+    assert max(abs(a - b) for a, b in zip(losses(plain), losses(reported))) < 1e-3
+    first = next(read_metrics(reported / "metrics.jsonl"))
+    assert first["metrics"]["z/log_z"] == pytest.approx(math.log(500), abs=0.1)
+    teacher = f"kl: {{objective: '{examples}:Teacher', options: {{checkpoint: '{checkpoint}'}}}}"
+    taught = train(*GPU_RUN, "precision=bf16", f"initial_checkpoint={checkpoint}", f"objectives={{{teacher}}}")[0]
+    assert abs(losses(taught)[0]) < 1e-3
+
+
 def test_resumes_in_fp8(train: Train) -> None:
     import torch
 

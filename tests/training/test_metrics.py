@@ -22,6 +22,25 @@ def test_lines_are_there_while_the_run_goes_on(tmp_path: Path) -> None:
     assert records == [{"step": 1, "loss": 2.5}, {"step": 1, "valid": {"raw": 2.25}}]
 
 
+def test_metrics_of_objectives_are_written_and_charted(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    metrics = {"kl/loss": 0.5, "kl/entropy": 2.0}
+    with Metrics(tmp_path, first_step=0, steps=1, tensorboard=True) as writer:
+        writer.log_step({"step": 1, "loss": 2.5, "metrics": metrics})
+        writer.log_validation(1, {"raw": 2.25}, {"raw": {"kl/loss": 0.75}})
+    assert list(read_metrics(tmp_path / "metrics.jsonl")) == [
+        {"step": 1, "loss": 2.5, "metrics": metrics},
+        {"step": 1, "valid": {"raw": 2.25}, "valid_metrics": {"raw": {"kl/loss": 0.75}}},
+    ]
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    charted = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    assert charted == {
+        "train/loss": 2.5, "train/metrics/kl/loss": 0.5, "train/metrics/kl/entropy": 2.0, "valid/raw": 2.25,
+        "valid/raw/kl/loss": 0.75,
+    }  # fmt: skip
+
+
 def test_no_file_means_no_lines(tmp_path: Path) -> None:
     assert list(read_metrics(tmp_path / "metrics.jsonl")) == []
 

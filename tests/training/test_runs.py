@@ -281,8 +281,8 @@ def test_falls_back_when_told_to(name: str, one_rank: Callable[[str], Path]) -> 
         ("blend-unknown", "no training source is called train-7; there are train-0, train-1"),
         ("fp8", "training.precision: fp8 needs a GPU"),
         ("offload", "training.optimizer.offload_fraction: moves optimizer state from a GPU"),
-        ("not-a-number", "training.anomalies.non_finite be skip or rollback"),
-        ("not-a-number-skipped", "(and training.anomalies.limit=3 is used up)"),
+        ("not-a-number", "set training.anomalies.non_finite to skip or rollback"),
+        ("not-a-number-skipped", "(and training.anomalies.limit=3 is reached)"),
     ],
 )
 def test_refusals_say_what_to_do(name: str, message: str, one_rank: Callable[[str], Path]) -> None:

@@ -80,7 +80,7 @@ from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.stage import run
 directory, tokens, *overrides = sys.argv[1:]
 try:
-    run(load(TrainingConfig, None, overrides), StageContext("training", Path(directory), 17, {"tokens": Path(tokens)}))
+    run(load(TrainingConfig, None, overrides), StageContext("training", Path(directory), 17, {TOKENS: Path(tokens)}))
 except UserError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_status)
@@ -185,5 +185,5 @@ def test_a_rank_that_dies_ends_all_at_once(tokens: Path, tmp_path: Path) -> None
     _, message = process.communicate(timeout=30)
     assert time.monotonic() - died < 10
     assert process.returncode != 0
-    assert "a rank of 2 ended without a word" in message
+    assert "one of 2 ranks exited without an error message" in message
     assert_all_end(children)

@@ -1,8 +1,8 @@
-"""The training stage on a cluster: the command that starts all ranks is given; this watches it and reports as one.
+"""The ranks of a training on a cluster: started by a given command, watched, and reported as one.
 
-The counterpart of :mod:`megatron_ipt.training.stage` for several nodes, run inside the same manifest. It renews the
-lease, passes USR1 on to rank 0 (every rank hears of it at the next step), and ends the job when nothing moves any more,
-with the name of the rank that holds up the others.
+A :class:`~megatron_ipt.training.ranks.launcher.Launcher` for several nodes. It renews the lease, forwards USR1 to rank
+0 (every rank learns of it at the next step), and ends the job when nothing moves any more, naming the rank that the
+others wait for.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from megatron_ipt.cluster.watch import hang
 from megatron_ipt.cluster.watch.hang import RankState
 from megatron_ipt.cluster.watch.watched_rank import INTERVAL
 from megatron_ipt.errors import StageError, UserError
-from megatron_ipt.files import read_json
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.training.config import TrainingConfig
-from megatron_ipt.training.loop.metrics import METRICS_FILE, read_metrics
+from megatron_ipt.training.loop.metrics import METRICS_FILE
 from megatron_ipt.training.loop.stop import ENDED, Checkpointed
 from megatron_ipt.training.ranks.job import Job
-from megatron_ipt.training.ranks.worker import end_with_parent
+from megatron_ipt.training.ranks.processes import end_group, end_with_parent
+from megatron_ipt.training.ranks.reports import RankReports
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ _LOOK_SECONDS = 1.0
 _SECONDS_TO_END = 90.0
 _SECONDS_TO_DIE = 5.0
 _TIMED_OUT = ("Timed out", "timed out", "timeout", "Timeout")
-_BROKEN_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "DistBackendError", "Broken pipe")
 
 
 class LeaseLost(UserError):
@@ -50,15 +49,16 @@ class RankGroup:
     """All ranks of one start of the job.
 
     Args:
-        command: starts them everywhere and ends when they have; finds the job's file in ``MEGATRON_IPT_JOB``.
-        report: folder that all nodes see, for what the ranks leave.
-        renew: renews the lease; says why to stop, or nothing.
-        stall_seconds: without a step and without a rank moving, after which the job hangs.
+        command: starts the ranks on all nodes and exits when they have; finds the job file in ``MEGATRON_IPT_JOB``.
+        folder: for the reports of the ranks; visible on all nodes.
+        renew: renews the lease; returns the reason to stop, or an empty string.
+        stall_seconds: the job counts as hanging after this long without a step and without a rank moving.
     """
 
-    def __init__(self, command: list[str], report: Path, renew: Callable[[], str], stall_seconds: float):
+    def __init__(self, command: list[str], folder: Path, renew: Callable[[], str], stall_seconds: float):
         self._command = command
-        self._report = report
+        self._folder = folder
+        self._reports = RankReports(folder)
         self._renew = renew
         self._stall_seconds = stall_seconds
         self._asked = False
@@ -66,38 +66,38 @@ class RankGroup:
         self._beats: dict[int, tuple[int, float]] = {}
 
     def ask_to_stop(self) -> None:
-        """Has the ranks save a checkpoint and end. Safe in a signal handler."""
+        """Has the ranks save a checkpoint and exit. Safe in a signal handler."""
         self._asked = True
 
-    def run(self, config: TrainingConfig, context: StageContext) -> dict[str, Any]:
-        """The stage's work: starts, watches, and returns the counts.
+    def launch(self, config: TrainingConfig, context: StageContext) -> dict[str, Any]:
+        """Starts the ranks, watches them, and returns rank 0's counts.
 
         Raises:
-            UserError: as a rank raised it; Checkpointed; LeaseLost; StageError for a hang or a rank without a word.
+            UserError: as a rank raised it; Checkpointed; LeaseLost; StageError for a hang, or for a rank that exited
+                without an error message.
         """
-        self._report.mkdir(parents=True, exist_ok=True)
-        job = self._report / "job.json"
-        Job(config, context, self._report).write(job)
-        metrics = context.directory / METRICS_FILE
+        self._folder.mkdir(parents=True, exist_ok=True)
+        job = self._folder / "job.json"
+        Job(config, context, self._folder).write(job)
         environment = {
             **os.environ,
             "MEGATRON_IPT_JOB": str(job),
-            "TORCH_FR_DUMP_TEMP_FILE": str(self._report / "nccl-rank-"),
+            "TORCH_FR_DUMP_TEMP_FILE": str(self._folder / "nccl-rank-"),
         }
         process = subprocess.Popen(
             self._command, env=environment, start_new_session=True, preexec_fn=_end_with_this_process
         )
         try:
-            status = self._watch(process, metrics)
+            status = self._watch(process, context.directory / METRICS_FILE)
         finally:
-            self._end(process)
-        counts = self._report / "counts.json"
-        if not counts.exists() or self._outcomes():
-            raise self._error(status)
+            self._end(process, _SECONDS_TO_END)
+        counts, error = self._reports.counts(), self._reports.error()
+        if counts is None or error is not None:
+            raise error or self._error(status)
         if status:
-            # Rank 0 writes its counts behind the last checkpoint: what failed after that was the way out.
-            logger.warning("training: finished; a rank then ended with status %d", status)
-        return read_json(counts) | _losses(metrics)
+            # Rank 0 writes its counts after the last checkpoint: only the shutdown can have failed after that.
+            logger.warning("training: finished; a rank then exited with status %d", status)
+        return counts
 
     def _watch(self, process: subprocess.Popen[bytes], metrics: Path) -> int:
         size, moved = -1, time.monotonic()
@@ -106,7 +106,7 @@ class RankGroup:
             reason = self._renew()
             if reason:
                 logger.error("training: %s; stopping this copy", reason)
-                self._end(process, signal.SIGKILL)
+                self._end(process, _SECONDS_TO_DIE)
                 raise LeaseLost(f"training: {reason}; this copy has stopped without saving")
             if self._asked and not self._signalled:
                 self._signalled = self._signal_first_rank()
@@ -121,7 +121,7 @@ class RankGroup:
 
     def _signal_first_rank(self) -> bool:
         """Rank 0 is on this node: torchrun counts nodes as Slurm does."""
-        path = self._report / "rank-0.pid"
+        path = self._reports.pid_file(0)
         if not path.exists():
             return False
         logger.info("training: asked to stop; saving a checkpoint after this step")
@@ -130,18 +130,18 @@ class RankGroup:
 
     def _signal_rank(self, path: Path, number: signal.Signals) -> None:
         """Signals the rank whose process id ``path`` holds, if that process is one of ours: ids of other nodes mean
-        nothing here."""
+        nothing on this one."""
         try:
             pid = int(path.read_text())
-            if str(self._report).encode() in Path(f"/proc/{pid}/environ").read_bytes():
+            if str(self._folder).encode() in Path(f"/proc/{pid}/environ").read_bytes():
                 os.kill(pid, number)
         except (OSError, ValueError):
             return
 
     def states(self) -> list[RankState]:
-        """What the ranks were last seen doing; how long ago is told by watching their counters."""
+        """What the ranks were last seen doing; how long ago follows from watching their counters."""
         found = []
-        for path in self._report.glob("rank-*.state.json"):
+        for path in self._folder.glob("rank-*.state.json"):
             try:
                 row = orjson.loads(path.read_bytes())
             except (OSError, orjson.JSONDecodeError):
@@ -158,88 +158,42 @@ class RankGroup:
 
     def _raise_hang(self, process: subprocess.Popen[bytes], states: list[RankState]) -> None:
         sentence = hang.diagnose(states, INTERVAL)
-        self._end(process, signal.SIGKILL)
+        self._end(process, _SECONDS_TO_DIE)
         raise StageError(
             f"training: no step for {self._stall_seconds:.0f} s and no rank moves: {sentence}. The last checkpoint is "
-            f"intact; leave the node out (EXCLUDE in the site file) and submit again. {self._flight_recorder()}"
+            f"intact; exclude the node (EXCLUDE in the site file) and submit again. {self._flight_recorder()}"
         )
 
     def _flight_recorder(self) -> str:
-        if any(self._report.glob("nccl-rank-*")):
-            return f"NCCL's last operations: torchfrtrace --prefix nccl-rank- {self._report}"
-        return f"States of the ranks: {self._report}"
+        if any(self._folder.glob("nccl-rank-*")):
+            return f"NCCL's last operations: torchfrtrace --prefix nccl-rank- {self._folder}"
+        return f"States of the ranks: {self._folder}"
 
-    def _outcomes(self) -> list[Path]:
-        return sorted(self._report.glob("rank-*.error.json"))
-
-    def _error(self, status: int) -> Exception:
-        """The one error to show of all that the ranks left."""
-        for path in self._outcomes():
-            outcome = read_json(path)
-            if outcome["error"] == Checkpointed.__name__:
-                return Checkpointed(outcome["message"])
-            return getattr(errors, outcome["error"], UserError)(outcome["message"])
-        traces = sorted(self._report.glob("rank-*.traceback"), key=lambda path: path.stat().st_mtime_ns)
-        texts = {path: path.read_text() for path in traces}
-        if any(sign in text for text in texts.values() for sign in _TIMED_OUT):
+    def _error(self, status: int) -> UserError:
+        """The one error to raise when no rank reported one."""
+        if any(sign in text for text in self._reports.tracebacks().values() for sign in _TIMED_OUT):
             sentence = hang.diagnose(self.states(), INTERVAL)
             return StageError(f"training: a collective operation timed out: {sentence}. {self._flight_recorder()}")
-        for path, text in texts.items():
-            if not any(sign in text for sign in _BROKEN_CONNECTION):
-                return StageError(f"training: {path.stem} failed:\n{text}")
+        failure = self._reports.first_failure()
+        if failure is not None:
+            return StageError(f"training: {failure[0]} failed:\n{failure[1]}")
         if self._asked:
             return Checkpointed(ENDED)
         return StageError(
-            f"training: the ranks ended with status {status} without a word, as when a node fails or the system runs "
-            f"out of memory; see the log above and {self._report}. Submitting again continues from the last checkpoint."
+            f"training: the ranks exited with status {status} without an error message, as when a node fails or the "
+            f"system runs out of memory; see the log above and {self._folder}. Submit again to resume from the last "
+            "checkpoint."
         )
 
-    def _end(self, process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
-        """Leaves no rank behind on this node, where rank 0 publishes checkpoints.
+    def _end(self, process: subprocess.Popen[bytes], patience: float) -> None:
+        """Leaves no rank running on this node, where rank 0 publishes checkpoints.
 
         srun may be gone while its ranks live: it gives up when Slurm gives up the node, and the ranks do not.
         """
-        if process.poll() is None:
-            _signal_group(process, signal.SIGTERM)
-            try:
-                process.wait(_SECONDS_TO_END if number == signal.SIGTERM else _SECONDS_TO_DIE)
-            except subprocess.TimeoutExpired:
-                _signal_group(process, signal.SIGKILL)
-                process.wait()
-        for path in self._report.glob("rank-*.pid"):
+        end_group(process, patience)
+        for path in self._folder.glob("rank-*.pid"):
             self._signal_rank(path, signal.SIGKILL)
-
-
-_groups: list[RankGroup] = []
-
-
-def use(group: RankGroup) -> None:
-    """Makes ``group`` what :func:`run` runs: the pipeline finds a stage's work by name."""
-    _groups[:] = [group]
-
-
-def run(config: TrainingConfig, context: StageContext) -> dict[str, Any]:
-    """The training stage's work, by the group in use."""
-    return _groups[0].run(config, context)
 
 
 def _end_with_this_process() -> None:
     end_with_parent(signal.SIGTERM)
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
-
-
-def _losses(path: Path) -> dict[str, Any]:
-    """Last training loss and last validation losses of a metrics file."""
-    losses: dict[str, Any] = {"final_loss": None, "valid": {}}
-    for record in read_metrics(path):
-        if "valid" in record:
-            losses["valid"] = record["valid"]
-        elif "loss" in record:
-            losses["final_loss"] = record["loss"]
-    return losses

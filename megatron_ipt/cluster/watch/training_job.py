@@ -2,9 +2,9 @@
 
     python -m megatron_ipt.cluster.watch.training_job RECIPE [KEY=VALUE]... -- COMMAND...
 
-Runs the training stage with ``COMMAND`` in the place of a local torchrun. Everything around it is that of
-``megatron-ipt train``: inputs are checked, another recipe's output is refused, the manifest says what was done. Exit
-status 75 asks the batch script to requeue. Needs no torch, so that it runs on the host beside any container.
+Runs the training stage with ``COMMAND`` instead of a local torchrun. Everything else is as in ``megatron-ipt train``:
+inputs are checked, output of another recipe is refused, the manifest records what was done. Exit status 75 asks the
+batch script to requeue. Needs no torch, so it runs on the host, outside any container.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from megatron_ipt.cluster.slurm import commands as slurm
 from megatron_ipt.cluster.slurm.submissions import FOLDER
-from megatron_ipt.cluster.watch import rank_group
 from megatron_ipt.cluster.watch.lease import Holder, Lease
 from megatron_ipt.cluster.watch.rank_group import RankGroup
 from megatron_ipt.errors import RecipeError, StageError, UserError
 from megatron_ipt.locks import locked
-from megatron_ipt.pipeline import run_one, stage_named
+from megatron_ipt.pipeline import run_one
 from megatron_ipt.progress import configure_logging
 from megatron_ipt.recipe import Recipe, load_recipe
+from megatron_ipt.stages import stage_named
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ _SEPARATOR = "--"
 
 
 def train(recipe: Recipe, command: list[str]) -> None:
-    """Runs the training stage of ``recipe`` by ``command``, holding the lease.
+    """Runs the training stage of ``recipe`` with ``command``, holding the lease.
 
     Raises:
         UserError: see :class:`~megatron_ipt.cluster.watch.rank_group.RankGroup`.
@@ -45,7 +44,7 @@ def train(recipe: Recipe, command: list[str]) -> None:
     output = Path(recipe.output_dir).absolute()
     holder = Holder.of_this_process()
     lease = Lease(output / ".training.lease", holder, _runs)
-    # Handlers stand before the first wait: USR1 during it means requeue at once.
+    # Handlers are installed before the first wait: USR1 during it means requeue immediately.
     group = RankGroup(
         command,
         output / FOLDER / f"training-{holder.job}-{holder.restart}".replace(" ", "-"),
@@ -59,8 +58,7 @@ def train(recipe: Recipe, command: list[str]) -> None:
         logger.warning("training: %s", story)
     try:
         _wait_for_lock(output)
-        rank_group.use(group)
-        run_one(replace(stage_named("training"), code=f"{rank_group.__name__}:run"), recipe)
+        run_one(stage_named("training"), recipe, launcher=group)
     finally:
         lease.release()
 

@@ -1,8 +1,8 @@
 r"""Response accuracy of a synthesizer: what does it answer to a gold question about a text?
 
 The engine gets the text and the question in the format it was tuned on, ``<s> <CON> {text} </CON>\n\n<QUE> {question}
-<ANS>``, and goes on from there. What it writes up to ``</END>`` is held against gold: exact match and F1 as for SQuAD.
-Options stand below the question as in tuning data; of an answer by reasoning what follows the conclusion counts.
+<ANS>``, and continues. What it writes up to ``</END>`` is compared with the gold answers: exact match and F1 as for
+SQuAD. Options are listed below the question as in tuning data; of an answer with reasoning, the conclusion counts.
 """
 
 from __future__ import annotations
@@ -15,20 +15,18 @@ from typing import Any
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.evaluation.judge.gold import GoldPair, GoldText
 from megatron_ipt.evaluation.judge.text import best_f1, exact_match
-from megatron_ipt.inference.engine import Engine, Request, RequestRefused
-from megatron_ipt.inference.tokenizer import open_prompt_tokenizer
+from megatron_ipt.inference.engine import Engine, Prompt, Request, RequestRefused
+from megatron_ipt.inference.engines import open_engine
+from megatron_ipt.inference.run import run_coroutine
+from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.progress import Progress
 from megatron_ipt.synthesis.config import SynthesisConfig
-from megatron_ipt.synthesis.from_text.prompted.prompt import (
-    ANSWER,
-    CONCLUSION,
-    END,
-    Prompt,
-    PromptFormat,
-    TextPrompt,
-    render_pair,
-)
-from megatron_ipt.synthesis.pair_sources import load_class, source_named
+from megatron_ipt.synthesis.from_text.prompted.marks import ANSWER, CONCLUSION, END, render_pair
+from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
+from megatron_ipt.synthesis.from_text.prompted.style import TextPrompt
+from megatron_ipt.synthesis.from_text.prompted.styles import load_style
+from megatron_ipt.synthesis.pair_sources import source_named
+from megatron_ipt.synthesis.stage import engine_settings
 
 
 @dataclass
@@ -51,8 +49,8 @@ def response_accuracy(config: SynthesisConfig, gold: Sequence[GoldText], limit: 
         got no answer counts as wrong; ``unanswered`` by reason.
 
     Raises:
-        RecipeError: the engine answers no questions (mined, replay).
-        StageError: the engine cannot go on.
+        RecipeError: the engine answers no questions (mined, replay), or not in this format.
+        StageError: the engine cannot continue.
     """
     if source_named(config.engine).kind != "model":
         raise RecipeError(
@@ -60,10 +58,16 @@ def response_accuracy(config: SynthesisConfig, gold: Sequence[GoldText], limit: 
             "transformers, openai, tensorrt_llm or module:Class"
         )
     asked = [(text.text, pair) for text in gold for pair in text.pairs][:limit]
-    tokenizer = open_prompt_tokenizer(config.generation.tokenizer or config.generation.model)
-    prompts = PromptFormat(tokenizer, config.generation.context_length, config.generation.max_new_tokens)
-    engine = load_class(config.engine)(config, tokenizer)
-    responses = asyncio.run(_ask_all(engine, prompts, asked, config.generation.window or engine.window))
+    style = load_style(config.prompt)
+    if not issubclass(style, PromptFormat):
+        raise RecipeError(
+            f"--answer-with: gold questions are asked in the format of the synthesizer, not of prompt style "
+            f"{config.prompt}; set prompt=synthesizer"
+        )
+    engine = open_engine(engine_settings(config))
+    prompts = style(engine.tokenizer, config.generation.context_length, config.generation.max_new_tokens)
+    sampling = prompts.sampling(Sampling.of(config.generation))
+    responses = run_coroutine(_ask_all(engine, prompts, sampling, asked, config.generation.window or engine.window))
     unanswered: dict[str, int] = {}
     exact, f1 = 0, 0.0
     for response in responses:
@@ -84,7 +88,7 @@ def response_accuracy(config: SynthesisConfig, gold: Sequence[GoldText], limit: 
 
 
 def question_prompt(prompts: PromptFormat, text: TextPrompt, question: GoldPair) -> Prompt:
-    """The prompt of ``text`` with the question's marks behind it, up to and with ``<ANS>``."""
+    """The prompt of ``text`` followed by the question in its marks, up to and including ``<ANS>``."""
     pair = question.pair
     neutral = pair._replace(
         question=prompts.neutralise(pair.question),
@@ -103,7 +107,7 @@ def answer_of(completion: str) -> str:
 
 
 async def _ask_all(
-    engine: Engine, prompts: PromptFormat, asked: Sequence[tuple[str, GoldPair]], window: int
+    engine: Engine, prompts: PromptFormat, sampling: Sampling, asked: Sequence[tuple[str, GoldPair]], window: int
 ) -> list[Response]:
     free = asyncio.Semaphore(window)
     with Progress("judge: answers", len(asked), "questions") as bar:
@@ -111,7 +115,9 @@ async def _ask_all(
         async def ask(number: int, text: str, question: GoldPair) -> Response:
             async with free:
                 prompt = question_prompt(prompts, prompts.encode_texts([text])[0], question)
-                response = await _ask(engine, prompts, prompt, number, question)
+                response = Response(question, None, "longer than the context")
+                if prompts.fits(prompt):
+                    response = await _ask(engine, Request(prompt, sampling, number), question)
                 bar.advance()
                 return response
 
@@ -121,14 +127,12 @@ async def _ask_all(
             )
 
 
-async def _ask(engine: Engine, prompts: PromptFormat, prompt: Prompt, number: int, question: GoldPair) -> Response:
-    if not prompts.fits(prompt):
-        return Response(question, None, "longer than the context")
+async def _ask(engine: Engine, request: Request, question: GoldPair) -> Response:
     try:
-        completion = await engine.generate(Request(prompt, number))
+        completion = await engine.generate(request)
     except RequestRefused:
         return Response(question, None, "refused by the engine")
     finally:
-        engine.release(number)
+        engine.release(request.chain)
     answer = answer_of(completion.text)
     return Response(question, answer, "") if answer else Response(question, None, "empty answer")

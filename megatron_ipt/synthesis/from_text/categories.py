@@ -1,8 +1,8 @@
-"""What kind of task a pair is: a coarse, documented classification into the kinds of tasks the method is tuned on.
+"""What kind of task a pair is: a coarse classification into the kinds of tasks the method is tuned on.
 
-The first row that fits decides. Rows look at the form of the pair first (options, reasoning), then at the wording of
-the question. English wordings only: in other languages pairs fall back on their form. It serves counts and mixing by
-kind, not grading; a pair is not dropped for its category.
+The first matching row decides. Rows look at the form of the pair first (options, reasoning), then at the wording of the
+question. The wordings are English; pairs in other languages are classified by form alone. Categories serve counting and
+mixing, not grading; no pair is dropped for its category.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Grouping texts into chains of M: neighbours of the same split and domain; the last of a shard may be shorter."""
+"""Groups texts into chains of M: neighbours in the same split and domain; the last chain of a shard may be shorter."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from megatron_ipt.synthesis.from_text.passages import divide
 from megatron_ipt.synthesis.pairs import Chain, Example
 
 Divide = Callable[[str], list[str]]
-"""From a text to passages whose concatenation it is."""
+"""Divides a text into passages whose concatenation is the text."""
 
 
 def examples_of(document: Document, limit: int, divide_passage: Divide | None = None) -> list[Example]:
     """The document as texts of at most ``limit`` characters, called ``id``, ``id#2``, ``id#3``, ...
 
     Args:
-        document: to divide.
-        limit: characters.
-        divide_passage: divides these texts further, e.g. to a number of tokens.
+        document: the document to divide.
+        limit: maximum characters of a text.
+        divide_passage: divides these texts further, for example to a maximum number of tokens.
     """
     passages = divide(document.text, limit)
     if divide_passage is not None:
@@ -32,7 +32,7 @@ def examples_of(document: Document, limit: int, divide_passage: Divide | None = 
 def chain_up(
     documents: Iterable[Document], length: int, limit: int, divide_passage: Divide | None = None
 ) -> Iterator[Chain]:
-    """Chains of ``length`` texts, without pairs yet; a chain is called after its first text."""
+    """Chains of ``length`` texts, without pairs yet; a chain is named after its first text."""
     waiting: dict[tuple[str, str], list[Example]] = {}
     for document in documents:
         group = waiting.setdefault((document.split, document.domain), [])

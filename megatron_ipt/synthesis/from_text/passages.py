@@ -1,7 +1,7 @@
-"""Long documents divided into passages, nothing lost: joined, the passages are the document.
+"""Divides long documents into passages without losing anything: joined, the passages are the document.
 
-Cuts fall between paragraphs, else between sentences, else between words, whichever comes latest within the limit. A
-line that does not end like a sentence is taken for a heading and stays with what follows it.
+Cuts fall between paragraphs, else between sentences, else between words, always at the last such place within the
+limit. A line that does not end like a sentence is treated as a heading and stays with what follows it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _CUTS = (
 _LINE_CUTS = _CUTS[:2]
 _HEADING_CHARACTERS = 100
 _LEAST_FILL = 0.5
-"""A cut that leaves a passage emptier than this gives way to a finer kind of cut."""
+"""A cut that would leave a passage less full than this is replaced by a finer kind of cut."""
 _TOKEN_MARGIN = 0.9
-"""Tokens are not spread evenly over characters; passages aim this far below their limit."""
+"""Tokens are not spread evenly over characters, so passages aim for this fraction of their limit."""
 
 
 def divide(text: str, limit: int) -> list[str]:
@@ -32,7 +32,7 @@ def divide(text: str, limit: int) -> list[str]:
         passages.append(text[start:end])
         start = end
     passages.append(text[start:])
-    # A last remnant without words belongs to the passage before it.
+    # A remainder without words belongs to the passage before it.
     if len(passages) > 1 and not passages[-1].strip():
         remnant = passages.pop()
         passages[-1] += remnant
@@ -40,7 +40,7 @@ def divide(text: str, limit: int) -> list[str]:
 
 
 def _cut(text: str, start: int, limit: int) -> int:
-    # Even shares instead of full passages and a short rest.
+    # Passages of even length instead of full ones and a short remainder.
     remaining = len(text) - start
     target = start + min(limit, -(-remaining // -(-remaining // limit)) + limit // 10)
     for pattern in _CUTS:
@@ -60,9 +60,10 @@ def divide_by_tokens(text: str, limit: int, count: Callable[[str], int]) -> list
     """Passages of at most ``limit`` tokens whose concatenation is ``text``.
 
     Args:
-        text: may be empty.
-        limit: tokens.
-        count: tokens of a string. Not called for texts of at most ``limit`` bytes in UTF-8: no byte makes two tokens.
+        text: the text to divide; may be empty.
+        limit: maximum tokens of a passage.
+        count: counts the tokens of a string. Not called for texts of at most ``limit`` bytes in UTF-8, because no byte
+            makes two tokens.
     """
     if len(text) <= 1 or len(text.encode("utf-8", "surrogatepass")) <= limit:
         return [text]

@@ -1,1 +1,1 @@
-"""Distributed checkpoints of a run."""
+"""Distributed checkpoints: writing, loading, verifying."""

@@ -1,9 +1,9 @@
-"""Distributed checkpoints as Megatron-Core lays them out, written so that a crash never leaves a half one in use.
+"""Distributed checkpoints in Megatron-Core's format, written so that a crash never leaves a partial one in use.
 
 ``checkpoints/iter_0000100/`` is written under a hidden name, checked, renamed, and only then named by
-``latest_checkpointed_iteration.txt``. Beside Megatron's own files it holds ``model.json``: the shape of the model and
-size and checksum of every file, which is all that export, evaluation and a damage check need. Optimizer state is saved
-in the "fully reshardable" form, so that any layout of ranks loads what any other saved.
+``latest_checkpointed_iteration.txt``. Besides Megatron's own files it contains ``model.json``: the shape of the model,
+and size and checksum of every file, which is all that export, evaluation and a damage check need. Optimizer state is
+saved in the "fully reshardable" form, so any layout of ranks can load what any other has saved.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import torch
@@ -28,9 +28,9 @@ from megatron_ipt.files import atomic_open, put_in_place
 from megatron_ipt.models.families import ModelShape
 from megatron_ipt.training.checkpoints.megatron_arguments import megatron_arguments
 from megatron_ipt.training.checkpoints.model_file import (
-    RELEASE,
     TRACKER,
     ModelFile,
+    checkpoint_folder,
     checkpoints_in,
     iteration_folder,
     latest_checkpoint,
@@ -49,39 +49,30 @@ _STRUCTURE = (
     "family", "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels",
     "untie_embeddings_and_output_weights", "num_moe_experts",
 )  # fmt: skip
-"""What decides the names and sizes of tensors; other fields may change when only weights are taken over."""
+"""Fields that determine names and sizes of tensors; others may differ when only weights are loaded."""
 
 
 def load_model_weights(chunk: torch.nn.Module, folder: Path) -> None:
-    """Loads the weights alone of ``folder`` into an unwrapped model chunk."""
+    """Loads only the weights of ``folder``, into an unwrapped model chunk."""
     state = {"model": chunk.sharded_state_dict()}
     chunk.load_state_dict(_read(state, folder)["model"])
 
 
-def checkpoint_folder(path: Path) -> Path:
-    """``path``, or the newest checkpoint below it, or the converted one (``release``).
+class Stateful(Protocol):
+    """Has a state of plain values and tensors on CPU."""
 
-    Raises:
-        InputError: there is none.
-    """
-    if (path / "metadata.json").is_file():
-        return path
-    if (path / RELEASE / "metadata.json").is_file():
-        return path / RELEASE
-    folder = latest_checkpoint(path) if path.is_dir() else None
-    if folder is None:
-        raise InputError(
-            f"{path}: no checkpoint is there; expected an iter_* or release folder, or one with {TRACKER} in it"
-        )
-    return folder
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None: ...
 
 
 class Checkpoints:
     """Saves and loads the state of a run under ``root``; every rank calls every method.
 
     Args:
-        chunks: the model's chunks without their wrappers, whose prefix would get into the names of the tensors.
-        describe: gives ``model.json`` of a state, without its files.
+        chunks: the model's chunks without wrappers, whose prefix would become part of the tensor names.
+        describe: returns ``model.json`` of a state, without its files.
+        objectives: their state is saved too; it is equal on all ranks.
     """
 
     def __init__(
@@ -92,6 +83,7 @@ class Checkpoints:
         scheduler: Any,
         describe: Callable[[RunState], ModelFile],
         settings: CheckpointConfig,
+        objectives: Stateful,
     ):
         self._root = root
         self._chunks = chunks
@@ -99,20 +91,21 @@ class Checkpoints:
         self._scheduler = scheduler
         self._describe = describe
         self._settings = settings
+        self._objectives = objectives
         self._first_rank = torch.distributed.get_rank() == 0
         self._writer = Writer(_SHARDING)
         self._pending: ModelFile | None = None
-        # Waits for the disk that no step needs to see: names are synced one by one, large files take long to delete.
+        # Waits for the disk that should not delay a step: syncing files one by one, deleting large ones.
         self._beside = ThreadPoolExecutor(1, "checkpoints")
         self._publication: Future[None] | None = None
         self._removal: Future[None] | None = None
 
     def load_latest(self) -> RunState | None:
-        """Restores the newest checkpoint; None where there is none.
+        """Restores the newest checkpoint; None if there is none.
 
         Raises:
-            InputError: the checkpoint is incomplete or damaged, and the recipe does not say to take an earlier one.
-            StageError: it is of another model.
+            InputError: the checkpoint is incomplete or damaged, and the recipe does not allow an earlier one.
+            StageError: it belongs to a different model.
         """
         self._wait_for_publication()
         folder = self._newest_whole()
@@ -125,24 +118,25 @@ class Checkpoints:
             if before != after:
                 raise StageError(
                     f"{folder}: was trained with model {name}={before}, the recipe now says {after}. "
-                    "Restore the recipe, or train into another output_dir."
+                    "Restore the recipe, or use another output_dir."
                 )
         state = _read(self._state(None), folder)
         for name, chunk in self._named_chunks():
             chunk.load_state_dict(state[name])
         self._optimizer.load_state_dict(fit_optimizer_state(state["optimizer"], self._optimizer))
         self._scheduler.load_state_dict(state["opt_param_scheduler"])
+        self._objectives.load_state_dict(state.get("objectives", {}))
         if "run_state" in state:
             return RunState.from_dict(state["run_state"])
         samples = saved.consumed_train_samples
         return RunState(step=saved.iteration, samples=samples, position=samples)
 
     def load_weights(self, path: Path) -> ModelFile:
-        """Takes the weights alone over from another run or from a conversion; the optimizer starts afresh.
+        """Loads only the weights, from another run or a conversion; the optimizer starts from scratch.
 
         Raises:
             InputError: the checkpoint cannot be used.
-            StageError: its model has other tensors.
+            StageError: its model has different tensors.
         """
         folder = checkpoint_folder(path)
         self._refuse_damaged(folder)
@@ -151,8 +145,8 @@ class Checkpoints:
             before, after = getattr(saved.shape, name), getattr(now.shape, name)
             if before != after:
                 raise StageError(
-                    f"{folder}: holds a model with {name}={before}, training.model says {after}; the weights to start "
-                    "from must be of the same sizes"
+                    f"{folder}: holds a model with {name}={before}, training.model says {after}; initial weights must "
+                    "have the same sizes"
                 )
         state = _read({name: chunk.sharded_state_dict() for name, chunk in self._named_chunks()}, folder)
         for name, chunk in self._named_chunks():
@@ -161,7 +155,7 @@ class Checkpoints:
         return saved
 
     def save(self, state: RunState, wait: bool = False) -> None:
-        """Saves ``state``; unless told to wait, in a process beside this one where the recipe says so.
+        """Saves ``state``; in a background process, if the recipe says so and ``wait`` is not set.
 
         Raises:
             StorageError: the checkpoint could not be written; the one before it is intact.
@@ -183,16 +177,16 @@ class Checkpoints:
             self._await_removal()
 
     def is_writing(self) -> bool:
-        """Whether this rank is still writing a checkpoint that was not waited for."""
+        """Whether this rank is still writing a checkpoint in the background."""
         return self._writer.is_writing()
 
     @property
     def is_pending(self) -> bool:
-        """Whether a checkpoint was begun that :meth:`finish` has not made visible yet."""
+        """Whether a checkpoint has been started that :meth:`finish` has not published yet."""
         return self._pending is not None
 
     def finish(self) -> None:
-        """Waits for a checkpoint that is being written and has it made visible; nothing where there is none.
+        """Waits for the checkpoint that is being written and publishes it; does nothing if there is none.
 
         Raises:
             StorageError: it could not be written.
@@ -206,7 +200,7 @@ class Checkpoints:
             self._publication = self._beside.submit(self._publish, folder, described)
 
     def _wait_for_publication(self) -> None:
-        """Returns once the checkpoint that was finished last can be read by every rank."""
+        """Returns once every rank can read the checkpoint that was finished last."""
         self._await_publication()
         torch.distributed.barrier()
 
@@ -221,7 +215,7 @@ class Checkpoints:
             self._removal = None
 
     def _newest_whole(self) -> Path | None:
-        """The newest checkpoint, or the newest whole one where the recipe allows to fall back."""
+        """The newest checkpoint, or the newest intact one if the recipe allows falling back."""
         fall_back = self._settings.on_damage == "previous"
         try:
             folder = latest_checkpoint(self._root)
@@ -232,7 +226,7 @@ class Checkpoints:
         except InputError as error:
             if not fall_back:
                 raise InputError(
-                    f"{error} Or set training.checkpoint.on_damage=previous to go on from the newest whole one."
+                    f"{error} Or set training.checkpoint.on_damage=previous to resume from the newest intact one."
                 ) from error
             problem = str(error)
         for folder in reversed(checkpoints_in(self._root)):
@@ -241,12 +235,12 @@ class Checkpoints:
             except InputError:
                 continue
             if self._first_rank:
-                logger.warning("training: %s\nContinuing from %s", problem, folder)
+                logger.warning("training: %s\nResuming from %s", problem, folder)
             return folder
-        raise InputError(f"{problem} No other checkpoint is whole.")
+        raise InputError(f"{problem} No other checkpoint is intact.")
 
     def _refuse_damaged(self, folder: Path) -> None:
-        """Holds the files against their checksums, each rank its share, and agrees on the outcome."""
+        """Verifies the checksums of the files, each rank its share, and agrees on the result."""
         problem: str | None = None
         try:
             saved = ModelFile.read(folder)
@@ -263,7 +257,7 @@ class Checkpoints:
             raise InputError(found)
 
     def _prepare(self, hidden: Path) -> None:
-        # In this order: the publication is what starts the removal.
+        # In this order, because the publication starts the removal.
         self._await_publication()
         self._await_removal()
         try:
@@ -285,13 +279,13 @@ class Checkpoints:
     def _remove_old(self, newest: int) -> None:
         if not self._settings.keep_last:
             return
-        # Folders above this iteration are what an earlier, longer run left when it was told to start over.
+        # Folders of later iterations are from an earlier, longer run that was told to start over.
         earlier = [folder for folder in checkpoints_in(self._root) if _iteration_of(folder) < newest]
         outdated = []
         for folder in earlier[: len(earlier) - (self._settings.keep_last - 1)]:
             if not self._settings.keep_every or _iteration_of(folder) % self._settings.keep_every:
                 outdated.append(folder.rename(_hidden(folder)))
-        # A hidden folder that is left is removed at the next save.
+        # A hidden folder that remains is removed at the next save.
         self._removal = self._beside.submit(_delete, outdated)
 
     def _named_chunks(self) -> list[tuple[str, Any]]:
@@ -300,7 +294,7 @@ class Checkpoints:
         return [(f"model{index}", chunk) for index, chunk in enumerate(self._chunks)]
 
     def _state(self, run: RunState | None) -> dict[str, Any]:
-        """What is saved at ``run``; None for the frame that a checkpoint is loaded into."""
+        """The state to save at ``run``; None for the template that a checkpoint is loaded into."""
         state: dict[str, Any] = {name: chunk.sharded_state_dict() for name, chunk in self._named_chunks()}
         state["optimizer"] = self._optimizer.sharded_state_dict(dict(state), is_loading=run is None, metadata=_SHARDING)
         if run is not None:
@@ -318,12 +312,15 @@ class Checkpoints:
                 "opt_param_scheduler": self._scheduler.state_dict(),
                 "run_state": run.to_dict(),
             }
+            of_objectives = self._objectives.state_dict()
+            if of_objectives:
+                state["objectives"] = of_objectives
             share_memory(state)
         return state
 
 
 def _hidden(folder: Path) -> Path:
-    """A name for ``folder`` beside it that no reader looks at and the next save removes."""
+    """A name next to ``folder`` that readers ignore and that the next save removes."""
     return folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
 
 

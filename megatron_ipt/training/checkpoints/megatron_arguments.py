@@ -1,4 +1,4 @@
-"""The arguments that Megatron-LM takes out of a checkpoint, for those that a run writes and those of a conversion.
+"""The arguments that Megatron-LM reads from a checkpoint, for checkpoints of a run and of a conversion.
 
 Needs neither torch nor Megatron-Core. Epsilon and rope scaling are there for other readers: Megatron-LM does not take
 them from a checkpoint, its user must pass them.

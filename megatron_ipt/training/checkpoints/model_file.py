@@ -1,6 +1,6 @@
-"""What a checkpoint folder says about itself without a tensor being read: ``model.json`` and the tracker file.
+"""What a checkpoint folder says about itself without reading a tensor: ``model.json`` and the tracker file.
 
-Needs neither torch nor Megatron-Core, so that export, evaluation and status can look at a checkpoint cheaply.
+Needs neither torch nor Megatron-Core, so export, evaluation and status can look at a checkpoint cheaply.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from megatron_ipt.models.families import ModelShape
 
 TRACKER = "latest_checkpointed_iteration.txt"
 RELEASE = "release"
-"""Name of a folder, and text of the tracker, where weights come from a conversion and not from an iteration."""
+"""Name of the folder, and text of the tracker, if weights come from a conversion rather than a training."""
 MODEL_FILE = "model.json"
 _FOLDER = re.compile(r"iter_\d{7,}")
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """``model.json`` of a checkpoint: what a reader needs to know before it touches a tensor.
+    """``model.json`` of a checkpoint: what a reader needs to know before it reads a tensor.
 
     Attributes:
-        dtype: of the weights: ``float32`` or ``bfloat16``.
-        consumed_train_samples: sequences of the data that are behind.
+        dtype: ``float32`` or ``bfloat16``.
+        consumed_train_samples: position in the data, in sequences.
         consumed_tokens: tokens trained on.
-        files: bytes of each file of the checkpoint folder, by name.
-        checksums: XXH3 (128 bits, hexadecimal) of each file, by name; empty where nobody computed them.
+        files: size of each file of the checkpoint folder in bytes, by name.
+        checksums: XXH3 (128 bits, hexadecimal) of each file, by name; empty if they were not computed.
     """
 
     shape: ModelShape
@@ -49,10 +49,10 @@ class ModelFile:
 
     @classmethod
     def read(cls, folder: Path) -> ModelFile:
-        """Reads ``folder``/model.json and holds the folder's files against it.
+        """Reads ``folder``/model.json and checks the files of the folder against it.
 
         Raises:
-            InputError: the file is missing or not readable, or a shard is missing or truncated.
+            InputError: the file is missing or cannot be read, or a shard is missing or truncated.
         """
         path = folder / MODEL_FILE
         values = read_json(path)
@@ -61,14 +61,14 @@ class ModelFile:
             values.pop("family")
             model = cls(shape=shape, **values)
         except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a description that this version can read: {error}") from error
+            raise InputError(f"{path}: cannot be read by this version: {error}") from error
         for name, size in model.files.items():
             shard = folder / name
             if not shard.is_file():
                 raise InputError(f"{shard}: missing from the checkpoint. {restore_hint(folder)}")
             if shard.stat().st_size != size:
                 raise InputError(
-                    f"{shard}: {shard.stat().st_size} bytes, {size} were written: damaged. {restore_hint(folder)}"
+                    f"{shard}: damaged: {shard.stat().st_size} bytes, but {size} were written. {restore_hint(folder)}"
                 )
         return model
 
@@ -79,10 +79,10 @@ def iteration_folder(root: Path, iteration: int) -> Path:
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """The folder that the tracker of ``root`` names; None where nothing was saved yet.
+    """The folder that the tracker of ``root`` names; None if nothing has been saved yet.
 
     Raises:
-        InputError: the tracker cannot be understood or names a folder that is not there.
+        InputError: the tracker is invalid, or names a folder that does not exist.
     """
     tracker = root / TRACKER
     if not tracker.exists():
@@ -97,17 +97,35 @@ def latest_checkpoint(root: Path) -> Path | None:
     return folder
 
 
+def checkpoint_folder(path: Path) -> Path:
+    """``path``, or the newest checkpoint below it, or the converted one (``release``).
+
+    Raises:
+        InputError: there is none.
+    """
+    if (path / "metadata.json").is_file():
+        return path
+    if (path / RELEASE / "metadata.json").is_file():
+        return path / RELEASE
+    folder = latest_checkpoint(path) if path.is_dir() else None
+    if folder is None:
+        raise InputError(
+            f"{path}: no checkpoint is there; expected an iter_* or release folder, or one with {TRACKER} in it"
+        )
+    return folder
+
+
 def checkpoints_in(root: Path) -> list[Path]:
-    """Folders of checkpoints under ``root``, oldest first."""
+    """Checkpoint folders under ``root``, oldest first."""
     return sorted(path for path in root.glob("iter_*") if _FOLDER.fullmatch(path.name) and path.is_dir())
 
 
 def restore_hint(folder: Path) -> str:
-    """What to do about a checkpoint that cannot be used."""
+    """How to recover from a checkpoint that cannot be used."""
     others = sorted(path.name for path in folder.parent.glob("iter_*") if path != folder)
     if not others:
-        return "No other checkpoint is there; restore it or train again."
+        return "There is no other checkpoint; restore it or train again."
     return (
-        f"Restore it, or write the number of another iteration into {folder.parent / TRACKER} to continue from there "
-        f"(there: {', '.join(others)})."
+        f"Restore it, or write the number of another iteration into {folder.parent / TRACKER} to resume from there "
+        f"(available: {', '.join(others)})."
     )

@@ -1,10 +1,10 @@
-"""Puts the state of a run on disk, in this process or in one beside it, and proves that it is there.
+"""Writes the state of a run to disk, in this process or in the background, and verifies that it is there.
 
-Megatron-Core plans the writing and forks writers; four of its traps are dealt with here. Without psutil the writers
-hang. Their result queue starts a manager process that outlives a killed rank: a file takes its place. The writers
-themselves would outlive it and wait for ever: the system ends them with the process they belong to. And what is said
-to be written is not looked at again: every file is read back for a checksum, and the checkpoint's own table of contents
-is held against the files' sizes, before anything is called a checkpoint.
+Megatron-Core plans the writing and forks writers; four of its pitfalls are handled here. Without psutil the writers
+hang. Their result queue starts a manager process that outlives a killed rank: a file replaces it. The writers
+themselves would also outlive it and wait forever: the system ends them with the process they belong to. And nothing is
+verified after writing: here every file is read back for a checksum, and the checkpoint's own table of contents is
+compared with the file sizes, before the folder becomes a checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ipt.errors import StorageError
 from megatron_ipt.files import read_json, write_json
-from megatron_ipt.training.ranks.worker import end_with_parent
+from megatron_ipt.training.ranks.processes import end_with_parent
 
 _RESULTS = ".results-{rank}"
 _CHECKSUMS = ".checksums-{rank}.json"
@@ -53,7 +53,7 @@ class Writer:
     """Writes one checkpoint at a time; every rank calls every method.
 
     Args:
-        content: description of the optimizer's form, for whoever loads it.
+        content: describes the form of the optimizer state, for loading.
     """
 
     def __init__(self, content: dict[str, Any]):
@@ -66,17 +66,17 @@ class Writer:
 
     @property
     def folder(self) -> Path | None:
-        """What is being written, until :meth:`finish`."""
+        """The folder that is being written, until :meth:`finish`."""
         return self._folder
 
     def start(self, state: dict[str, Any], folder: Path, beside: bool) -> None:
         """Takes a snapshot of ``state`` and writes it into the empty ``folder``.
 
         Args:
-            beside: return as soon as the snapshot is taken; a forked process sees the tensors as they are now.
+            beside: return as soon as the snapshot is taken, and write in a forked process.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: writing failed.
         """
         rank = torch.distributed.get_rank()
         filesystem_async._results_queue = _ResultFile(folder / _RESULTS.format(rank=rank))
@@ -85,7 +85,7 @@ class Writer:
                 state,
                 str(folder),
                 sharded_strategy=self._strategy,
-                # What each rank holds does not change while the run goes on.
+                # What each rank holds does not change during the run.
                 validate_access_integrity=not self._checked,
                 async_sharded_save=True,
                 content_metadata=self._content,
@@ -103,11 +103,11 @@ class Writer:
                 _write(*job)
 
     def is_writing(self) -> bool:
-        """Whether this rank's part is still being written."""
+        """Whether this rank is still writing its part."""
         return self._process is not None and self._process.is_alive()
 
     def finish(self) -> None:
-        """Waits for all ranks and completes the folder; afterwards it holds all that a checkpoint is made of.
+        """Waits for all ranks and completes the folder, which is then a full checkpoint.
 
         Raises:
             StorageError: a part could not be written.
@@ -127,7 +127,7 @@ def _end_with_the_run() -> None:
     end_with_parent(signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:
-        # It ended before the system could be asked.
+        # The parent ended before the signal was requested.
         os._exit(1)
 
 
@@ -140,7 +140,7 @@ def _write_and_end_with_the_run(*arguments: Any, **options: Any) -> None:
     _write_bucket(*arguments, **options)
 
 
-# Megatron-Core forks a process for each bucket, and looks this function up then.
+# Megatron-Core looks this function up when it forks a process for each bucket.
 filesystem_async.FileSystemWriterAsync.write_preloaded_data = staticmethod(_write_and_end_with_the_run)
 
 
@@ -156,15 +156,15 @@ def _write(function: Any, arguments: list[Any], options: dict[str, Any], checksu
         return
     function(*arguments, **options)
     paths = [Path(bucket[0]) for bucket in arguments[1]]
-    # A file that is missing here has failed to be written, which the results tell.
+    # Writing a file that is missing here has failed, which the results report.
     write_json(checksums, {path.name: checksum(path) for path in paths if path.exists()})
 
 
 def collect_checksums(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Sizes and checksums of every file of a finished folder, after a look at their completeness.
+    """Sizes and checksums of all files of a finished folder, after checking that they are complete.
 
     Raises:
-        StorageError: the table of contents names bytes that are not there.
+        StorageError: a file is shorter than the table of contents says.
     """
     checksums: dict[str, str] = {}
     for path in folder.glob(_CHECKSUMS.format(rank="*")):
@@ -174,14 +174,12 @@ def collect_checksums(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
     contents = FileSystemReader(folder).read_metadata()
     for item in contents.storage_data.values():
         if item.offset + item.length > files.get(item.relative_path, 0):
-            raise StorageError(
-                f"{folder / item.relative_path}: shorter than what was written into it; is the disk full?"
-            )
+            raise StorageError(f"{folder / item.relative_path}: shorter than what was written to it; is the disk full?")
     return files, {name: checksums.get(name) or checksum(folder / name) for name in files}
 
 
 def damaged(folder: Path, checksums: dict[str, str], names: Iterable[str]) -> str | None:
-    """The first of the files ``names`` whose content is not what was written; None where all are whole."""
+    """The first of the files ``names`` whose content is not what was written; None if all are intact."""
     for name in names:
         if name in checksums and checksum(folder / name) != checksums[name]:
             return f"{folder / name}: its content is not what was written (checksum): damaged"
@@ -189,7 +187,7 @@ def damaged(folder: Path, checksums: dict[str, str], names: Iterable[str]) -> st
 
 
 class _ResultFile:
-    """What a writer found, handed to the process that started it: a queue of one, as a file."""
+    """Returns the results of a writer to the process that started it: a queue of length one, as a file."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -206,7 +204,7 @@ class _ResultFile:
 
 
 class _as_storage_error:
-    """Turns what a failed write raises into one message, with the folder removed."""
+    """Turns any error of a failed write into one message, and removes the folder."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -221,13 +219,13 @@ class _as_storage_error:
         shutil.rmtree(self._folder, ignore_errors=True)
         raise StorageError(
             f"{self._folder}: could not be written: {last_line(error)} ({free / 1e6:,.1f} MB were free on the disk). "
-            "The checkpoint before it is intact; make room or lower training.checkpoint.keep_last, then run the same "
-            "command again."
+            "The previous checkpoint is intact; free disk space or lower training.checkpoint.keep_last, then rerun the "
+            "same command."
         ) from error
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error that carries the tracebacks of ranks, without the name of its class."""
+    """The last line of an error that contains tracebacks of ranks, without the class name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

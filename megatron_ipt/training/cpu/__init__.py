@@ -1,1 +1,1 @@
-"""What stands in for CUDA and fused kernels on a CPU."""
+"""Replacements for CUDA and fused kernels on CPU."""

@@ -1,9 +1,9 @@
-"""Lets Megatron-Core run where there is no GPU, by standing in for the CUDA calls it makes.
+"""Lets Megatron-Core run without a GPU, by replacing the CUDA calls it makes.
 
-Megatron-Core names the CUDA device about 250 times: as ``device=`` of tensor factories, as streams and events, as
-random state. :func:`install` replaces those entry points of torch, process-wide, by their CPU equivalents, so that one
-code path serves both. It does nothing where a GPU is present. Because it changes torch itself, it belongs in a process
-of its own, and must run before Megatron-Core is imported (its decorators call ``torch.compile`` at import).
+Megatron-Core refers to the CUDA device about 250 times: as ``device=`` of tensor factories, as streams and events, as
+random state. :func:`install` replaces these entry points of torch, for the whole process, with CPU equivalents, so
+there is one code path for both. It does nothing if there is a GPU. Because it patches torch itself, it belongs in a
+separate process, and must run before Megatron-Core is imported, whose decorators call ``torch.compile`` on import.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _installed = False
 
 
 class _Stream(torch.cpu.Stream):
-    """A stream on which everything has already happened, in order."""
+    """A stream whose work is always done, in order."""
 
     def __init__(self, *_: Any, **__: Any):
         super().__init__()
@@ -42,7 +42,7 @@ class _Stream(torch.cpu.Stream):
 
 
 class _Event:
-    """A moment on such a stream."""
+    """An event of such a stream."""
 
     def __init__(self, *_: Any, **__: Any): ...
 
@@ -60,7 +60,7 @@ class _Event:
 
 
 def install() -> None:
-    """Replaces torch's CUDA entry points in this process; nothing where a GPU is present or when already done."""
+    """Replaces torch's CUDA entry points in this process; does nothing with a GPU, or when called again."""
     global _installed
     if _installed or torch.cuda.is_available():
         return
@@ -72,7 +72,7 @@ def install() -> None:
     _stand_in_for_tensor_methods()
     _keep_the_compiler_away()
 
-    # Imported last: it decorates functions with torch.compile and binds what was replaced above.
+    # Imported last: it decorates functions with torch.compile, and binds what has been replaced above.
     import megatron.core.tensor_parallel.random as megatron_random
 
     megatron_random._set_cuda_rng_state = lambda new_state, device=-1, graph_safe=False: torch.set_rng_state(new_state)
@@ -81,7 +81,7 @@ def install() -> None:
 
 
 def _stand_in_for_exchange_with_oneself() -> None:
-    """A group of one rank has nothing to exchange, but gloo copies all gradients and all weights to find that out."""
+    """Skips collectives within a group of one rank, for which gloo would copy all gradients and weights."""
     from megatron.core.distributed import param_and_grad_buffer
 
     def skipped_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,7 +101,7 @@ def _stand_in_for_exchange_with_oneself() -> None:
 
 
 def _stand_in_for_expert_dispatch() -> None:
-    """The router calls a kernel of Transformer Engine, and the dispatcher counts tokens in numpy once off the GPU."""
+    """Replaces what needs Transformer Engine or a GPU: a kernel of the router, and how the dispatcher counts tokens."""
     from megatron.core.transformer.moe import moe_utils, token_dispatcher
 
     def on_host(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
@@ -116,7 +116,7 @@ def _identity_decorator(model: Any = None, **_: Any) -> Any:
 
 
 def _keep_the_compiler_away() -> None:
-    """torch would import its compiler, a second's work, to exempt its optimizers from it; here nothing is compiled."""
+    """Marks optimizers as exempt from compilation, for which torch would import its compiler: a second saved."""
     for method in vars(torch.optim.Optimizer).values():
         exempt = getattr(method, "__wrapped__", None)
         if exempt is not None:
@@ -124,7 +124,7 @@ def _keep_the_compiler_away() -> None:
 
 
 def _does_nothing() -> Callable[..., None]:
-    """A new function each time: torch._dynamo refuses one function under two names."""
+    """A new function each time: torch._dynamo rejects a function with two names."""
     return lambda *_, **__: None
 
 
@@ -185,7 +185,7 @@ def _stand_in_for_tensor_methods() -> None:
     own_type = torch.Tensor.type
 
     def type_name(tensor: torch.Tensor, dtype: Any = None, **options: Any) -> Any:
-        # Gradient clipping and the optimizers tell precisions apart by these names.
+        # Gradient clipping and the optimizers distinguish precisions by these names.
         if dtype is None:
             return own_type(tensor).replace("torch.", "torch.cuda.", 1)
         return own_type(tensor, dtype, **options)

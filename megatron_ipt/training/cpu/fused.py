@@ -1,8 +1,8 @@
-"""Norm, gated activation and cross-entropy in few passes over memory, for CPU: what fused kernels are on a GPU.
+"""Norm, gated activation and cross-entropy with few passes over memory: the fused kernels of the CPU.
 
-Autograd would keep and go over several tensors of full size for each. On CPU a pass costs a read and a write of main
-memory, and a new tensor a page fault for every 4 KiB. So the backward passes are written by hand, and every formula
-is applied to parts that stay in the cache from its first operation to its last.
+Autograd would store and traverse several full-size tensors for each. On CPU, a pass costs a read and a write of main
+memory, and a new tensor costs a page fault for every 4 KiB. So the backward passes are written by hand, and every
+formula is applied to parts that stay in the cache from its first operation to its last.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from megatron.core.transformer import mlp
 
 PART = 1 << 17
-"""Numbers of a tensor that are worked on at a time: 512 KiB of fp32, half of a usual second-level cache."""
+"""Elements of a tensor processed at a time: 512 KiB of fp32, half of a typical L2 cache."""
 
 
 def stand_in_for_fused_activation() -> None:
-    """Puts :func:`swiglu` where Megatron-Core calls its own fused activation, which is one on a GPU alone."""
+    """Puts :func:`swiglu` where Megatron-Core calls its fused activation, which is only fused on a GPU."""
     mlp.bias_swiglu_impl = swiglu
 
 
 def stand_in_for_cross_entropy() -> None:
-    """Puts :func:`cross_entropy` where Megatron-Core's models call theirs."""
+    """Puts :func:`cross_entropy` where Megatron-Core's models call their own."""
     tensor_parallel.vocab_parallel_cross_entropy = cross_entropy
 
 
 def parts(tensor: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Views of all tensors, cut alike along the first dimension so that ``tensor``'s hold about ``PART`` numbers."""
+    """Views of all tensors, split alike along the first dimension; those of ``tensor`` have about ``PART`` elements."""
     rows = max(1, PART * tensor.size(0) // max(1, tensor.numel()))
     return zip(*(each.split(rows) for each in (tensor, *others)))
 
@@ -38,7 +38,7 @@ def parts(tensor: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.T
 def swiglu(tensor: torch.Tensor, bias: None = None, *_: Any) -> torch.Tensor:
     """SiLU of the first half of the last dimension times the second half; [..., 2 * n] -> [..., n]."""
     if bias is not None:
-        raise NotImplementedError("no family here has a bias in its feed-forward block")
+        raise NotImplementedError("no model family here has a bias in its feed-forward block")
     activated: torch.Tensor = _SwiGLU.apply(tensor)
     return activated
 
@@ -101,7 +101,7 @@ class RMSNormFunction(torch.autograd.Function):
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
     """Negative log-likelihood of ``target`` [seq, batch] under ``logits`` [seq, batch, vocab], in nats and fp32.
 
-    Gradients are written over the logits. Where tensor parallelism parts the vocabulary, Megatron-Core's own is called.
+    Gradients overwrite the logits. If tensor parallelism splits the vocabulary, Megatron-Core's own is called.
     """
     if label_smoothing or parallel_state.get_tensor_model_parallel_world_size() > 1:
         apart: torch.Tensor = vocab_parallel_cross_entropy(logits, target, label_smoothing)
@@ -111,10 +111,14 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, label_smoothing: f
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """Keeps the logits and two numbers of each row; softmax is computed once more in the backward pass."""
+    """Saves the logits and two numbers per row; the backward pass recomputes the softmax.
+
+    With ``keep_logits``, gradients do not overwrite the logits, because others read them.
+    """
 
     @staticmethod
-    def forward(context: Any, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(context: Any, logits: torch.Tensor, target: torch.Tensor, keep_logits: bool = False) -> torch.Tensor:
+        context.keep_logits = keep_logits
         rows, labels = logits.flatten(0, -2), target.flatten().unsqueeze(-1)
         largest = rows.amax(-1, keepdim=True)
         largest = _widened(largest)
@@ -127,15 +131,15 @@ class CrossEntropyFunction(torch.autograd.Function):
         return sums.log().sub_(chosen).view(target.shape)
 
     @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         logits, labels, largest, sums = context.saved_tensors
+        result = torch.empty_like(logits) if context.keep_logits else logits
         gradients = gradient.reshape(-1, 1)
-        for row, label, most, factor, along in parts(
-            logits.view(-1, logits.size(-1)), labels, largest, gradients / sums, gradients
-        ):
+        rows, to_rows = (tensor.view(-1, tensor.size(-1)) for tensor in (logits, result))
+        for row, to, label, most, factor, along in parts(rows, to_rows, labels, largest, gradients / sums, gradients):
             softmax = torch.sub(_widened(row), most).exp_().mul_(factor)
-            row.copy_(softmax.scatter_add_(-1, label, -along))
-        return logits, None
+            to.copy_(softmax.scatter_add_(-1, label, -along))
+        return result, None, None
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:

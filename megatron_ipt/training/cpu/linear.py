@@ -1,10 +1,10 @@
-"""The product with a weight matrix on CPU, which is where seven tenths of a step go.
+"""The product with a weight matrix on CPU, which takes 70 % of a step.
 
-Megatron-Core's own adds each weight's gradient to the gradient buffer in a pass of its own, because the kernel that
-does both at once is Apex's and for a GPU; here the product is summed into the buffer directly. And processors without
-bf16 instructions take four to five times as long for a bf16 product as for an fp32 one. There operands are widened,
-multiplied in fp32 and the result is rounded once: the arithmetic that bf16 units have, products and sums in fp32. The
-widened copies live in scratch memory that is kept, at most one fp32 tensor of the largest size for each operand.
+Megatron-Core adds each weight's gradient to the gradient buffer in a separate pass, because the kernel that does both
+at once is Apex's and needs a GPU; here the product is accumulated in the buffer directly. And on processors without
+bf16 instructions, a bf16 product takes four to five times as long as an fp32 one. There, operands are converted to
+fp32, multiplied, and the result is rounded once: the arithmetic of bf16 units, with products and sums in fp32. The
+converted copies live in scratch memory that is reused, at most one fp32 tensor of the largest size for each operand.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from megatron.core.tensor_parallel import (
 
 
 def stand_in_for_linear() -> None:
-    """Puts :func:`linear` where Megatron-Core's parallel layers call their product."""
+    """Puts :func:`linear` where Megatron-Core's parallel layers call their own."""
     layers.linear_with_grad_accumulation_and_async_allreduce = linear
 
 
 @functools.cache
 def bf16_is_emulated() -> bool:
-    """Whether this processor has no instructions for bf16 products; False where torch cannot tell."""
+    """Whether this processor lacks instructions for bf16 products; False if torch cannot tell."""
     tell = getattr(torch.cpu, "get_capabilities", None)
     if tell is None:
         return False
@@ -49,7 +49,7 @@ def linear(
     async_grad_allreduce: Any = None,
     tp_group: Any = None,
 ) -> torch.Tensor:
-    """``input`` [seq, batch, in] times the transpose of ``weight`` [out, in], in the call of Megatron-Core's own.
+    """``input`` [seq, batch, in] times the transpose of ``weight`` [out, in]; called as Megatron-Core's own function.
 
     Under sequence parallelism the input is gathered along the sequence first, and the gradient scattered.
     """
@@ -66,7 +66,7 @@ class _Linear(torch.autograd.Function):
     def forward(context: Any, tensor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         context.save_for_backward(tensor, weight)
         context.main_grad = getattr(weight, "main_grad", None)
-        # Autograd wants the result to be no view: hooks write into it.
+        # The result must not be a view, because hooks write into it.
         result = tensor.new_empty(*tensor.shape[:-1], weight.size(0))
         rows, to = tensor.flatten(0, -2), result.view(-1, weight.size(0))
         if _is_widened(tensor):
@@ -94,9 +94,9 @@ class _Linear(torch.autograd.Function):
 def _weight_gradient(
     rows: torch.Tensor, inputs: torch.Tensor, weight: torch.Tensor, main_grad: torch.Tensor | None
 ) -> torch.Tensor:
-    """The gradient, or, once it is summed into ``main_grad``, memory that nobody reads: the hook that tells the
-    gradient buffer of a finished weight wants a tensor, and is told by ``grad_added_to_main_grad`` to leave it."""
-    # Two layers that share a weight (``zero_out_wgrad``) have their gradients added up by autograd.
+    """The gradient, or, if it is accumulated in ``main_grad``, memory that is never read: the hook of the gradient
+    buffer expects a tensor, and ``grad_added_to_main_grad`` tells it to ignore it."""
+    # If two layers share a weight (``zero_out_wgrad``), autograd adds up their gradients.
     if main_grad is None or main_grad.dtype != rows.dtype or getattr(weight, "zero_out_wgrad", False):
         return torch.mm(rows.t(), inputs).to(weight.dtype)
     main_grad.addmm_(rows.t(), inputs)
@@ -112,7 +112,7 @@ _scratch: dict[int, torch.Tensor] = {}
 
 
 def _kept(shape: tuple[int, ...], place: int) -> torch.Tensor:
-    """Uninitialised fp32 memory of ``shape``, the same each time: new memory costs a page fault for every 4 KiB."""
+    """Uninitialized fp32 memory of ``shape``, reused, because new memory costs a page fault for every 4 KiB."""
     size = shape[0] * shape[1]
     if place not in _scratch or _scratch[place].numel() < size:
         with torch.inference_mode(False):

@@ -1,9 +1,9 @@
-"""The state of a run as tensors that can be written without being copied first, for CPU.
+"""The state of a run as tensors that can be saved without copying them first, for CPU.
 
-A forked writer sees memory as it was at the fork, so nothing needs to be copied before it. Megatron-Core copies all the
-same: it gathers the optimizer's state of all data-parallel ranks, even where there is one, and clones every tensor that
-is a part of a larger storage, because saving it would save the whole. Here one rank's state is handed out piece by
-piece where it lies, and each piece gets a storage of its own over the same memory.
+A forked writer sees memory as it was at the fork, so nothing needs to be copied before. Megatron-Core copies anyway: it
+gathers the optimizer state of all data-parallel ranks, even if there is only one, and clones every tensor that is part
+of a larger storage, because saving it would save the whole storage. Here the state of a single rank is passed on in
+place, piece by piece, and each piece gets its own storage over the same memory.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _gathered_state = DistributedOptimizer.get_parameter_state_dp_zero
 
 
 def stand_in_for_gathering() -> None:
-    """Lets Megatron-Core's distributed optimizer hand out its state uncopied where one rank holds all of it."""
+    """Lets Megatron-Core's distributed optimizer return its state without a copy if one rank holds all of it."""
     DistributedOptimizer.get_parameter_state_dp_zero = _parameter_state
 
 
 def share_memory(state: dict[str, Any]) -> None:
-    """Gives every tensor on CPU of a sharded state a storage that ends where the tensor does, over the same memory."""
+    """Gives every CPU tensor of a sharded state a storage of exactly its size, over the same memory."""
     apply_factories(state)
     for shard in nested_values(state):
         if isinstance(shard, ShardedTensor) and shard.data is not None:
@@ -35,12 +35,12 @@ def _with_own_storage(tensor: torch.Tensor) -> torch.Tensor:
     is_part = tensor.untyped_storage().size() != tensor.numel() * tensor.itemsize
     if tensor.device.type != "cpu" or not is_part or not tensor.is_contiguous():
         return tensor
-    # numpy has no bf16; bytes have no type.
+    # Through bytes, because numpy has no bf16.
     return torch.from_numpy(tensor.view(-1).view(torch.uint8).numpy()).view(tensor.dtype).view(tensor.shape)
 
 
 class _Pieces:
-    """Stands for a flat tensor of which parameters are slices; answers each slice with the parameter's own tensor."""
+    """Acts as a flat tensor of which parameters are slices; a slice returns the parameter's own tensor."""
 
     def __init__(self) -> None:
         self.pieces: dict[tuple[int, int], torch.Tensor] = {}
@@ -52,7 +52,7 @@ class _Pieces:
 def _parameter_state(
     optimizer: Any, use_gloo_comm: bool = True, empty_data: bool = False, return_on_all_ranks: bool = False
 ) -> Any:
-    """Main weights and Adam's moments by place in the buffers, in the form that Megatron-Core's own call gives."""
+    """Main weights and Adam moments by position in the buffers, in the form of Megatron-Core's own function."""
     if empty_data or not return_on_all_ranks or optimizer.data_parallel_group.size() > 1:
         return _gathered_state(optimizer, use_gloo_comm, empty_data, return_on_all_ranks)
     state: dict[Any, Any] = {"buckets_coalesced": True}

@@ -1,7 +1,7 @@
-"""What the tokens or tuning stage left, and which of its samples a rank takes at a step.
+"""The output of the tokens or tuning stage, and which of its samples a rank takes in a step.
 
-Sample ``position + i`` belongs to the global batch that starts at ``position``, so that a run resumes exactly from one
-number, under any number of ranks.
+Sample ``position + i`` belongs to the global batch that starts at ``position``, so a run resumes exactly from a single
+number, with any number of ranks.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from megatron_ipt.files import read_json
 from megatron_ipt.tokens.dataset.description import DATASET
 from megatron_ipt.training.data.masked_rows import open_rows
 from megatron_ipt.training.loop.batch_ramp import BatchRamp
+from megatron_ipt.training.objectives.objective import Batch
 from megatron_ipt.training.ranks.layout import Layout
-
-Batch = dict[str, torch.Tensor]
 
 _SCANNED_TOKENS = 1 << 26
 _SCAN_CHUNKS = 64
@@ -35,7 +34,8 @@ class Source:
     Attributes:
         path: prefix of the files, without .bin and .idx.
         parts: sources that were interleaved into it, in the order of their numbers.
-        loss_mask: prefix of the mask of the tokens to be predicted; every document is then one sample. None: all are.
+        loss_mask: prefix of the mask of the tokens to be predicted; each document is then one sample. None if all
+            tokens are predicted.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Source:
     loss_mask: Path | None = None
 
     def tokens_of_epoch(self, seq_length: int) -> int:
-        """Tokens of the samples of one pass, padding included."""
+        """Tokens in the samples of one pass, including padding."""
         return self.tokens if self.loss_mask is None else self.documents * seq_length
 
 
 @dataclass(frozen=True)
 class TokenData:
-    """What ``dataset.json`` of the tokens or tuning stage says."""
+    """The contents of ``dataset.json`` of the tokens or tuning stage."""
 
     directory: Path
     vocab_size: int
@@ -63,10 +63,10 @@ class TokenData:
 
     @classmethod
     def read(cls, directory: Path) -> TokenData:
-        """Reads and checks the description and the presence of its files.
+        """Reads the description and checks that its files exist.
 
         Raises:
-            InputError: a file or key is missing, or there is nothing to train on.
+            InputError: a file or key is missing, or there is no training data.
         """
         path = directory / DATASET
         description = read_json(path)
@@ -75,18 +75,18 @@ class TokenData:
                        ("train", "valid")}  # fmt: skip
             data = cls(directory, int(description["vocab_size"]), int(description["eod_id"]), **sources)
         except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: key {error} is missing; write it again with the tokens stage") from error
+            raise InputError(f"{path}: key {error} is missing; rerun the tokens stage") from error
         for source in (*data.train, *data.valid):
             for prefix in filter(None, (source.path, source.loss_mask)):
                 for suffix in (".idx", ".bin"):
                     if not Path(f"{prefix}{suffix}").is_file():
-                        raise InputError(f"{prefix}{suffix}: named by {path}, but not there; run its stage again")
+                        raise InputError(f"{prefix}{suffix}: named by {path}, but does not exist; rerun its stage")
         if not data.train:
-            raise InputError(f"{path}: names no training data; run the tokens stage on a corpus that is not empty")
+            raise InputError(f"{path}: lists no training data; run the tokens stage on a corpus that is not empty")
         return data
 
     def tokens_of_epoch(self, seq_length: int) -> int:
-        """Tokens of the samples of one pass over the training data."""
+        """Tokens in the samples of one pass over the training data."""
         return sum(source.tokens_of_epoch(seq_length) for source in self.train)
 
 
@@ -103,19 +103,19 @@ def _source(directory: Path, entry: dict[str, Any]) -> Source:
 
 
 def check_sources(data: TokenData, seq_length: int, eod_mask_loss: bool = False) -> None:
-    """Refuses datasets that would fail or mislead later: too short for one sequence, or ids the model has no row for;
-    and ``eod_mask_loss`` where every source says by a mask what is to be predicted.
+    """Rejects datasets that would fail or mislead later: too short for one sequence, or with ids outside the
+    vocabulary; and ``eod_mask_loss`` if every source has a loss mask.
 
-    Ids are looked at in full up to 64M tokens a dataset, beyond that in 64 chunks spread over the file.
+    All ids of a dataset are checked up to 64M tokens, beyond that 64 chunks spread over the file.
 
     Raises:
-        InputError: names the file.
+        InputError: a file cannot be used.
         RecipeError: ``eod_mask_loss`` would have no effect.
     """
     if eod_mask_loss and all(source.loss_mask is not None for source in data.train):
         raise RecipeError(
-            f"training.data.eod_mask_loss: has no effect on {data.directory}, whose rows say by a mask which tokens "
-            "are to be predicted; leave it out"
+            f"training.data.eod_mask_loss: has no effect on {data.directory}, whose rows have a mask of the "
+            "tokens to be predicted; remove it"
         )
     for source in (*data.train, *data.valid):
         if source.loss_mask is not None:
@@ -126,7 +126,7 @@ def check_sources(data: TokenData, seq_length: int, eod_mask_loss: bool = False)
         if source in data.train and source.loss_mask is None and tokens < seq_length + 1:
             raise InputError(
                 f"{source.path}.bin: {tokens} tokens, fewer than one sequence of training.data.seq_length={seq_length} "
-                "plus one; give more text or lower training.data.seq_length"
+                "plus one; add text or lower training.data.seq_length"
             )
         if dataset is None:
             continue
@@ -137,8 +137,8 @@ def check_sources(data: TokenData, seq_length: int, eod_mask_loss: bool = False)
             highest = int(flat[start : start + size].max())
             if highest >= data.vocab_size:
                 raise InputError(
-                    f"{source.path}.bin: token id {highest} is outside the vocabulary of {data.vocab_size} that "
-                    f"{data.directory / 'dataset.json'} names; tokenize again with the tokenizer meant for training"
+                    f"{source.path}.bin: token id {highest} is outside the vocabulary of {data.vocab_size} of "
+                    f"{data.directory / 'dataset.json'}; tokenize again with the tokenizer for training"
                 )
 
 
@@ -146,19 +146,19 @@ def _check_rows(source: Source, trained_on: bool, seq_length: int) -> None:
     assert source.loss_mask is not None
     rows = len(open_rows(source.path, source.loss_mask, seq_length))
     if trained_on and not rows:
-        raise InputError(f"{source.path}.bin: holds no rows; give the tuning stage more examples")
+        raise InputError(f"{source.path}.bin: contains no rows; give the tuning stage more examples")
     if rows and not numpy.memmap(f"{source.loss_mask}.bin", dtype=numpy.uint8, mode="r").any():
-        raise InputError(f"{source.loss_mask}.bin: marks no token to be predicted; run the tuning stage again")
+        raise InputError(f"{source.loss_mask}.bin: marks no token to be predicted; rerun the tuning stage")
 
 
 class Batches:
     """Micro-batches of this rank, from any position.
 
     Args:
-        dataset: training dataset or validation set.
-        rank: of this process among the data-parallel ranks.
-        context_rank: of this process among those that share a sequence.
-        end: samples from here on are padding without loss; None where the dataset is long enough.
+        dataset: training or validation dataset.
+        rank: data-parallel rank of this process.
+        context_rank: context-parallel rank of this process.
+        end: samples from here on are padding without loss; None if the dataset is long enough.
     """
 
     def __init__(
@@ -179,8 +179,8 @@ class Batches:
         self._device = torch.cuda.current_device()
 
     def at(self, position: int, micro_batches: int) -> Iterator[Batch]:
-        """The micro-batches of the global batch that starts at sample ``position``; tensors are [batch, seq], an
-        attention mask, where there is one, [batch, 1, seq, seq] and true where attention is forbidden."""
+        """The micro-batches of the global batch that starts at sample ``position``; tensors are [batch, seq]; an
+        attention mask, if there is one, is [batch, 1, seq, seq] and true where attention is forbidden."""
         stride = self._micro_batch_size * self._layout.data
         for index in range(micro_batches):
             first = position + index * stride + self._rank * self._micro_batch_size
@@ -199,8 +199,8 @@ class Batches:
 
 
 def part_of_sequence(tensor: torch.Tensor, rank: int, ranks: int) -> torch.Tensor:
-    """What context-parallel rank ``rank`` holds of ``tensor`` [batch, seq]: its ``rank``-th part of ``2 * ranks`` and
-    the one that lies as far from the end, so that all have as many earlier positions to attend to."""
+    """The part of ``tensor`` [batch, seq] on context-parallel rank ``rank``: of ``2 * ranks`` equal parts, the
+    ``rank``-th from the start and the ``rank``-th from the end, so attention costs all ranks the same."""
     parts = tensor.chunk(2 * ranks, dim=1)
     return torch.cat([parts[rank], parts[2 * ranks - 1 - rank]], dim=1)
 
@@ -208,7 +208,7 @@ def part_of_sequence(tensor: torch.Tensor, rank: int, ranks: int) -> torch.Tenso
 def number_of_steps(
     steps: int | None, tokens: int | None, epochs: float | None, train_tokens: int, seq_length: int, ramp: BatchRamp
 ) -> int:
-    """Length of the run in optimizer steps; one pass over the data when nothing is given."""
+    """Length of the run in optimizer steps; one pass over the data by default."""
     if steps is not None:
         return steps
     if tokens is not None:

@@ -1,8 +1,7 @@
 """Samples from rows with a loss mask, as the tuning stage writes them.
 
-A row is one sample: it is never cut and never joined with another. It is padded to the sequence length without loss;
-the loss is that of its marked tokens alone. Where documents are kept apart (``data.reset_attention_mask``), the
-sequences of a row see nothing of each other.
+A row is one sample: it is never split and never joined with another. It is padded to the sequence length, and only its
+marked tokens have a loss. With ``data.reset_attention_mask``, the sequences of a row do not attend to each other.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ class MaskedSamples(torch.utils.data.Dataset[Any]):
 
     Args:
         config: Megatron-Core's, for ``sequence_length`` and ``create_attention_mask``.
-        pad_id: of the tokens that fill a row up.
-        seed: of the order; None is the order of the file.
+        pad_id: id of the tokens that pad a row.
+        seed: seed of the order; None for the order of the file.
     """
 
     def __init__(self, reader: RowReader, config: Any, pad_id: int, seed: int | None):
         self._reader = reader
         self._pad_id = pad_id
         self._seed = seed
-        # What a round is asked for; see indices.Rounds and Megatron-Core's BlendedDataset.
+        # Required of a round; see sample_index.Rounds and Megatron-Core's BlendedDataset.
         self.config = config
         self.index_split = Split.train
         self.unique_identifiers = OrderedDict(class_name="rows", rows=len(reader), tokens=reader.tokens)
@@ -43,7 +42,7 @@ class MaskedSamples(torch.utils.data.Dataset[Any]):
         return len(self._reader)
 
     def __getitem__(self, index: int | None) -> dict[str, torch.Tensor]:
-        """The sample as tensors [seq]; None gives one of padding alone."""
+        """The sample as tensors [seq]; None gives one of only padding."""
         length = self.config.sequence_length
         row = self._reader[int(self._order[index])] if index is not None else _EMPTY
         inputs = max(len(row.ids) - 1, 0)
@@ -60,10 +59,10 @@ class MaskedSamples(torch.utils.data.Dataset[Any]):
     def tokens_by_source(
         self, samples: numpy.typing.NDArray[numpy.int64], source: numpy.typing.NDArray[numpy.uint8], sources: int
     ) -> numpy.typing.NDArray[numpy.int64]:
-        """Input tokens by source in samples, padding not counted, [sources].
+        """Input tokens by source in samples, without padding, [sources].
 
         Args:
-            source: of every row, [rows].
+            source: source of each row, [rows].
         """
         rows = self._order[samples]
         tokens = self._reader.lengths[rows].astype(numpy.int64) - 1
@@ -83,9 +82,8 @@ def forbidden_attention(lengths: numpy.typing.NDArray[numpy.int32], length: int)
     """True where attention is forbidden, [1, length, length]: later positions, and other sequences.
 
     Args:
-        lengths: tokens of the sequences that lie one after the other from the first position on; the last may reach
-            one beyond ``length``. What is left behind them, the padding, is a sequence too, so that every position may
-            attend to one at least.
+        lengths: lengths of the consecutive sequences from the first position on; the last may extend one token beyond
+            ``length``. The padding after them is a sequence too, so every position can attend to at least one.
     """
     ends = torch.from_numpy(numpy.cumsum(lengths, dtype=numpy.int64))
     sequence = torch.searchsorted(ends, torch.arange(length), right=True)
@@ -94,16 +92,16 @@ def forbidden_attention(lengths: numpy.typing.NDArray[numpy.int32], length: int)
 
 
 def open_rows(prefix: Path, mask_prefix: Path, seq_length: int) -> RowReader:
-    """Rows to train on.
+    """Opens rows to train on.
 
     Raises:
-        InputError: they are missing or damaged, too long for ``seq_length``, or hold nothing to predict.
+        InputError: they are missing or damaged, or too long for ``seq_length``.
     """
     reader = RowReader(prefix, mask_prefix)
     longest = int(reader.lengths.max(initial=0))
     if longest > seq_length + 1:
         raise InputError(
-            f"{prefix}.bin: a row of {longest} tokens, more than the {seq_length} of training.data.seq_length and one; "
-            "make that as long as tuning.seq_length was"
+            f"{prefix}.bin: a row of {longest} tokens, more than training.data.seq_length={seq_length} plus one; "
+            "set it to the tuning.seq_length of the data"
         )
     return reader

@@ -1,10 +1,10 @@
-"""Training and validation samples over Megatron indexed datasets, their indices built once and kept in a folder.
+"""Training and validation samples over Megatron indexed datasets, whose indices are built once and cached.
 
-Megatron-Core's GPTDataset cuts and shuffles; its order depends on how many samples are asked for, so that a run made
-longer would see other data from the start. Here a source is a row of rounds, each a GPTDataset with an order of its
-own: going on beyond the last round adds rounds and changes nothing before. A round of a source with a loss mask is one
-pass over its rows (:mod:`~megatron_ipt.training.data.masked_rows`). Sources are blended by Megatron-Core's
-BlendedDataset, whose choice for a sample depends on the samples before it alone.
+Megatron-Core's GPTDataset splits and shuffles; its order depends on the number of samples requested, so an extended run
+would see different data from the start. Here a source is a series of rounds, each a GPTDataset with its own order:
+extending a run adds rounds and changes nothing before them. A round of a source with a loss mask is one pass over its
+rows (:mod:`~megatron_ipt.training.data.masked_rows`). Sources are blended by Megatron-Core's BlendedDataset, whose
+choice for a sample only depends on the samples before it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from megatron_ipt.training.data.tokens_by_source import tokens_of_windows
 from megatron_ipt.tuning.rows import RowReader
 
 _LEAST_ROUND = 256
-"""Samples: a source with fewer is gone through several times in a round."""
+"""In samples: a smaller source is repeated within a round."""
 
 
 class _Vocabulary:
-    """The part of a tokenizer that Megatron-Core's datasets ask for."""
+    """The part of a tokenizer that Megatron-Core's datasets need."""
 
     def __init__(self, data: TokenData):
         self.vocab_size = data.vocab_size
         self.eod = data.eod_id
-        # Part of the name of the index cache: other content under the same path must not meet an old index.
+        # Part of the name in the index cache: new content under the same path must not use an old index.
         self.unique_identifiers = {
             "class": "megatron_ipt",
             "sources": {source.name: [source.documents, source.tokens] for source in (*data.train, *data.valid)},
@@ -48,9 +48,9 @@ class _Vocabulary:
 
 
 class IndexCache:
-    """The folder of Megatron-Core's index files, which it writes in place and takes for complete whenever they exist.
+    """The folder of Megatron-Core's index files, which it writes in place and assumes to be complete if they exist.
 
-    A list of the finished files and their sizes tells those that a crash left half-written.
+    A list of the finished files and their sizes identifies those that a crash left incomplete.
     """
 
     def __init__(self, folder: Path):
@@ -65,16 +65,16 @@ class IndexCache:
         return self._folder.is_dir() and not os.access(self._folder, os.W_OK)
 
     def drop_unfinished(self) -> None:
-        """Removes files that were never marked as finished, or changed since.
+        """Removes files that were never marked as finished, or that have changed since.
 
         Raises:
-            InputError: there are such files, and the folder is read-only.
+            InputError: there are such files, but the folder is read-only.
         """
         finished = read_json(self._list) if self._list.exists() else {}
         for path in self._files():
             if finished.get(path.name) != path.stat().st_size:
                 if self.is_read_only:
-                    raise InputError(f"{path}: was not finished, and the folder is read-only; build the indices again")
+                    raise InputError(f"{path}: incomplete, and the folder is read-only; build the indices again")
                 path.unlink()
 
     def mark_finished(self) -> None:
@@ -95,7 +95,7 @@ class Rounds(torch.utils.data.Dataset[Any]):
         path = Path(f"{source.path}.sources.npy")
         self._source = numpy.load(path, mmap_mode="r") if source.parts and path.is_file() else None
         self.names = source.parts if self._source is not None else (source.name,)
-        # What BlendedDataset asks of the datasets that it blends.
+        # Required by BlendedDataset.
         self.index_split = rounds[0].index_split
         self.unique_identifiers = rounds[0].unique_identifiers
         self.split = rounds[0].index_split
@@ -140,7 +140,7 @@ class DatasetBuilder:
     """Builds training and validation datasets over one index cache; every rank calls every method.
 
     Args:
-        cache: folder for the indices; rank 0 writes it, all ranks read it.
+        cache: folder for the indices; written by rank 0, read by all ranks.
     """
 
     def __init__(self, data: TokenData, seq_length: int, settings: DataConfig, seed: int, cache: Path):
@@ -165,15 +165,15 @@ class DatasetBuilder:
         torch.distributed.barrier()
 
     def finish(self) -> None:
-        """Call when every dataset is built."""
+        """Call when all datasets have been built."""
         if torch.distributed.get_rank() == 0:
             self._cache.mark_finished()
 
     def train(self, samples: int) -> Rounds | Blend:
-        """A dataset of at least ``samples`` sequences, repeating the sources as often as that takes.
+        """A dataset of at least ``samples`` sequences; sources are repeated as often as necessary.
 
         Raises:
-            InputError: ``data.blend`` names a source that is not there.
+            InputError: ``data.blend`` names an unknown source.
         """
         weights = self._weights()
         if len(weights) == 1:
@@ -190,11 +190,11 @@ class DatasetBuilder:
         return Blend(datasets, shares, samples, config)
 
     def valid(self, source: Source) -> Any:
-        """One pass over ``source``; its last sequence is padded without loss."""
+        """One pass over ``source``; its last sequence is padded, without loss on the padding."""
         if source.loss_mask is not None:
             return self._masked(source, None)
         dataset = self._build([None, ([str(source.path)], None), None], None, derive(self._seed, "held out"))[1]
-        # GPTDataset would keep the loss mask of the first sample asked for, padding and all, for every other one.
+        # GPTDataset would reuse the loss mask of the first sample, including its padding, for all others.
         dataset.masks_and_position_ids_are_cacheable = False
         return dataset
 
@@ -205,7 +205,7 @@ class DatasetBuilder:
         if unknown:
             raise InputError(
                 f"training.data.blend: no training source is called {unknown[0]}; there are {', '.join(sources)}. "
-                "Documents that the tokens stage interleaved into one dataset are blended there."
+                "Documents that the tokens stage has interleaved into one dataset are blended there."
             )
         total = sum(shares.values())
         return [(sources[name], share / total) for name, share in shares.items() if share > 0]

@@ -1,25 +1,16 @@
-"""How many tokens of each source a run has trained on.
+"""Counts the tokens of each source that a run has trained on.
 
-A mixed dataset says for every document which source it is from (``PREFIX.sources.npy``); a sample is a window over
-documents that follow each other, so its tokens are counted by cutting the window at the documents' ends. All samples of
-a step are counted together, in a few numpy calls.
+A mixed dataset records the source of every document (``PREFIX.sources.npy``). A sample is a window over consecutive
+documents, so its tokens are counted by splitting the window at document boundaries. All samples of a step are counted
+together, in a few numpy calls.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy
 import numpy.typing
-
-
-class SampleSource(Protocol):
-    """Counts tokens by the source they are from."""
-
-    names: tuple[str, ...]
-
-    def tokens(self, samples: numpy.typing.NDArray[numpy.int64]) -> numpy.typing.NDArray[numpy.int64]:
-        """Tokens by source, in the order of ``names``, of the samples with these numbers."""
 
 
 def tokens_of_windows(
@@ -28,12 +19,12 @@ def tokens_of_windows(
     """Tokens by source in samples of a Megatron-Core ``GPTDataset``.
 
     Args:
-        samples: numbers of samples.
+        samples: indices of samples.
         source: source of every document, [documents].
-        sources: how many there are.
+        sources: number of sources.
 
     Returns:
-        [sources], adding up to ``seq_length`` times the number of samples.
+        [sources]; the sum is ``seq_length`` times the number of samples.
     """
     if not len(samples):
         return numpy.zeros(sources, numpy.int64)
@@ -43,7 +34,7 @@ def tokens_of_windows(
     pieces = last - first + 1
     starts = numpy.cumsum(pieces) - pieces
     place = numpy.repeat(first - starts, pieces) + numpy.arange(pieces.sum())
-    # The last window may end with the last document, one place before the first that does not exist.
+    # The last window may end with the last document, whose end is the start of one that does not exist.
     documents = dataset.document_index[numpy.minimum(place, len(dataset.document_index) - 1)]
     stop = dataset.dataset.sequence_lengths[documents].astype(numpy.int64)
     stop[starts + pieces - 1] = end

@@ -1,13 +1,14 @@
-"""Losses that are wrong: what counts as one, and what the recipe wants done about it.
+"""Anomalous losses: how they are detected, and what the recipe says to do about them.
 
-A jump is told by the median and the median absolute deviation of the last losses, which a single outlier cannot move.
-The losses are part of the run's state, so that a resumed run judges as the uninterrupted one would have.
+A spike is detected by the median and the median absolute deviation of recent losses, which a single outlier cannot
+shift. These losses are part of the run's state, so a resumed run decides as the uninterrupted one would have.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from megatron_ipt.training.config import AnomalyConfig
@@ -16,12 +17,12 @@ from megatron_ipt.training.loop.run_state import RunState
 
 @dataclass(frozen=True)
 class Anomaly:
-    """One wrong step.
+    """A step with an anomalous loss or gradient.
 
     Attributes:
         kind: ``non_finite`` or ``spike``.
         action: ``stop``, ``skip`` or ``rollback``.
-        found: what was seen, for a message.
+        found: description for messages.
     """
 
     kind: str
@@ -30,15 +31,21 @@ class Anomaly:
 
 
 class LossWatch:
-    """Judges each step before the weights are changed."""
+    """Judges each step before the weights are updated."""
 
     def __init__(self, settings: AnomalyConfig):
         self._settings = settings
 
-    def judge(self, loss: float, state: RunState) -> Anomaly | None:
-        """What is wrong with ``loss``; None when nothing is."""
+    def judge(self, loss: float, state: RunState, metrics: Mapping[str, float] | None = None) -> Anomaly | None:
+        """What is wrong with ``loss``; None if nothing is.
+
+        Args:
+            metrics: of the objectives, to name those that are not finite either.
+        """
         if not math.isfinite(loss):
-            return self._anomaly("non_finite", self._settings.non_finite, f"the loss is {loss}", state)
+            causes = [f"{name} is {value}" for name, value in (metrics or {}).items() if not math.isfinite(value)]
+            found = f"the loss is {loss}" + (f" ({', '.join(causes)})" if causes else "")
+            return self._anomaly("non_finite", self._settings.non_finite, found, state)
         limit = self._limit(state)
         if limit is not None and loss > limit:
             found = f"the loss is {loss:.4f}, above {limit:.4f}"
@@ -46,13 +53,13 @@ class LossWatch:
         return None
 
     def judge_gradient(self, norm: float, state: RunState) -> Anomaly | None:
-        """What is wrong with the norm of the gradient."""
+        """What is wrong with the norm of the gradient; None if nothing is."""
         if math.isfinite(norm):
             return None
         return self._anomaly("non_finite", self._settings.non_finite, f"the gradient norm is {norm}", state)
 
     def accept(self, loss: float, state: RunState) -> None:
-        """Adds the loss of a good step to those that later ones are compared with."""
+        """Adds the loss of a normal step to those that later ones are compared with."""
         if self._settings.spike != "ignore":
             state.losses = [*state.losses, loss][-self._settings.spike_window :]
 
@@ -65,6 +72,6 @@ class LossWatch:
 
     def _anomaly(self, kind: str, action: str, found: str, state: RunState) -> Anomaly:
         if action != "stop" and state.interventions >= self._settings.limit:
-            found += f" (and training.anomalies.limit={self._settings.limit} is used up)"
+            found += f" (and training.anomalies.limit={self._settings.limit} is reached)"
             action = "stop"
         return Anomaly(kind, action, found)

@@ -1,8 +1,8 @@
-"""Batch size over the run: constant, or growing in steps while the first samples are trained on.
+"""Batch size over the run: constant, or ramped up over the first samples.
 
-The rule is Megatron's (``rampup_batch_size``): the size starts at ``start`` and grows by ``increment`` each time a
-further equal part of ``samples`` has been consumed. It depends on the samples trained on alone, so that a resumed run
-takes up at the right size, and the number of steps that a number of samples takes is known before the run begins.
+The rule is Megatron's (``rampup_batch_size``): the size starts at ``start`` and grows by ``increment`` each time
+another equal part of ``samples`` has been consumed. It only depends on the samples consumed, so a resumed run continues
+with the right size, and the number of steps for a number of samples is known in advance.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class BatchRamp:
         return cls(size, size, 1, 0)
 
     def size_at(self, consumed: int) -> int:
-        """Batch size of the step that begins after ``consumed`` samples."""
+        """Batch size of the step that starts after ``consumed`` samples."""
         if self.start == self.full or consumed > self.samples:
             return self.full
         parts = (self.full - self.start) // self.increment
         return self.start + int(consumed / (self.samples / parts)) * self.increment
 
     def samples_after(self, steps: int) -> int:
-        """Samples that the first ``steps`` steps take."""
+        """Samples that the first ``steps`` steps consume."""
         consumed = 0
         for done in range(steps):
             if self.size_at(consumed) == self.full:
@@ -40,7 +40,7 @@ class BatchRamp:
         return consumed
 
     def steps_for(self, samples: int) -> tuple[int, int]:
-        """Whole steps within ``samples``, and the samples that are left over."""
+        """Number of full steps within ``samples``, and the remaining samples."""
         steps = consumed = 0
         while (size := self.size_at(consumed)) < self.full and consumed + size <= samples:
             consumed += size
@@ -51,5 +51,5 @@ class BatchRamp:
         return steps + whole, rest
 
     def sizes(self) -> list[int]:
-        """Every size that the run goes through."""
+        """Every batch size of the run, in order."""
         return [*range(self.start, self.full, self.increment), self.full]

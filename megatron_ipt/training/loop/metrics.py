@@ -1,7 +1,8 @@
-"""What a run tells while it trains: ``metrics.jsonl``, ``events.jsonl``, TensorBoard, W&B, the progress bar; by rank 0.
+"""Metrics of a run: ``metrics.jsonl``, ``events.jsonl``, TensorBoard, W&B and the progress bar, all written by rank 0.
 
-A resumed run continues the file: lines of steps that are about to be repeated are cut first, so that every step
-appears once.
+A line of ``metrics.jsonl`` is a step, with ``loss`` and, if objectives have any, ``metrics`` by name; or a validation,
+with ``valid``, the loss by validation set, and ``valid_metrics``, by set and name. A resumed run continues the file:
+lines of steps that will be repeated are removed first, so every step appears once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ EVENTS_FILE = "events.jsonl"
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Complete lines of a metrics file; a last line cut off by a crash is left out."""
+    """Complete lines of a metrics file; a last line truncated by a crash is skipped."""
     if not path.exists():
         return
     with open(path, "rb") as stream:
@@ -48,7 +49,7 @@ def last_losses(path: Path) -> dict[str, Any]:
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Drops the lines of ``path`` that lie after ``step``."""
+    """Removes the lines of ``path`` for steps after ``step``."""
     if path.exists():
         kept = [record for record in read_metrics(path) if record["step"] <= step]
         with atomic_open(path) as stream:
@@ -59,13 +60,13 @@ class Metrics:
     """Writer of a run's metrics.
 
     Args:
-        directory: of the stage; gets ``metrics.jsonl``, ``events.jsonl`` and ``tensorboard/``.
-        first_step: last step that is done already.
-        steps: of the whole run.
-        settings: of the run, for W&B.
+        directory: folder of the stage, for ``metrics.jsonl``, ``events.jsonl`` and ``tensorboard/``.
+        first_step: the last step that is already done.
+        steps: total number in the run.
+        settings: configuration of the run, for W&B.
 
     Raises:
-        RecipeError: W&B is wanted and not installed.
+        RecipeError: W&B is requested but not installed.
     """
 
     def __init__(
@@ -105,31 +106,35 @@ class Metrics:
             self._wandb.finish()
 
     def advance(self, loss: float) -> None:
-        """Moves the progress bar on by one step."""
+        """Advances the progress bar by one step."""
         self._progress.advance(1, loss=loss)
 
     def log_step(self, record: dict[str, Any]) -> None:
-        """Writes one step's figures, ``step`` among them; a figure may be numbers by name."""
+        """Writes the metrics of a step, including ``step`` itself; a value may be a dict of numbers."""
         self._write(record)
         self._chart("train", record, record["step"])
 
-    def log_validation(self, step: int, losses: dict[str, float]) -> None:
-        """Writes the losses of a validation, by set, and shows them."""
-        self._write({"step": step, "valid": losses})
+    def log_validation(
+        self, step: int, losses: dict[str, float], metrics: dict[str, dict[str, float]] | None = None
+    ) -> None:
+        """Writes the losses and metrics of a validation, by set, and logs the losses."""
+        self._write({"step": step, "valid": losses} | ({"valid_metrics": metrics} if metrics else {}))
         self._chart("valid", losses, step)
+        if metrics:
+            self._chart("valid", metrics, step)
         logger.info(
             "step %d, validation loss: %s", step, ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
         )
 
     def log_event(self, step: int, kind: str, **details: Any) -> None:
-        """Writes something out of the ordinary to ``events.jsonl`` and says it."""
+        """Writes an unusual event to ``events.jsonl`` and to the log."""
         record = {"step": step, "event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **details}
         with open(self._events, "ab") as stream:
             stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
         logger.warning("step %d, %s: %s", step, kind, ", ".join(f"{name} {value}" for name, value in details.items()))
 
     def go_back(self, step: int) -> None:
-        """Drops the lines after ``step``, which is trained on from once more."""
+        """Removes the lines after ``step``, from which training continues."""
         self._stream.close()
         cut_after(self._path, step)
         self._stream = open(self._path, "ab")
@@ -157,7 +162,7 @@ class Metrics:
 
 
 def _start_wandb(project: str, directory: Path, settings: dict[str, Any] | None) -> Any:
-    """A W&B run that goes on when the training does: its id lies beside the metrics."""
+    """Starts or resumes the W&B run, whose id is stored next to the metrics."""
     try:
         wandb: Any = importlib.import_module("wandb")
     except ImportError as error:

@@ -1,9 +1,9 @@
 """AdamW, its learning-rate schedule, and the step counter that Megatron-Core's checkpoints expect.
 
 Without Transformer Engine, Megatron-Core falls back to torch's AdamW, which keeps one ``step`` tensor per parameter.
-Its distributed optimizer then loads checkpoints with one tensor shared by all of them, so that every step counts many
-times, and fails on a fresh optimizer. :class:`GroupStepAdamW` keeps ``step`` in the parameter group, as the fused Adam
-of Transformer Engine does, and takes its place.
+After loading a checkpoint, its distributed optimizer shares one tensor between all of them, so every step counts many
+times; and it fails to load into a fresh optimizer. :class:`GroupStepAdamW` keeps ``step`` in the parameter group, like
+the fused Adam of Transformer Engine, and replaces it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class GroupStepAdamW(torch.optim.Optimizer):
                 if not self.state[param]:
                     self.state[param]["exp_avg"] = torch.zeros_like(param)
                     self.state[param]["exp_avg_sq"] = torch.zeros_like(param)
-            # adamw counts the steps up itself, in these throw-away tensors.
+            # adamw increments the steps itself, in these temporary tensors.
             before = torch.full((len(params),), float(group["step"] - 1), device=params[0].device)
             adamw(
                 params,
@@ -73,7 +73,7 @@ class GroupStepAdamW(torch.optim.Optimizer):
 
 
 def _stand_in_for_fused_adam() -> None:
-    """Puts :class:`GroupStepAdamW` where Megatron-Core looks for a fused Adam; nothing where it found one."""
+    """Puts :class:`GroupStepAdamW` where Megatron-Core looks for a fused Adam; does nothing if it found one."""
     if not megatron_optimizer.USING_PYTORCH_OPTIMIZER:
         return
     megatron_optimizer.USING_PYTORCH_OPTIMIZER = False
@@ -86,12 +86,12 @@ def _stand_in_for_fused_adam() -> None:
 
 
 def _l2_norm(_: int, __: Any, tensors: list[list[torch.Tensor]], ___: bool) -> tuple[torch.Tensor, None]:
-    """Norm of all tensors together, in the call of Apex's ``multi_tensor_l2norm``; [1]."""
+    """Norm of all tensors together, with the signature of Apex's ``multi_tensor_l2norm``; [1]."""
     return torch.stack(torch._foreach_norm(tensors[0])).norm().reshape(1), None
 
 
 def _scale(_: int, __: Any, tensors: list[list[torch.Tensor]], factor: float) -> None:
-    """Scales gradients in place, in the call of Apex's ``multi_tensor_scale``."""
+    """Scales gradients in place, with the signature of Apex's ``multi_tensor_scale``."""
     torch._foreach_mul_(tensors[1], factor)
 
 
@@ -134,16 +134,16 @@ def build_optimizer(
 
 
 def gradient_norm(optimizer: MegatronOptimizer) -> float:
-    """Makes the gradients ready for the optimizer and gives their norm over all ranks, not yet clipped.
+    """Prepares the gradients for the optimizer and returns their norm over all ranks, before clipping.
 
-    Megatron-Core's own ``step`` changes the weights before anyone can look at the norm.
+    Megatron-Core's ``step`` would update the weights before the norm can be checked.
     """
     optimizer.prepare_grads()
     return float(optimizer.get_grad_norm() or 0.0)
 
 
 def update(optimizer: MegatronOptimizer, norm: float) -> None:
-    """Clips the gradients, whose norm is ``norm``, and changes the weights."""
+    """Clips the gradients, whose norm is ``norm``, and updates the weights."""
     for part in getattr(optimizer, "chained_optimizers", [optimizer]):
         parameters = [] if getattr(part, "is_stub_optimizer", False) else part.get_parameters()
         if parameters and part.config.clip_grad > 0:
@@ -157,11 +157,11 @@ def update(optimizer: MegatronOptimizer, norm: float) -> None:
 
 
 def fit_optimizer_state(state: dict[Any, Any], optimizer: MegatronOptimizer) -> dict[Any, Any]:
-    """A loaded state in the form that ``optimizer`` takes it in.
+    """A loaded state in the form that ``optimizer`` expects.
 
-    Under expert parallelism Megatron-Core keeps two optimizers, numbered in the checkpoint, otherwise one, without a
-    number. Tensors are found under either layout by their names; what is said once for each optimizer is not, and
-    where the two forms meet it is filled in here: the groups of this run, with the step of the checkpoint.
+    Under expert parallelism Megatron-Core has two optimizers, numbered in the checkpoint, otherwise one without a
+    number. Tensors are found by name in either case, but not what each optimizer stores once; if the two forms differ,
+    it is filled in here: the groups of this run, with the step of the checkpoint.
     """
     unnumbered = {name: value for name, value in state.items() if isinstance(name, str)}
     numbered = {name: value for name, value in state.items() if not isinstance(name, str)}
@@ -180,14 +180,14 @@ def fit_optimizer_state(state: dict[Any, Any], optimizer: MegatronOptimizer) -> 
 
 @torch.no_grad()
 def parameter_norm(chunks: list[Any]) -> float:
-    """Norm of all parameters of the model, each counted once; every rank calls it."""
+    """Norm of all parameters of the model, each counted once; a collective call."""
     parameters = [
         parameter
         for chunk in chunks
         for parameter in chunk.parameters()
         if param_is_not_shared(parameter) and param_is_not_tensor_parallel_duplicate(parameter)
     ]
-    # Experts lie apart over data-parallel ranks too, everything else is the same on each of them.
+    # Experts are also split over data-parallel ranks; everything else is replicated on them.
     first = parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
     first_of_experts = parallel_state.get_expert_data_parallel_rank() == 0
     own = [
@@ -209,9 +209,9 @@ def build_schedule(
     steps: int,
     ramp: BatchRamp,
 ) -> OptimizerParamScheduler:
-    """The learning rate over ``steps``; counts in samples, as Megatron-LM does.
+    """The learning-rate schedule over ``steps``, counted in samples as in Megatron-LM.
 
-    What the recipe says wins over what a checkpoint was trained with, so that a run can be made longer.
+    The recipe takes precedence over the schedule in a checkpoint, so a run can be extended.
     """
     decay = schedule.lr_decay_iters or steps
     warmup = schedule.lr_warmup_iters
@@ -238,5 +238,5 @@ def build_schedule(
 
 
 def least_learning_rate(settings: OptimizerSettings) -> float:
-    """``min_lr``, or a tenth of the peak."""
+    """``min_lr``; a tenth of ``lr`` if it is not set."""
     return settings.lr / 10 if settings.min_lr is None else settings.min_lr

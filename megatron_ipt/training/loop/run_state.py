@@ -1,8 +1,7 @@
-"""Where a run stands, in plain numbers: saved in every checkpoint, so that a resumed run is the same run.
+"""The progress of a run in plain numbers: saved in every checkpoint, so a resumed run continues exactly.
 
-Three counts that are equal in a quiet run are kept apart, because they need not be: steps done, samples trained on, and
-the position in the stream of samples. A batch size that grows parts the first two; a roll-back that leaves out data
-parts the last two.
+Steps, samples trained on and the position in the sample stream are counted separately: with a batch size ramp, samples
+are not proportional to steps, and after a rollback that skips data, the position is ahead of the samples.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ class RunState:
     """The state of a run after ``step`` steps.
 
     Attributes:
-        samples: sequences trained on.
-        position: sequences of the stream that are behind, trained on or left out.
+        samples: number of sequences trained on.
+        position: number of sequences consumed from the stream, trained on or skipped.
         tokens_by_source: tokens trained on, by source.
-        losses: of the last steps, for the watch over anomalies.
-        interventions: steps skipped and roll-backs so far.
+        losses: recent ones, for anomaly detection.
+        interventions: number of skipped steps and rollbacks so far.
     """
 
     step: int = 0

@@ -1,7 +1,7 @@
-"""Being asked to stop: a signal sets a flag, the loop looks at it between steps, saves, and leaves.
+"""Stop requests: a signal sets a flag; between steps, the loop checks it, saves a checkpoint and exits.
 
-USR1 is what Slurm sends ahead of a time limit, TERM what it and most supervisors send, INT is Ctrl-C. One rank that
-was asked is enough: the flag travels with the loss that all ranks exchange anyway.
+USR1 is what Slurm sends before a time limit, TERM what Slurm and most supervisors send to stop, INT is Ctrl-C. Asking
+one rank is enough: the flag travels with the loss, which all ranks exchange anyway.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from types import FrameType
 from megatron_ipt.errors import CHECKPOINTED_STATUS, UserError
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
-ENDED = "training: ended at once, as asked; the same command goes on from the last checkpoint"
-"""Where a stop was too sudden for a checkpoint of its own."""
+ENDED = "training: stopped immediately, as asked; rerun the same command to resume from the last checkpoint"
+"""Message of a stop without a new checkpoint."""
 
 
 class Checkpointed(UserError):
-    """The training was asked to stop, saved a checkpoint, and continues from it when started again."""
+    """The training was asked to stop and has saved a checkpoint; rerunning resumes from it."""
 
     exit_status = CHECKPOINTED_STATUS
 
 
 class StopRequest:
-    """True once a signal has asked this process to stop; install it from the main thread."""
+    """Whether a signal has asked this process to stop; install it from the main thread."""
 
     def __init__(self) -> None:
         self.requested = False

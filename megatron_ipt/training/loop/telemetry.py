@@ -1,4 +1,4 @@
-"""How fast a run goes and what it takes: time, arithmetic, memory, and how evenly the ranks are loaded."""
+"""Speed and resources of a run: time, FLOPs, memory, and how evenly the ranks are loaded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from megatron_ipt.models.flops import peak_tflops
 
 
 class Telemetry:
-    """Figures since the last reading; time for validation and saving is left out.
+    """Figures since the last reading; excludes the time for validation and saving.
 
     Args:
-        ranks: of the run; each gets a slot for the seconds of its forward and backward passes.
-        flops_per_token: of the model, forward and backward.
-        peak: TFLOP/s of one GPU as the recipe gives them; None looks the GPU up.
+        ranks: world size; each rank has a slot for the seconds of its forward and backward passes.
+        flops_per_token: FLOPs of the model, forward and backward.
+        peak: TFLOP/s of one GPU from the recipe; None looks the GPU up.
     """
 
     def __init__(self, rank: int, ranks: int, flops_per_token: float, precision: str, peak: float | None):
@@ -34,18 +34,18 @@ class Telemetry:
         self._start = time.monotonic()
 
     def slots(self, seconds: float) -> torch.Tensor:
-        """This rank's ``seconds`` in its slot, zero in the others: added up over ranks, the seconds of all. [ranks]"""
+        """This rank's ``seconds`` in its slot, zeros elsewhere; summed over ranks, the seconds of each rank. [ranks]"""
         self._slots[self._rank] = seconds
         return self._slots
 
     def count(self, tokens: int, busy: torch.Tensor) -> None:
-        """Adds a step of ``tokens``, in which rank i was busy for ``busy[i]`` seconds."""
+        """Adds a step of ``tokens`` tokens, in which rank i was busy for ``busy[i]`` seconds."""
         self._tokens += tokens
         self._steps += 1
         self._busy += busy
 
     def read(self) -> dict[str, Any]:
-        """Figures for a line of metrics; starts over."""
+        """Figures for a line of metrics; starts a new interval."""
         now = time.monotonic()
         rate = self._tokens / max(now - self._start, 1e-9)
         tflops = rate * self._flops_per_token / self._ranks / 1e12
@@ -67,7 +67,7 @@ class Telemetry:
         return figures
 
     def paused(self) -> _Pause:
-        """A context whose time does not count."""
+        """A context whose time is excluded."""
         return _Pause(self)
 
 
@@ -83,19 +83,19 @@ class _Pause:
 
 
 def percentile(ordered: list[float], percent: float) -> float:
-    """The smallest of the ``ordered`` values that ``percent`` % of them do not exceed."""
+    """The smallest of the ``ordered`` values such that ``percent`` % of them are not greater."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def memory_in_use() -> int:
-    """Most bytes this process has had on its GPU; on CPU, bytes it has in memory now."""
+    """Peak bytes that this process has allocated on its GPU; on CPU, its resident memory now."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return int(psutil.Process().memory_info().rss)
 
 
 class Profile:
-    """Records some steps with torch's profiler into ``profile/`` for Chrome or Perfetto; nothing without a step."""
+    """Records some steps with torch's profiler into ``profile/``, for Perfetto; does nothing without a first step."""
 
     def __init__(self, directory: Any, rank: int, first: int | None, steps: int):
         self._path = directory / "profile" / f"rank-{rank}.json"

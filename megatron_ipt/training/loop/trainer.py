@@ -6,7 +6,6 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -28,10 +27,11 @@ from megatron_ipt.models.families import padded_vocabulary
 from megatron_ipt.models.flops import flops_per_token
 from megatron_ipt.progress import counted
 from megatron_ipt.seeding import derive
-from megatron_ipt.training.checkpoints.checkpoint import Checkpoints, checkpoint_folder
-from megatron_ipt.training.checkpoints.model_file import ModelFile
+from megatron_ipt.stages import TOKENS
+from megatron_ipt.training.checkpoints.checkpoint import Checkpoints
+from megatron_ipt.training.checkpoints.model_file import ModelFile, checkpoint_folder
 from megatron_ipt.training.config import TrainingConfig
-from megatron_ipt.training.data.batches import Batch, Batches, TokenData, check_sources, number_of_steps
+from megatron_ipt.training.data.batches import Batches, TokenData, check_sources, number_of_steps
 from megatron_ipt.training.data.sample_index import DatasetBuilder
 from megatron_ipt.training.loop.anomalies import Anomaly, LossWatch
 from megatron_ipt.training.loop.metrics import Metrics
@@ -42,17 +42,20 @@ from megatron_ipt.training.loop.telemetry import Profile, Telemetry
 from megatron_ipt.training.loop.validation import Validation
 from megatron_ipt.training.model.build import build_model, transformer_config, whole_parameters, wrap_for_training
 from megatron_ipt.training.model.precision import foreign_apex, refuse_what_needs_a_gpu, resolve_precision
+from megatron_ipt.training.objectives.loss import Loss
+from megatron_ipt.training.objectives.objective import Step, TrainingSetup
+from megatron_ipt.training.objectives.terms import load_terms
 from megatron_ipt.training.ranks.layout import Layout
 
 logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One rank's part of a training run. Needs the process group and Megatron-Core's groups to be started.
+    """One rank's part of a training run. The process group and Megatron-Core's groups must be started.
 
     Raises (on every rank):
         InputError: the data or a checkpoint cannot be used.
-        RecipeError: the settings do not fit the data, the ranks or the machine.
+        RecipeError: the settings do not match the data, the ranks or the machine.
     """
 
     def __init__(self, config: TrainingConfig, context: StageContext, stop: StopRequest):
@@ -68,19 +71,22 @@ class Trainer:
         self.precision = resolve_precision(config.precision, config.fp8)
         if self.rank == 0 and foreign_apex() is not None:
             logger.warning(
-                "training: the installed apex %s is not NVIDIA's but a web toolkit of that name; it is not used",
+                "training: the installed apex %s is not NVIDIA's, but a web toolkit of the same name; it is not used",
                 foreign_apex(),
             )
         self.initial_checkpoint = initial_checkpoint(config, context)
 
-        self.tokens = TokenData.read(context.inputs["tokens"])
+        self.tokens = TokenData.read(context.inputs[TOKENS])
         self.vocab_size = self._vocabulary()
         self.padded_vocab_size = padded_vocabulary(self.vocab_size, config.model.make_vocab_size_divisible_by)
         epoch = self.tokens.tokens_of_epoch(self.seq_length)
         self.steps = number_of_steps(config.steps, config.tokens, config.epochs, epoch, self.seq_length, self.ramp)
         self._on_first_rank(partial(check_sources, self.tokens, self.seq_length, config.data.eod_mask_loss))
         self.builder = self._data_builder()
-        self.validation = Validation(config, self.tokens, self.builder, self.layout, partial(self._forward, True))
+        self.objectives = Loss(load_terms(config.objectives), self.precision != "fp32")
+        self.validation = Validation(
+            config, self.tokens, self.builder, self.layout, self.objectives, partial(self._forward, True)
+        )
         self._build_model()
         self.checkpoints = Checkpoints(
             context.directory / "checkpoints",
@@ -89,6 +95,7 @@ class Trainer:
             self.scheduler,
             self._describe,
             config.checkpoint,
+            self.objectives,
         )
         self.state = RunState()
         self.watch = LossWatch(config.anomalies)
@@ -101,14 +108,15 @@ class Trainer:
         )
         self.profile = Profile(context.directory, self.rank, config.logging.profile_step, config.logging.profile_steps)
         self.loss = math.nan
+        self.term_metrics: dict[str, float] = {}
         self.grad_norm = math.nan
 
     def run(self) -> dict[str, Any]:
-        """Trains up to the last step, from the last checkpoint on; returns counts for the manifest.
+        """Trains to the last step, starting from the last checkpoint; returns counts for the manifest.
 
         Raises:
-            Checkpointed: was asked to stop and did, after saving.
-            StageError: a loss was wrong, and the recipe says to stop.
+            Checkpointed: was asked to stop, and has saved a checkpoint.
+            StageError: a loss was anomalous, and the recipe says to stop.
         """
         config, started = self.config, time.monotonic()
         self.prepare()
@@ -133,16 +141,16 @@ class Trainer:
                             self.checkpoints.save(self.state, wait=last or asked)
                 if asked and not last:
                     raise Checkpointed(
-                        f"training: stopped as asked at step {step} of {self.steps}; a checkpoint is saved and "
-                        "the same command continues from it"
+                        f"training: stopped as asked at step {step} of {self.steps}; a checkpoint is saved, rerun "
+                        "the same command to resume"
                     )
         return self._counts()
 
     def prepare(self) -> None:
-        """All that comes before the first step: weights and state, samples, one look at the garbage."""
+        """Everything before the first step: weights and state, samples, garbage collection."""
         self._load()
         self._build_data()
-        # Megatron-Core collects garbage at every save; what lives as long as the run need not be looked at again.
+        # Megatron-Core collects garbage at every save, and need not scan again what lives as long as the run.
         gc.collect()
         gc.freeze()
 
@@ -153,14 +161,14 @@ class Trainer:
             counted(counts["parameters"], "parameter"),
             self.precision,
             counted(self.layout.world_size, "rank"),
-            "continuing with step" if self.state.step else "step",
+            "resuming with step" if self.state.step else "step",
             self.state.step + 1,
             self.steps,
             counted(self.config.global_batch_size * self.seq_length, "token"),
         )
 
     def _load(self) -> None:
-        """The last checkpoint, or else the weights to start from, or else the random ones that are there."""
+        """Loads the last checkpoint, or else the initial weights if there are any."""
         state = self.checkpoints.load_latest()
         if state is not None:
             self.state = state
@@ -168,7 +176,7 @@ class Trainer:
             self.checkpoints.load_weights(self.initial_checkpoint)
 
     def _train_step(self) -> bool:
-        """One step that counts, however many it takes; returns whether any rank was asked to stop."""
+        """Runs steps until one counts; returns whether any rank was asked to stop."""
         while True:
             step, size = self.state.step + 1, self.ramp.size_at(self.state.samples)
             self.profile.before(step)
@@ -182,7 +190,7 @@ class Trainer:
             asked, writing = self._exchange(sums, time.monotonic() - began, size)
             if self.checkpoints.is_pending and not writing:
                 self.checkpoints.finish()
-            anomaly = self.watch.judge(self.loss, self.state)
+            anomaly = self.watch.judge(self.loss, self.state, self.term_metrics)
             if anomaly is None:
                 self.grad_norm = gradient_norm(self.optimizer)
                 anomaly = self.watch.judge_gradient(self.grad_norm, self.state)
@@ -200,30 +208,30 @@ class Trainer:
             return asked
 
     def _skip(self, anomaly: Anomaly) -> None:
-        """Leaves the weights as they are, or ends the run where the recipe says so."""
+        """Leaves the weights unchanged, or stops the run if the recipe says so."""
         if anomaly.action == "stop":
             raise StageError(
                 f"training: {anomaly.found} at step {self.state.step + 1}. The last checkpoint is intact. Lower "
-                "training.optimizer.lr or training.optimizer.clip_grad, lengthen training.schedule.lr_warmup_iters, "
-                f"or let training.anomalies.{anomaly.kind} be skip or rollback."
+                "training.optimizer.lr or training.optimizer.clip_grad, increase training.schedule.lr_warmup_iters, "
+                f"or set training.anomalies.{anomaly.kind} to skip or rollback."
             )
         self.state.interventions += 1
         self._log_event(self.state.step + 1, "skip", found=anomaly.found)
 
     def _roll_back(self, anomaly: Anomaly, size: int) -> None:
-        """Goes back to the last checkpoint, and on with the data after the batch that was wrong."""
+        """Returns to the last checkpoint, and continues with the data after the anomalous batch."""
         step, position, interventions = self.state.step + 1, self.state.position + size, self.state.interventions + 1
         self.checkpoints.finish()
         state = self.checkpoints.load_latest()
         if state is None:
-            raise StageError(f"training: {anomaly.found} at step {step}, and there is no checkpoint to go back to")
-        left_out = position - state.position
+            raise StageError(f"training: {anomaly.found} at step {step}, and there is no checkpoint to roll back to")
+        skipped = position - state.position
         self.state = state
         self.state.position, self.state.interventions = position, interventions
         self._build_data()
         if self.metrics is not None:
             self.metrics.go_back(state.step)
-        self._log_event(step, "rollback", found=anomaly.found, to_step=state.step, samples_left_out=left_out)
+        self._log_event(step, "rollback", found=anomaly.found, to_step=state.step, samples_left_out=skipped)
 
     def _count(self, size: int) -> None:
         state = self.state
@@ -235,11 +243,15 @@ class Trainer:
         state.position += size
 
     def _forward(self, forward_only: bool, batches: Batches, position: int, micro_batches: int) -> torch.Tensor:
-        """Runs the pipeline over one global batch; [sum of losses, number of tokens] of this rank's last stage."""
-        iterators: Any = [batches.at(position, micro_batches) for _ in self.chunks]
+        """Runs the pipeline over one global batch; the sums of this rank's last stage, see :class:`Loss`."""
+        training = not forward_only
+        step = Step(self.state.step + training, training)
+        read = partial(batches.at, position, micro_batches)
+        iterators, micro_batches = self.objectives.micro_batches(step, read, micro_batches, len(self.chunks))
+        iterator: Any = iterators if len(iterators) > 1 else iterators[0]
         results = self.forward_backward(
-            forward_step_func=forward_step,
-            data_iterator=iterators if len(iterators) > 1 else iterators[0],
+            forward_step_func=self.objectives.forward_step(training),
+            data_iterator=iterator,
             model=self.chunks if len(self.chunks) > 1 else self.chunks[0],
             num_microbatches=micro_batches,
             seq_length=self.seq_length,
@@ -247,26 +259,29 @@ class Trainer:
             forward_only=forward_only,
         )
         if not results:
-            return torch.zeros(2, dtype=torch.float64, device=torch.cuda.current_device())
-        return torch.stack([result["loss"] for result in results]).sum(0)
+            return self.objectives.zeros(training)
+        return torch.stack([result["sums"] for result in results]).sum(0)
 
     def _exchange(self, sums: torch.Tensor, seconds: float, size: int) -> tuple[bool, bool]:
-        """All that ranks tell each other in a step, at once: losses, wishes to stop, unfinished saves, seconds.
+        """Everything that ranks exchange in a step, in one call: sums, stop requests, unfinished saves, seconds.
 
         Tensor-parallel ranks count the same tokens, in numerator and denominator alike.
         """
         flags = torch.tensor([self.stop.requested, self.checkpoints.is_writing()], dtype=torch.float64)
         together = torch.cat([sums, flags.to(sums.device), self.telemetry.slots(seconds).to(sums.device)])
         torch.distributed.all_reduce(together)
-        loss_sum, loss_tokens, asked, writing = together[:4].tolist()
-        self.loss = loss_sum / max(loss_tokens, 1.0)
-        self.telemetry.count(size * self.seq_length, together[4:].cpu())
+        width = len(sums)
+        *totals, asked, writing = together[: width + 2].tolist()
+        self.loss, self.term_metrics = self.objectives.figures(True, totals)
+        self.telemetry.count(size * self.seq_length, together[width + 2 :].cpu())
         return asked > 0, writing > 0
 
     def _validate(self) -> None:
-        losses = self.validation.losses(self.chunks)
-        if self.metrics is not None and losses:
-            self.metrics.log_validation(self.state.step, losses)
+        figures = self.validation.figures(self.chunks)
+        if self.metrics is not None and figures:
+            losses = {name: of_set.loss for name, of_set in figures.items()}
+            metrics = {name: of_set.metrics for name, of_set in figures.items() if of_set.metrics}
+            self.metrics.log_validation(self.state.step, losses, metrics)
 
     def _data_builder(self) -> DatasetBuilder:
         cache = self.config.data.index_cache
@@ -274,7 +289,7 @@ class Trainer:
         return DatasetBuilder(self.tokens, self.seq_length, self.config.data, self.context.seed, folder)
 
     def _build_data(self) -> None:
-        """Training samples from the run's position to its end."""
+        """Builds the training samples from the current position to the end of the run."""
         left = self.ramp.samples_after(self.steps) - self.state.samples
         self.train_data = self.builder.train(self.state.position + max(left, 0))
         self.builder.finish()
@@ -304,9 +319,24 @@ class Trainer:
             syncs = [chunk.no_sync for chunk in self.chunks]
             megatron_config.no_sync_func = syncs[0] if len(syncs) == 1 else syncs
         self.forward_backward = get_forward_backward_func()
+        self.objectives.setup(
+            TrainingSetup(
+                config=config,
+                layout=self.layout,
+                shape=self.shape,
+                vocab_size=self.vocab_size,
+                padded_vocab_size=self.padded_vocab_size,
+                precision=self.precision,
+                model_config=megatron_config,
+                chunks=self.modules,
+                device=torch.cuda.current_device(),
+                seed=self.context.seed,
+                directory=self.context.directory,
+            )
+        )
 
     def _vocabulary(self) -> int:
-        """Rows of the embedding that mean something: the tokenizer's, or those of the weights to start from."""
+        """Size of the vocabulary without padding: the tokenizer's, or that of the initial weights."""
         if self.config.model.from_hf is not None:
             given = hugging_face_vocabulary(self.config.model.from_hf)
         elif self.initial_checkpoint is not None:
@@ -316,12 +346,12 @@ class Trainer:
         if given < self.tokens.vocab_size:
             raise InputError(
                 f"{self.tokens.directory / 'dataset.json'}: tokenized with a vocabulary of {self.tokens.vocab_size}, "
-                f"the model to start from has {given} embeddings; tokenize with the tokenizer of that model"
+                f"but the initial model has {given} embeddings; tokenize with the tokenizer of that model"
             )
         return given
 
     def _on_first_rank(self, check: Any) -> None:
-        """Runs a check of shared files once instead of on every rank; its error ends the first rank, and so all."""
+        """Runs a check of shared files once instead of on every rank; an error there ends all ranks."""
         if self.rank == 0:
             check()
         torch.distributed.barrier()
@@ -355,6 +385,8 @@ class Trainer:
             "tokens_by_source": dict(self.state.tokens_by_source),
             **self.telemetry.read(),
         }
+        if self.term_metrics:
+            record["metrics"] = self.term_metrics
         if self.config.logging.params_norm:
             with whole_parameters(self.chunks):
                 record["params_norm"] = parameter_norm(self.modules)
@@ -386,10 +418,10 @@ class Trainer:
 
 
 def initial_checkpoint(config: TrainingConfig, context: StageContext) -> Path | None:
-    """The checkpoint to take weights from: the recipe's, or what an import stage before this one wrote.
+    """The checkpoint with the initial weights: the recipe's, or that of an import stage before this one.
 
     Raises:
-        RecipeError: the recipe names a Hugging Face folder whose weights nobody has converted.
+        RecipeError: the recipe names a Hugging Face folder whose weights have not been converted.
     """
     if config.initial_checkpoint is not None:
         return Path(config.initial_checkpoint)
@@ -398,22 +430,8 @@ def initial_checkpoint(config: TrainingConfig, context: StageContext) -> Path | 
     folder = config.model.hugging_face_weights()
     if folder is not None:
         raise RecipeError(
-            f"training.model.from_hf: the weights of {folder} are not converted yet; run `megatron-ipt import` and "
-            "name its checkpoint in training.initial_checkpoint, or name the folder's config.json to start from "
-            "random weights of the same sizes"
+            f"training.model.from_hf: the weights of {folder} have not been converted; run `megatron-ipt import` and "
+            "set training.initial_checkpoint to its output, or name the folder's config.json to start from random "
+            "weights of the same sizes"
         )
     return None
-
-
-def forward_step(batches: Iterator[Batch], chunk: Any) -> tuple[torch.Tensor, Any]:
-    batch = next(batches)
-    # Rotary position embedding needs no position ids, and plain causal attention no mask.
-    losses = chunk(batch["tokens"], None, batch.get("attention_mask"), labels=batch["labels"])
-    return losses, partial(_loss, batch["loss_mask"])
-
-
-def _loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """Sum of the losses [batch, seq] where ``mask`` is 1, and the number of such positions."""
-    loss_sum = (losses.float() * mask).sum()
-    tokens = mask.sum()
-    return loss_sum, tokens.to(torch.int), {"loss": torch.stack([loss_sum.detach().double(), tokens.double()])}

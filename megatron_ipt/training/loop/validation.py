@@ -1,4 +1,4 @@
-"""Loss on held-out data, for each validation set apart."""
+"""Loss on held-out data, separately for each validation set."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from megatron.core import parallel_state
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.data.batches import Batches, TokenData
 from megatron_ipt.training.data.sample_index import DatasetBuilder
+from megatron_ipt.training.objectives.loss import Figures, Loss
 from megatron_ipt.training.ranks.layout import Layout
 
 
 class Validation:
-    """The validation sets of a run; a set without two tokens to predict one from the other is left out.
+    """The validation sets of a run; a set of fewer than two tokens has nothing to predict and is skipped.
 
     Args:
-        forward: runs the model over ``(batches, position, micro_batches)`` without gradients; gives
-            [sum of losses, number of tokens] of this rank.
+        forward: runs the model over ``(batches, position, micro_batches)`` without gradients; returns the sums of this
+            rank, see :class:`~megatron_ipt.training.objectives.loss.Loss`.
     """
 
     def __init__(
@@ -29,10 +30,12 @@ class Validation:
         tokens: TokenData,
         builder: DatasetBuilder,
         layout: Layout,
+        objectives: Loss,
         forward: Callable[[Batches, int, int], torch.Tensor],
     ):
         self._config = config
         self._layout = layout
+        self._objectives = objectives
         self._forward = forward
         self._sets: dict[str, tuple[int, Batches]] = {}
         if config.validation.eval_iters == 0:
@@ -46,25 +49,25 @@ class Validation:
                 self._sets[source.name] = samples, batches
 
     @torch.no_grad()
-    def losses(self, chunks: list[Any]) -> dict[str, float]:
-        """Mean loss per token, in nats, by set."""
+    def figures(self, chunks: list[Any]) -> dict[str, Figures]:
+        """Mean loss per token, in nats, and metrics of the objectives, by set."""
         config = self._config
         samples_at_once = config.micro_batch_size * self._layout.data
-        losses = {}
+        found = {}
         for chunk in chunks:
             chunk.eval()
         for name, (samples, batches) in self._sets.items():
             limit = samples
             if config.validation.eval_iters is not None:
                 limit = min(samples, config.validation.eval_iters * config.global_batch_size)
-            sums = torch.zeros(2, dtype=torch.float64, device=torch.cuda.current_device())
+            sums = self._objectives.zeros(training=False)
             for first in range(0, limit, config.global_batch_size):
                 left = math.ceil(min(config.global_batch_size, limit - first) / samples_at_once)
                 if config.parallel.virtual_pipeline_model_parallel_size:
                     left = self._layout.micro_batches
                 sums += self._forward(batches, first, left)
             torch.distributed.all_reduce(sums)
-            losses[name] = float(sums[0] / max(float(sums[1]), 1.0))
+            found[name] = self._objectives.figures(False, sums.tolist())
         for chunk in chunks:
             chunk.train()
-        return losses
+        return found

@@ -1,1 +1,1 @@
-"""Megatron-Core models and their arithmetic."""
+"""Building Megatron-Core models, and their precision."""

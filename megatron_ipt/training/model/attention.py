@@ -1,11 +1,12 @@
 """Modules that Megatron-Core's local layer spec lacks without Transformer Engine.
 
-Its own attention materialises the scores, quadratic in the sequence; torch's ``scaled_dot_product_attention`` does
-not, and is 1.3 to 1.7 times as fast on CPU from 1024 tokens on. Its norm refuses sequence parallelism; ours marks its
-weight, so that Megatron-Core sums the weight's gradient over the tensor-parallel ranks.
+Its own attention materializes the scores, which is quadratic in the sequence length; torch's
+``scaled_dot_product_attention`` does not, and is 1.3 to 1.7 times as fast on CPU from 1024 tokens on. Its norm does not
+support sequence parallelism; ours marks its weight, so Megatron-Core sums the weight's gradient over the
+tensor-parallel ranks.
 
 Under context parallelism a rank holds two parts of each sequence; it gathers the keys and values of the others and
-attends to those at earlier positions. Simple, and right; Transformer Engine's ring overlaps the sending instead.
+attends to those at earlier positions. This is simple and correct; Transformer Engine's ring overlaps communication.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from megatron_ipt.training.cpu.linear import bf16_is_emulated
 
 
 class TorchRMSNorm(torch.nn.RMSNorm):
-    """RMSNorm with the constructor that Megatron-Core's specs call."""
+    """RMSNorm with the constructor that Megatron-Core's specs expect."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any):
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype, device=torch.cuda.current_device())
@@ -97,7 +98,7 @@ class TorchAttention(MegatronModule):
     def _gather(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Keys and values of the whole sequence, in the order of ranks, and the mask [seq, all] of later positions."""
+        """Keys and values of the whole sequence, in rank order, and the mask [seq, all] of later positions."""
         group = parallel_state.get_context_parallel_group()
         whole = [
             gather_from_sequence_parallel_region(tensor, tensor_parallel_output_grad=True, group=group)
@@ -111,7 +112,7 @@ class TorchAttention(MegatronModule):
 
 
 def _positions(rank: int, ranks: int, length: int, device: torch.device) -> torch.Tensor:
-    """Places in the sequence of the ``length`` tokens that ``rank`` holds (see ``data.part_of_sequence``)."""
+    """Positions in the sequence of the ``length`` tokens on ``rank`` (see ``batches.part_of_sequence``)."""
     half = length // 2
     inside = torch.arange(half, device=device)
     return torch.cat([rank * half + inside, (2 * ranks - 1 - rank) * half + inside])

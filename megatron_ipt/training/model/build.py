@@ -1,8 +1,8 @@
 """Builds Megatron-Core's GPTModel from a :class:`~megatron_ipt.models.families.ModelShape`.
 
-Initial weights depend on the seed and on each parameter's global name alone: the full tensor is drawn from a generator
-of its own and each rank keeps its slice. Every parallel layout therefore starts from the same model, which costs each
-tensor-parallel rank the drawing of the full tensors, once.
+Initial weights only depend on the seed and each parameter's global name: the full tensor is drawn from its own
+generator, and each rank keeps its slice. Every parallel layout therefore starts from the same model; the cost is that
+each tensor-parallel rank draws the full tensors, once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -21,6 +20,13 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
+from megatron.core.pipeline_parallel.utils import (
+    is_pp_first_stage,
+    is_pp_last_stage,
+    is_vp_first_stage,
+    is_vp_last_stage,
+)
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -35,7 +41,7 @@ from megatron_ipt.training.model.precision import fp8_options, have_transformer_
 from megatron_ipt.training.model.rotary import scale_frequencies, stand_in_for_fused_rotation
 
 _SCALED_BY_DEPTH = ("linear_proj.weight", "linear_fc2.weight")
-"""Weights that write into the residual stream: their initial deviation is divided by sqrt(2 * layers) (GPT-2)."""
+"""Weights that write to the residual stream: their initial deviation is divided by sqrt(2 * layers) (GPT-2)."""
 
 
 def transformer_config(shape: ModelShape, config: TrainingConfig, precision: str) -> TransformerConfig:
@@ -88,7 +94,7 @@ def transformer_config(shape: ModelShape, config: TrainingConfig, precision: str
         bf16=dtype is torch.bfloat16,
         pipeline_dtype=dtype,
         calculate_per_token_loss=True,
-        # The weights are set by `initialize`; Megatron-Core's own calls still mark what is tensor parallel.
+        # The weights are set by `initialize`; Megatron-Core's own calls only mark what is tensor parallel.
         init_method=_leave,
         output_layer_init_method=_leave,
         embedding_init_method=_leave,
@@ -100,7 +106,7 @@ def transformer_config(shape: ModelShape, config: TrainingConfig, precision: str
         gradient_accumulation_fusion=False,
         persist_layer_norm=False,
         cross_entropy_loss_fusion=False,
-        # Gloo still reads an output that is being sent; CUDA streams order the sending before the freeing.
+        # Gloo may still be reading an output that is being sent; CUDA streams order sending before freeing.
         deallocate_pipeline_outputs=on_gpu,
         overlap_p2p_comm=interleaved,
         batch_p2p_comm=not interleaved,
@@ -132,35 +138,42 @@ def build_model(
     vocab_size: int,
     padded_vocab_size: int,
     config: TransformerConfig,
-    seed: int,
+    seed: int | None,
     attention: str = "auto",
+    groups: ProcessGroupCollection | None = None,
 ) -> list[GPTModel]:
-    """This rank's chunks of the model (one, or one per virtual pipeline stage), initialised from ``seed``.
+    """This rank's chunks of the model (one, or one per virtual pipeline stage), initialized from ``seed``.
 
     Args:
-        attention: kernel, as ``model.attention`` of the recipe names it.
+        seed: of the initial weights; None leaves them undefined, for a model that is about to be loaded.
+        attention: kernel, as in ``model.attention`` of the recipe.
+        groups: process groups of a second model with its own layout, which ``config`` describes; by default those of
+            the run.
     """
     virtual_size = config.virtual_pipeline_model_parallel_size
+    groups = groups or ProcessGroupCollection.use_mpu_process_groups()
     chunks = []
     for index in range(virtual_size or 1):
         stage = index if virtual_size else None
         chunk = GPTModel(
             config,
-            _block_spec(shape, config, stage, attention),
+            _block_spec(shape, config, stage, attention, groups.pp.rank()),
             vocab_size=padded_vocab_size,
             max_sequence_length=shape.max_position_embeddings,
-            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
-            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+            pre_process=is_pp_first_stage(groups.pp) and is_vp_first_stage(stage, virtual_size),
+            post_process=is_pp_last_stage(groups.pp) and is_vp_last_stage(stage, virtual_size),
             position_embedding_type="rope",
             rotary_base=shape.rotary_base,
             share_embeddings_and_output_weights=not shape.untie_embeddings_and_output_weights,
             vp_stage=stage,
+            pg_collection=groups,
         )
         chunk.to(torch.cuda.current_device())
         scale_frequencies(chunk.rotary_pos_emb, shape)
-        initialize(chunk, shape, seed)
+        if seed is not None:
+            initialize(chunk, shape, seed)
         if chunk.post_process:
-            _forbid_padding(chunk, vocab_size, padded_vocab_size)
+            _forbid_padding(chunk, vocab_size, padded_vocab_size, groups.tp)
         chunks.append(chunk)
     return chunks
 
@@ -168,7 +181,7 @@ def build_model(
 def wrap_for_training(
     chunks: list[GPTModel], config: TransformerConfig, parallel: ParallelConfig, fp8_param: bool = False
 ) -> list[DistributedDataParallel]:
-    """The chunks with gradient buffers and data-parallel reduction, gradients summed in fp32."""
+    """The chunks with gradient buffers and data-parallel reduction; gradients are accumulated in fp32."""
     settings = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         overlap_grad_reduce=parallel.overlap_grad_reduce,
@@ -186,7 +199,7 @@ def wrap_for_training(
 @contextmanager
 def whole_parameters(chunks: list[DistributedDataParallel]) -> Iterator[None]:
     """Gathers the parameters that an overlapped distributed optimizer would only gather in the next forward pass: until
-    then a rank holds the updated values of its own share alone."""
+    then a rank only has the updated values of its own share."""
     overlapped = [chunk for chunk in chunks if chunk.ddp_config.overlap_param_gather]
     for chunk in overlapped:
         chunk.disable_forward_pre_hook()
@@ -225,7 +238,9 @@ def _leave(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
 
-def _block_spec(shape: ModelShape, config: TransformerConfig, stage: int | None, attention: str) -> Any:
+def _block_spec(
+    shape: ModelShape, config: TransformerConfig, stage: int | None, attention: str, pipeline_rank: int
+) -> Any:
     family, experts = FAMILIES[shape.family], shape.num_moe_experts
     if use_transformer_engine():
         layer = get_gpt_layer_with_transformer_engine_spec(
@@ -240,25 +255,25 @@ def _block_spec(shape: ModelShape, config: TransformerConfig, stage: int | None,
     layer.submodules.input_layernorm = TorchRMSNorm
     layer.submodules.pre_mlp_layernorm = TorchRMSNorm
     if experts:
-        # Transformer Engine fuses this norm with a dense block only; the name in checkpoints is to be the same.
+        # Transformer Engine only fuses this norm with a dense block; the name in checkpoints must be the same.
         del layer.submodules.sharded_state_dict_keys_map["pre_mlp_layernorm."]
     parts = layer.submodules.self_attention.submodules
     parts.core_attention = TorchAttention
     if family.qk_layernorm:
         parts.q_layernorm = parts.k_layernorm = TorchRMSNorm
-    layers = [layer] * get_num_layers_to_build(config, stage)
+    layers = [layer] * get_num_layers_to_build(config, stage, pipeline_rank)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=TorchRMSNorm)
 
 
-def _forbid_padding(chunk: GPTModel, vocab_size: int, padded_vocab_size: int) -> None:
-    """Gives padded vocabulary entries a logit of minus infinity, so that losses do not depend on the padding."""
-    local = padded_vocab_size // parallel_state.get_tensor_model_parallel_world_size()
-    first_padding = max(0, vocab_size - local * parallel_state.get_tensor_model_parallel_rank())
+def _forbid_padding(chunk: GPTModel, vocab_size: int, padded_vocab_size: int, tensor_parallel: Any) -> None:
+    """Sets the logits of padded vocabulary entries to minus infinity, so losses do not depend on the padding."""
+    local = padded_vocab_size // tensor_parallel.size()
+    first_padding = max(0, vocab_size - local * tensor_parallel.rank())
     if first_padding >= local:
         return
 
     def forbid(_: torch.nn.Module, __: Any, output: tuple[torch.Tensor, Any]) -> None:
-        # Detached: softmax gives these columns a gradient of exactly zero, which is what the linear layer must get.
+        # Detached: softmax gives these columns a gradient of exactly 0, as the linear layer requires.
         output[0].detach()[..., first_padding:].fill_(float("-inf"))
 
     chunk.output_layer.register_forward_hook(forbid)

@@ -1,7 +1,7 @@
-"""Which arithmetic this machine can do. What it cannot do is refused by name, never silently replaced.
+"""Which precisions this machine supports. What it does not support is rejected with a clear error, never replaced.
 
-The table of FP8 recipes holds what Megatron-Core and Transformer Engine ask for in their sources. Without a GPU or
-without Transformer Engine, Megatron-Core would ignore FP8 without a word.
+The table of FP8 recipes has the requirements in the sources of Megatron-Core and Transformer Engine. Without a GPU or
+Transformer Engine, Megatron-Core would silently ignore FP8.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Fp8Recipe:
     """What an FP8 recipe needs.
 
     Attributes:
-        capability: least CUDA compute capability.
-        engine: least version of Transformer Engine.
+        capability: minimum CUDA compute capability.
+        engine: minimum version of Transformer Engine.
         scaling: what shares a scaling factor.
     """
 
@@ -61,7 +61,7 @@ def transformer_engine_version() -> tuple[int, int]:
 
 
 def foreign_apex() -> str | None:
-    """The version of an installed ``apex`` that is not NVIDIA's: the one on PyPI is a web toolkit of that name."""
+    """The version of an installed ``apex`` that is not NVIDIA's: the one on PyPI is a web toolkit of the same name."""
     specification = importlib.util.find_spec("apex")
     if specification is None:
         return None
@@ -78,7 +78,7 @@ def resolve_precision(requested: str, fp8: Fp8Config) -> str:
     """``fp32``, ``bf16`` or ``fp8`` for this machine.
 
     Raises:
-        RecipeError: FP8 was asked for and cannot be had here.
+        RecipeError: FP8 is requested but not supported here.
     """
     import torch
 
@@ -87,7 +87,7 @@ def resolve_precision(requested: str, fp8: Fp8Config) -> str:
     if requested != "fp8":
         return requested
     if not torch.cuda.is_available():
-        raise RecipeError("training.precision: fp8 needs a GPU and there is none here; use bf16 or fp32")
+        raise RecipeError("training.precision: fp8 needs a GPU, and there is none; use bf16 or fp32")
     if not have_transformer_engine():
         raise RecipeError(
             "training.precision: fp8 needs Transformer Engine, which is not installed; "
@@ -116,10 +116,10 @@ def why_not(recipe: str, capability: tuple[int, int], engine: tuple[int, int]) -
 
 
 def refuse_what_needs_a_gpu(config: TrainingConfig) -> None:
-    """Refuses settings that could not be followed on CPU, or without Transformer Engine.
+    """Rejects settings that are not supported on CPU, or without Transformer Engine.
 
     Raises:
-        RecipeError: names the key.
+        RecipeError: for the first such setting.
     """
     import torch
 
@@ -127,7 +127,7 @@ def refuse_what_needs_a_gpu(config: TrainingConfig) -> None:
         return
     if config.recompute.granularity == "selective" and "layernorm" in config.recompute.modules:
         raise RecipeError(
-            "training.recompute.modules: layernorm needs a GPU with Transformer Engine; leave it out of the list"
+            "training.recompute.modules: layernorm needs a GPU with Transformer Engine; remove it from the list"
         )
     if config.model.attention == "transformer_engine":
         raise RecipeError("training.model.attention: transformer_engine needs a GPU with Transformer Engine; use torch")
@@ -136,7 +136,7 @@ def refuse_what_needs_a_gpu(config: TrainingConfig) -> None:
     if config.parallel.tensor_model_parallel_size > 1 and config.model.shape().num_moe_experts:
         raise RecipeError(
             "training.parallel.tensor_model_parallel_size: experts under tensor parallelism exchange unequal parts, "
-            "which gloo cannot; use a GPU, or expert_model_parallel_size alone"
+            "which gloo does not support; use a GPU, or only expert_model_parallel_size"
         )
     if config.optimizer.offload_fraction:
         raise RecipeError(
@@ -146,7 +146,7 @@ def refuse_what_needs_a_gpu(config: TrainingConfig) -> None:
 
 
 def fp8_options(fp8: Fp8Config) -> dict[str, Any]:
-    """What Megatron-Core's ``TransformerConfig`` is told about FP8."""
+    """The FP8 options of Megatron-Core's ``TransformerConfig``."""
     return {
         "fp8": fp8.format,
         "fp8_recipe": fp8.recipe,

@@ -1,8 +1,8 @@
-"""Rotary position embedding: Llama 3.1's scaling with all of its parameters, and a rotation for the CPU.
+"""Rotary position embedding: Llama 3.1's scaling with all of its parameters, and a rotation for CPU.
 
-Megatron-Core fixes three of the scaling's four numbers; here they come from the model's shape. Its unfused rotation
-computes sine and cosine again for every layer and copies each tensor twice; the one here stands where Megatron-Core
-looks for Transformer Engine's fused kernel, and goes over the tensor once, in parts that stay in the cache.
+Megatron-Core hardcodes three of the four scaling parameters; here they come from the model's shape. Its unfused
+rotation recomputes sine and cosine in every layer and copies each tensor twice; the one here takes the place of
+Transformer Engine's fused kernel and passes over the tensor once, in parts that fit in the cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from megatron_ipt.training.cpu.fused import parts
 
 
 def scale_frequencies(rotary: Any, shape: ModelShape) -> None:
-    """Stretches the frequencies of Megatron-Core's ``RotaryEmbedding`` as Llama 3.1 does; nothing without a factor."""
+    """Scales the frequencies of Megatron-Core's ``RotaryEmbedding`` as in Llama 3.1, if the shape has a factor."""
     if shape.rope_scaling_factor is None:
         return
     rotary.inv_freq = rotary._apply_scaling(
@@ -27,12 +27,12 @@ def scale_frequencies(rotary: Any, shape: ModelShape) -> None:
         high_freq_factor=shape.rope_high_freq_factor,
         original_max_position_embeddings=shape.rope_original_max_position_embeddings,
     )
-    # Embeddings are cached by length; none may have been made from the frequencies before.
+    # Embeddings are cached by length, possibly from the frequencies before.
     type(rotary).forward.cache_clear()
 
 
 def stand_in_for_fused_rotation() -> None:
-    """Puts :func:`rotate` where Megatron-Core looks for a fused rotation; nothing where it found one."""
+    """Puts :func:`rotate` where Megatron-Core looks for a fused rotation; does nothing if it found one."""
     if rope_utils.fused_apply_rotary_pos_emb is None:
         rope_utils.fused_apply_rotary_pos_emb = rotate
 
@@ -45,7 +45,7 @@ def rotate(tensor: torch.Tensor, angles: torch.Tensor, interleaved: bool = False
         angles: [seq, 1, 1, channels], the second half as the first.
     """
     if interleaved or angles.size(-1) != tensor.size(-1):
-        raise NotImplementedError("only rotation by halves of all channels")
+        raise NotImplementedError("only rotation of all channels, by halves")
     rotated: torch.Tensor = _Rotation.apply(tensor, *_cosine_and_sine(angles, tensor.dtype))
     return rotated
 
@@ -59,7 +59,7 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         cosine, sine = context.saved_tensors
-        # A rotation's gradient is turned back.
+        # The gradient of a rotation is the inverse rotation.
         return _turn(gradient, cosine, sine, 1), None, None
 
 
@@ -76,7 +76,7 @@ _last: tuple[torch.Tensor, torch.dtype, tuple[torch.Tensor, torch.Tensor]] | Non
 
 
 def _cosine_and_sine(angles: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the first half of the angles; every layer of a model asks with the same tensor."""
+    """Cosine and sine of the first half of the angles; cached, because every layer passes the same tensor."""
     global _last
     if _last is None or _last[0] is not angles or _last[1] != dtype:
         half = angles[..., : angles.size(-1) // 2]

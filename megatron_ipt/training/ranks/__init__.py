@@ -1,1 +1,1 @@
-"""Starting and arranging the processes of a run."""
+"""Launching the processes of a run, and their layout."""

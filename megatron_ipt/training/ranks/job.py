@@ -1,6 +1,6 @@
-"""What the stage tells its ranks: a snapshot of settings and context in one JSON file.
+"""What a launcher tells the ranks: settings and context in one JSON file.
 
-Ranks run in processes of their own, because the CPU stand-in for CUDA changes torch and must not reach other stages.
+Ranks run in their own processes, because the CPU replacement for CUDA patches torch and must not affect other stages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from megatron_ipt.training.config import TrainingConfig
 
 @dataclass(frozen=True)
 class Job:
-    """Settings, context, and the folder in which ranks report."""
+    """Settings, context, and the folder for reports of the ranks."""
 
     config: TrainingConfig
     context: StageContext

@@ -1,8 +1,8 @@
 """torchrun without its wall of tracebacks, and with the exit status of the rank that failed first.
 
-Arguments are torchrun's own. Ranks report their errors themselves (see ``worker.py``). USR1 is passed on to the ranks,
-which then save and end with a status of their own, instead of ending torchrun. Ends with its parent, and takes the
-ranks along.
+Takes torchrun's arguments. Ranks report their errors themselves (see ``worker.py``). USR1 is forwarded to the ranks,
+which then save and exit with their own status, instead of ending torchrun. If the parent process ends, so do torchrun
+and the ranks.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import signal
 import sys
 from types import FrameType
 
-from megatron_ipt.training.ranks.worker import end_with_parent
+from megatron_ipt.training.ranks.processes import end_with_parent
 
 
 def main(arguments: list[str]) -> int:
-    """Runs torchrun; returns 0 when every rank did, else the status of the first that did not."""
+    """Runs torchrun; returns 0 if every rank succeeded, else the status of the first that failed."""
     end_with_parent(signal.SIGTERM)
-    signal.signal(signal.SIGUSR1, _pass_on)
+    signal.signal(signal.SIGUSR1, _forward)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _pass_on(number: int, frame: FrameType | None) -> None:
+def _forward(number: int, frame: FrameType | None) -> None:
     import psutil
 
     for child in psutil.Process().children():

@@ -1,6 +1,6 @@
-"""The arrangement of ranks: how many there are, what each is for, and the groups between them.
+"""The layout of ranks: how many there are, what each one does, and the groups between them.
 
-Works the same under torchrun, srun or alone: world size and rank come from the environment that each of them sets.
+Works the same under torchrun, srun or in a single process: world size and rank come from the environment.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _RANK_VARIABLES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM
 
 @dataclass(frozen=True)
 class Layout:
-    """World size cut into tensor, pipeline, context and data parallelism.
+    """World size divided into tensor, pipeline, context and data parallelism.
 
     Attributes:
-        data: ranks with samples of their own.
-        micro_batches: forward passes of one data-parallel rank per step of the full batch size.
+        data: number of data-parallel ranks, each with its own samples.
+        micro_batches: forward passes of a data-parallel rank in a step with the full batch size.
     """
 
     world_size: int
@@ -38,13 +38,13 @@ class Layout:
         """The layout of ``world_size`` ranks.
 
         Raises:
-            RecipeError: the ranks cannot be shared out, or the batch cannot be shared out among them.
+            RecipeError: the parallel sizes do not divide the ranks, or the ranks do not divide the batch.
         """
         parallel = config.parallel
         least = parallel.least_ranks()
         if world_size % least:
             raise RecipeError(
-                f"training.parallel: {world_size} ranks cannot be shared out in groups of tensor_model_parallel_size="
+                f"training.parallel: {world_size} ranks cannot be divided into groups of tensor_model_parallel_size="
                 f"{parallel.tensor_model_parallel_size} x pipeline_model_parallel_size="
                 f"{parallel.pipeline_model_parallel_size} x context_parallel_size={parallel.context_parallel_size} "
                 f"with expert_model_parallel_size={parallel.expert_model_parallel_size}; start "
@@ -69,7 +69,7 @@ class Layout:
 
 
 def rank_and_world(environment: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
-    """(rank, world size, rank on this machine) as torchrun or srun tell; (0, 1, 0) when neither does."""
+    """(rank, world size, rank on this machine) as set by torchrun or srun; (0, 1, 0) without them."""
     for names in _RANK_VARIABLES:
         if all(name in environment for name in names):
             rank, world, local = (int(environment[name]) for name in names)
@@ -78,7 +78,7 @@ def rank_and_world(environment: Mapping[str, str] = os.environ) -> tuple[int, in
 
 
 def start_process_group(timeout: timedelta = timedelta(minutes=30)) -> None:
-    """Connects the ranks: NCCL where there are GPUs (one per local rank), gloo elsewhere."""
+    """Connects the ranks: NCCL with GPUs (one per local rank), gloo without."""
     import torch
 
     rank, world_size, local_rank = rank_and_world()
@@ -94,7 +94,7 @@ def start_process_group(timeout: timedelta = timedelta(minutes=30)) -> None:
 
 
 def start_model_parallel(config: TrainingConfig) -> None:
-    """Creates Megatron-Core's groups inside the started process group."""
+    """Creates Megatron-Core's groups within the process group, which has been started."""
     from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel(

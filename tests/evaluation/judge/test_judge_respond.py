@@ -10,8 +10,9 @@ from megatron_ipt.evaluation.judge.gold import GoldPair, GoldText
 from megatron_ipt.evaluation.judge.respond import answer_of, question_prompt, response_accuracy
 from megatron_ipt.inference.engine import RequestRefused
 from megatron_ipt.synthesis.config import SynthesisConfig
-from megatron_ipt.synthesis.from_text.prompted.prompt import render_pair
+from megatron_ipt.synthesis.from_text.prompted.marks import render_pair
 from megatron_ipt.synthesis.pairs import Pair
+from tests.conftest import REPOSITORY
 from tests.synthesis.conftest import (  # noqa: F401
     model_folder,
     prompts,
@@ -89,6 +90,17 @@ def test_a_real_model_through_the_engine_transformers(model_folder):  # noqa: F8
 def test_engines_without_a_model_answer_nothing():
     with pytest.raises(RecipeError, match="mined makes pairs without a model"):
         response_accuracy(load(SynthesisConfig, None, ["engine=mined"]), [])
+
+
+def test_other_prompt_styles_are_refused(tokenizer_folder):  # noqa: F811
+    plain = "examples/extensions/plain_questions.py:PlainQuestions"
+    config = load(
+        SynthesisConfig,
+        None,
+        [f"engine={__name__}:KnowingEngine", f"generation.model={tokenizer_folder}", f"prompt={REPOSITORY / plain}"],
+    )
+    with pytest.raises(RecipeError, match="--answer-with: gold questions are asked in the format of the synthesizer"):
+        response_accuracy(config, [])
 
 
 def test_the_prompt_is_how_tuning_data_begins(prompts):  # noqa: F811

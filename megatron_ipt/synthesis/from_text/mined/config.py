@@ -12,25 +12,31 @@ from megatron_ipt.config import key
 class MinedConfig:
     """How many pairs are mined from a text, and of what kind."""
 
-    max_pairs: int = key(6, "Most pairs mined from one text, a completion and a title pair included.", minimum=0)
-    max_pairs_per_category: int = key(2, "Most pairs of one category from one text.", minimum=1)
-    title_share: float = key(0.5, "Share of the texts with a title that are asked for it.", minimum=0, maximum=1)
-    completion_share: float = key(
-        0.2, "Share of the texts long enough for it whose ending becomes a completion pair.", minimum=0, maximum=1
+    max_pairs: int = key(
+        6, "Maximum number of pairs mined from one text, including a completion and a title pair.", minimum=0
     )
-    min_shown_characters: int = key(300, "Least characters a text keeps when its ending is cut off.", minimum=1)
-    min_completion_characters: int = key(80, "Least characters of the ending to be completed.", minimum=1)
-    max_completion_characters: int = key(800, "Most characters of the ending to be completed.", minimum=1)
+    max_pairs_per_category: int = key(2, "Maximum number of pairs of one category from one text.", minimum=1)
+    title_share: float = key(
+        0.5, "Fraction of the texts with a title that get a question about it.", minimum=0, maximum=1
+    )
+    completion_share: float = key(
+        0.2, "Fraction of the long enough texts whose ending becomes a completion pair.", minimum=0, maximum=1
+    )
+    min_shown_characters: int = key(
+        300, "Minimum number of characters that a text keeps when its ending is cut off.", minimum=1
+    )
+    min_completion_characters: int = key(80, "Minimum length of the ending to complete, in characters.", minimum=1)
+    max_completion_characters: int = key(800, "Maximum length of the ending to complete, in characters.", minimum=1)
     options_share: float = key(
-        0.4, "Share of the pairs with enough values of one type in the text that become multiple choice.",
+        0.4, "Fraction of the pairs that become multiple choice, of those with enough values of one type in the text.",
         minimum=0, maximum=1,
     )  # fmt: skip
     min_sentence_characters: int = key(30, "Sentences shorter than this are not asked about.", minimum=1)
     max_sentence_characters: int = key(400, "Sentences longer than this are not asked about.", minimum=1)
     window_characters: int = key(
         16_000,
-        "Only this many characters at the end of a text are mined: pairs stand after the text, and what is further "
-        "away than a model can see teaches nothing.",
+        "Only this many characters at the end of a text are mined: pairs follow the text, and a model learns nothing "
+        "from pairs about text outside its context.",
         minimum=1,
     )
 

@@ -1,7 +1,7 @@
-"""What can be told about a piece of English from its closed-class words alone.
+"""Grammar checks on a piece of English that use its closed-class words alone.
 
-There is no tagger here. A piece passes a check only when its function words leave little doubt; the many good pieces
-that are turned away cost nothing, a bad question does.
+There is no part-of-speech tagger. A piece passes a check only when its function words leave little doubt: rejecting a
+good piece costs nothing, while a bad question does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lists of English words, in one place: what the splitter, the grammar checks and the typed values go by."""
+"""Lists of English words used by the sentence splitter, the grammar checks and the typed values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""From a text to its pairs.
+"""Mines the pairs of one text.
 
-Patterns propose findings; a choice among them keeps the pairs varied: no sentence is the source of two pairs, no
-category has more than its share, and what a connective or a verb tells is preferred to filling gaps. Every draw
-depends on the seed, the id of the text and the purpose alone.
+Patterns propose candidates; the choice among them keeps the pairs varied: no sentence is the source of two pairs, no
+category exceeds its maximum, and pairs from a connective or a verb are preferred to filled gaps. Every random choice
+depends only on the seed, the id of the text and its purpose.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is looked for in a sentence: tables of cues, shapes and the question each one answers.
+"""What to look for in a sentence: tables of cues, shapes, and the question that each shape answers.
 
-A row is tried only when one of its cues, a plain substring, occurs; that keeps mining fast. The names of a shape's
-groups say how the piece is checked and written:
+A row is tried only when one of its cues, a plain substring, occurs, which keeps mining fast. The names of a shape's
+groups say how the matched piece is checked and written:
 
 =============  =======================================================================================================
 ``subject``    a whole noun phrase before its verb; written as inside a sentence

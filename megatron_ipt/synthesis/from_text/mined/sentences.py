@@ -1,9 +1,9 @@
 """Sentences of a text, with their places in it.
 
-A general sentence splitter is slow (pysbd: a few hundred texts a second) and repairs what it reads. Mining needs only
-sentences it can trust, so this one is small and errs towards leaving two sentences together: what looks odd is later
-not asked about. It reads ordinary prose, hard-wrapped lines, and prose whose punctuation stands apart, as in WikiText.
-Time is linear in the length of the text.
+A general sentence splitter is slow (pysbd: a few hundred texts per second) and repairs its input. Mining needs only
+reliable sentences, so this splitter is small and, when in doubt, leaves two sentences joined; odd sentences are skipped
+later. It handles ordinary prose, hard-wrapped lines, and prose with spaces around punctuation, as in WikiText. Time is
+linear in the length of the text.
 """
 
 from __future__ import annotations

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from megatron_ipt.corpus.documents import Document
 from megatron_ipt.synthesis.from_text.chaining import chain_up
+from megatron_ipt.synthesis.from_text.mined.config import MinedConfig
 from megatron_ipt.synthesis.from_text.mined.miner import Miner
 from megatron_ipt.synthesis.pairs import Chain, Example
 
-if TYPE_CHECKING:
-    from megatron_ipt.synthesis.config import SynthesisConfig
+
+class Section(Protocol):
+    """What is read of the recipe section ``synthesis``."""
+
+    mined: MinedConfig
+    chain_length: int
+    passage_characters: int
 
 
 class MinedSource:
-    """Mines every text by itself; chains are neighbours."""
+    """Mines every text independently; chains are made of neighbouring texts."""
 
-    def __init__(self, config: SynthesisConfig, seed: int):
+    def __init__(self, config: Section, seed: int):
         self._config = config
         self._miner = Miner(seed, config.mined)
 

@@ -1,6 +1,6 @@
-"""Values in a sentence that have a type: years, numbers of things, names, telling words.
+"""Typed values in a sentence: years, numbers of things, names, content words.
 
-They fill gaps and serve as options. Options are only ever values of one type from the same text, so that none is
+They become gaps and options. All options of a question are values of one type from the same text, so that none is
 nonsense and none is invented.
 """
 

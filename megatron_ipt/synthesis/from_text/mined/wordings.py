@@ -1,7 +1,7 @@
-"""How questions are worded: a table from kind of question to several wordings.
+"""Wordings of questions: a table from kind of question to several wordings.
 
-A wording is drawn for every pair on its own. The names in braces are filled from what the pattern found; the pieces
-put in are never read as wordings themselves.
+A wording is drawn for each pair independently. Names in braces are replaced by what the pattern found; the inserted
+pieces are never interpreted as wordings themselves.
 """
 
 from __future__ import annotations

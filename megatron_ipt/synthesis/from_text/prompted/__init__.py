@@ -1,1 +1,1 @@
-"""Pairs by a language model that is prompted with the text."""
+"""Pairs from a language model that is prompted with the text."""

@@ -1,4 +1,4 @@
-"""Optional quality filters over the pairs of one text. Pure; every drop names the filter."""
+"""Optional quality filters for the pairs of one text. Pure functions; every drop names its filter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from megatron_ipt.config import key
 from megatron_ipt.synthesis.from_text.prompted.language import same_language
-from megatron_ipt.synthesis.from_text.prompted.parsing import Drop
+from megatron_ipt.synthesis.from_text.prompted.style import Drop
 from megatron_ipt.synthesis.pairs import Pair
 
 QUESTION_LENGTH = "question length"
@@ -20,13 +20,13 @@ LANGUAGE = "other language than the text"
 _WORD = re.compile(r"\w+")
 _SEGMENT = 4
 _LEAST_SEGMENTS = 12
-_LITTLE = "a an the of to in on at by for and or is are was were be been it its he she they his her their this that as"
-_LITTLE_WORDS = frozenset(_LITTLE.split())
+_STOP = "a an the of to in on at by for and or is are was were be been it its he she they his her their this that as"
+_STOP_WORDS = frozenset(_STOP.split())
 
 
 @dataclass
 class FilterConfig:
-    """Which pairs are kept. The defaults drop only what is broken."""
+    """Which pairs are kept. By default, only broken pairs are dropped."""
 
     min_question_characters: int = key(3, "Shorter questions are dropped.", minimum=1)
     max_question_characters: int = key(2000, "Longer questions, options included, are dropped.", minimum=1)
@@ -34,21 +34,21 @@ class FilterConfig:
     max_answer_characters: int = key(4000, "Longer answers, reasoning included, are dropped.", minimum=1)
     max_repetition: float = key(
         0.5,
-        "Largest share of four-word sequences of a pair that occurred before in it; 1 allows any.",
+        "Maximum fraction of the four-word sequences of a pair that occurred earlier in it; 1 allows any.",
         minimum=0,
         maximum=1,
     )
     answer_support: float = key(
         0.0,
-        "Least share of the words of a short answer (little words aside) that must occur in the text. 0 asks for "
-        "nothing, 1 for every word. Multiple choice, reasoning and yes-or-no answers are not held to it.",
+        "Minimum fraction of the words of a short answer (excluding stop words) that must occur in the text. 0 "
+        "requires none, 1 requires all. Multiple choice, reasoning and yes-or-no answers are exempt.",
         minimum=0,
         maximum=1,
     )
     support_max_words: int = key(
-        12, "Answers up to this many words are short in the sense of answer_support.", minimum=1
+        12, "Answers of up to this many words are short in the sense of answer_support.", minimum=1
     )
-    same_language: bool = key(False, "Drop pairs that are clearly in another script or language than their text.")
+    same_language: bool = key(False, "Drop pairs that are clearly in a different script or language than their text.")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.min_question_characters > self.max_question_characters:
@@ -89,7 +89,7 @@ def _fault(text: str, words: frozenset[str], pair: Pair, config: FilterConfig) -
 
 
 def repetition(text: str) -> float:
-    """Share of the sequences of four words in ``text`` that occurred before in it; 0 for short texts."""
+    """Fraction of the sequences of four words in ``text`` that occurred earlier in it; 0 for short texts."""
     words = text.split()
     count = len(words) - _SEGMENT + 1
     if count < _LEAST_SEGMENTS:
@@ -98,10 +98,10 @@ def repetition(text: str) -> float:
 
 
 def support(words: frozenset[str], answer: str) -> float:
-    """Share of the words of ``answer`` that are among ``words``; little words count only when there are no others."""
+    """Fraction of the words of ``answer`` that are among ``words``; stop words count only if there are no others."""
     said = _words(answer)
-    telling = [word for word in said if word not in _LITTLE_WORDS] or said
-    return sum(word in words for word in telling) / len(telling) if telling else 1.0
+    content = [word for word in said if word not in _STOP_WORDS] or said
+    return sum(word in words for word in content) / len(content) if content else 1.0
 
 
 def _is_supported(words: frozenset[str], pair: Pair, config: FilterConfig) -> bool:

@@ -1,9 +1,9 @@
-"""The journal of a shard: chains as they are finished, so that no crash costs more than what was in flight.
+"""The journal of a shard: chains in the order in which they finish, so that a crash loses only what was in flight.
 
-A record is its chain's number, its length, a checksum and the payload, written with one ``write`` the moment the
-chain is finished: killing the process loses nothing that was finished. ``fsync`` runs in batches: losing power loses
-about a second. A record that was torn is recognised by length or checksum when the journal is reopened, and cut off
-together with all behind it; those chains are made again. Offsets are kept in an array, 8 bytes a chain.
+A record is its chain's number, its length, a checksum and the payload, written with one ``write`` the moment the chain
+is finished: killing the process loses no finished chain. ``fsync`` runs in batches: a power failure loses about a
+second. When the journal is reopened, a torn record is detected by its length or checksum and cut off together with all
+that follow; those chains are made again. Offsets are kept in an array, 8 bytes per chain.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _READ_BYTES = 1 << 20
 
 
 class Journal:
-    """Append-only store of one payload a chain. The caller holds the shard's lock.
+    """Append-only store of one payload per chain. The caller holds the shard's lock.
 
     Args:
-        path: of the file, created when missing.
-        identity: 64 bits that stand for input and settings; a journal of another identity is refused.
+        path: the file; created if missing.
+        identity: 64 bits that identify input and settings; a journal with a different identity is rejected.
 
     Raises:
         StageError: the file was made from other input or settings.
@@ -70,7 +70,7 @@ class Journal:
         """Stores the payload of chain ``index``.
 
         Raises:
-            StorageError: the disk is full, for one. Nothing of the record stays.
+            StorageError: for example, the disk is full. Nothing of the record remains.
         """
         record = _RECORD.pack(index, len(payload), _checksum(index, payload)) + payload
         if index in self:
@@ -80,15 +80,15 @@ class Journal:
         except OSError as error:
             os.ftruncate(self._descriptor, self._end)
             raise StorageError(
-                f"{self.path}: could not be written: {error.strerror or error}. Finished texts are kept; make room and "
-                "rerun."
+                f"{self.path}: could not be written: {error.strerror or error}. Finished texts are kept; free some "
+                "space and rerun."
             ) from error
         self._note(index, self._end)
         self._end += len(record)
         self._dirty = True
 
     def sync(self) -> None:
-        """Brings all records to the disk. May be called from another thread, also after :meth:`close`."""
+        """Flushes all records to disk. May be called from another thread, also after :meth:`close`."""
         with self._mutex:
             if self._descriptor >= 0 and self._dirty:
                 self._dirty = False
@@ -101,7 +101,7 @@ class Journal:
         """What was stored for chain ``index``.
 
         Raises:
-            StageError: it is not there, or no longer what was written.
+            StageError: it is missing, or no longer what was written.
         """
         if index in self:
             _, length, checksum = _RECORD.unpack(os.pread(self._descriptor, _RECORD.size, self._offsets[index]))
@@ -120,7 +120,7 @@ class Journal:
                     self._descriptor = -1
 
     def _recover(self, identity: int) -> int:
-        """Reads what is there, cuts off a torn tail; returns the end."""
+        """Reads what is there, cuts off a torn tail, and returns the end."""
         size = os.fstat(self._descriptor).st_size
         header = _HEADER.pack(_MAGIC, identity)
         found = os.pread(self._descriptor, _HEADER.size, 0)
@@ -131,7 +131,7 @@ class Journal:
             return _HEADER.size
         if found != header:
             raise StageError(
-                f"{self.path}: was begun with other documents or settings. Delete it to begin the shard anew, or use "
+                f"{self.path}: was started with other documents or settings. Delete it to restart the shard, or use "
                 "another output_dir."
             )
         end = _HEADER.size
@@ -140,12 +140,12 @@ class Journal:
                 self._note(index, end)
             end += length
         if end < size:
-            logger.warning("%s: the last %d bytes were torn by a crash and are cut off", self.path, size - end)
+            logger.warning("%s: cutting off the last %d bytes, which a crash left incomplete", self.path, size - end)
             os.ftruncate(self._descriptor, end)
         return end
 
     def _records(self, position: int) -> Iterator[tuple[int, int]]:
-        """Number and length of every whole record from ``position`` on."""
+        """Number and length of every complete record from ``position`` on."""
         buffer = b""
         while True:
             more = os.pread(self._descriptor, _READ_BYTES, position + len(buffer))

@@ -1,7 +1,7 @@
-"""Which language a text is in, guessed from its script and its commonest little words.
+"""Which language a text is in, guessed from its script and its most common function words.
 
-Enough to notice a pair that left the language of its text; undecided where there is too little to go by. No model, a
-few microseconds a call.
+Enough to notice a pair that is not in the language of its text; undecided where there is too little evidence. No model,
+a few microseconds per call.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def guess_language(text: str) -> str | None:
 
 
 def same_language(text: str, other: str) -> bool:
-    """False only when both scripts, or both languages, are clear and differ."""
+    """False only if both scripts, or both languages, are clear and different."""
     for guess in (dominant_script, guess_language):
         left, right = guess(text), guess(other)
         if left is not None and right is not None and left != right:

@@ -1,4 +1,4 @@
-"""Watching a run: the bar with rates and time left, and a line of metrics every few seconds."""
+"""Progress of a run: a bar with rates and time left, and a line of metrics every few seconds."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Monitor:
     """Counts finished chains.
 
     Args:
-        engine: whose own figures are recorded as well.
-        metrics: file to append to.
-        seconds: between its lines.
-        documents: that will be read in all, if known.
-        done: documents of shards that are finished.
+        engine: its figures are recorded as well.
+        metrics: the file to append to.
+        seconds: interval between its lines.
+        documents: total number of documents, if known.
+        done: number of documents in finished shards.
 
     Attributes:
-        counts: sums over this run.
-        in_flight: chains begun and not ended.
+        counts: totals of this run.
+        in_flight: chains that are being worked on.
     """
 
     def __init__(self, engine: Engine, metrics: Path, seconds: float, documents: int | None, done: int = 0):
@@ -54,7 +54,7 @@ class Monitor:
         return self
 
     def resumed(self, documents: int) -> None:
-        """Documents of unfinished shards that are in their journals already."""
+        """Adds documents of unfinished shards that are already in their journals."""
         if documents:
             self._bar.advance(documents)
 
@@ -73,7 +73,7 @@ class Monitor:
                 self.counts["pairs"] += len(example.pairs)
 
     def tick(self) -> None:
-        """Refreshes the bar; writes a line when one is due. Call a few times a second."""
+        """Refreshes the bar and writes a line when one is due. Call a few times per second."""
         counts = self.counts
         now = time.monotonic()
         tokens = counts["prompt_tokens"] + counts["generated_tokens"]

@@ -1,15 +1,14 @@
-r"""From what the model wrote to typed pairs. Pure; what is not a pair is returned as a drop with its reason.
+r"""Parses what the model wrote into typed pairs. Pure; whatever is not a pair is returned as a drop with its reason.
 
 A pair is ``<QUE> question <ANS> answer </END>``. A question that ends in ``\nOptions:\n- a\n- b`` is multiple choice;
-one that ends in ``\nLet's think step by step.`` is answered by reasoning and ``\nTherefore, the answer is ...``.
+one that ends in ``\nLet's think step by step.`` is answered with reasoning and ``\nTherefore, the answer is ...``.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from megatron_ipt.synthesis.from_text.prompted.prompt import (
+from megatron_ipt.synthesis.from_text.prompted.marks import (
     ANSWER,
     CONCLUSION,
     END,
@@ -18,6 +17,7 @@ from megatron_ipt.synthesis.from_text.prompted.prompt import (
     OPTIONS_OPEN,
     QUESTION,
 )
+from megatron_ipt.synthesis.from_text.prompted.style import Drop
 from megatron_ipt.synthesis.pairs import Pair
 
 _REASONING_REQUEST = re.compile(r"\s*\bLet['’]s think step by step[.:]?\s*$", re.IGNORECASE)
@@ -25,14 +25,6 @@ _REQUEST_ENDING = "step by step"
 _REQUEST_CHARACTERS = 60
 _OPTIONS_WORD = OPTIONS_OPEN.strip()
 _MARK = re.compile("|".join(map(re.escape, MARKS)))
-
-
-@dataclass(frozen=True)
-class Drop:
-    """Something that did not become a pair, and why."""
-
-    reason: str
-    sample: str
 
 
 CUT_OFF = "cut off by the token limit"
@@ -75,7 +67,7 @@ def parse_answer(text: str, finished: bool = True) -> tuple[list[Pair], list[Dro
 
 
 def question_key(question: str) -> str:
-    """Equal for questions that differ only in case and blanks."""
+    """Equal for questions that differ only in case and spacing."""
     return " ".join(question.casefold().split())
 
 
@@ -116,7 +108,7 @@ def typed_pair(question: str, answer: str) -> Pair | Drop:
         return Pair(question, answer, reasoning=reasoning)
     if len(options) < 2:
         return Drop(BAD_OPTIONS, written)
-    # Options differ in more than case and blanks, so that one that is written like the answer is the only one.
+    # Options differ in more than case and spacing, so at most one of them is written like the answer.
     right = answer if answer in options else {_loose(option): option for option in options}.get(_loose(answer))
     if right is None:
         return Drop(NOT_AN_OPTION, f"{answer} :: {' | '.join(options)}")
@@ -124,7 +116,7 @@ def typed_pair(question: str, answer: str) -> Pair | Drop:
 
 
 def _split_options(question: str) -> tuple[str, tuple[str, ...] | None]:
-    """The question without its options, and these without repeats; None where it has no list of options."""
+    """The question without its options, and the options without duplicates; None if it has no list of options."""
     if _OPTIONS_WORD not in question:
         return question.strip(), None
     stem, mark, block = f"\n{question}\n".rpartition(OPTIONS_OPEN)

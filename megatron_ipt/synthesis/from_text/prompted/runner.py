@@ -1,8 +1,8 @@
-"""All chains of all shards through one engine, with a bounded number in flight and no barrier.
+"""Runs all chains of all shards through one engine, with a bounded number in flight and no barriers.
 
-Every chain is a task of its own: its next text is asked for as soon as its last one is answered. When one ends, the
-next begins, across the borders of shards, so the engine drains once, at the very end. Reading and tokenizing run one
-batch ahead in a thread, writing finished shards in another; memory is that of the window.
+Every chain is an asyncio task: its next request is sent as soon as the previous one is answered. When a chain ends, the
+next one starts, across shard boundaries, so the engine drains only once, at the very end. Reading and tokenizing run
+one batch ahead in a thread, and finished shards are written in another; memory is bounded by the window.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Any
 
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.inference.engine import Engine
+from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
-from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
 from megatron_ipt.synthesis.from_text.prompted.shard import ShardJob, ShardTask
+from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain, Synthesizer
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 _TICK_SECONDS = 0.5
 _SYNC_SECONDS = 1.0
 _LEAST_TEXTS = 100
-"""Texts before the share of refused ones is meaningful."""
+"""Number of texts from which the fraction of refused ones is meaningful."""
 
 
 @dataclass
@@ -42,15 +43,15 @@ class _Batch:
 
 
 class Runner:
-    """Works off shards with one engine.
+    """Makes shards with one engine.
 
     Args:
         config: section ``synthesis``.
-        seed: of the recipe.
-        directory: of the stage.
-        prompts: of the engine's tokenizer.
-        engine: not yet entered.
-        identity: of a shard, for its journal.
+        seed: seed of the recipe.
+        directory: folder of the stage.
+        prompts: prompt style, with the engine's tokenizer.
+        engine: the engine, not yet entered.
+        identity: gives the identity of a shard, for its journal.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Runner:
         config: SynthesisConfig,
         seed: int,
         directory: Path,
-        prompts: PromptFormat,
+        prompts: PromptStyle,
         engine: Engine,
         identity: Callable[[ShardTask], int],
     ):
@@ -67,7 +68,8 @@ class Runner:
         self._prompts = prompts
         self._engine = engine
         self._identity = identity
-        self._synthesizer = Synthesizer(engine, prompts, config.filters, seed)
+        sampling = Sampling.of(config.generation)
+        self._synthesizer = Synthesizer(engine, prompts, sampling, config.filters, seed)
         self._window = config.generation.window or engine.window
         self._open: set[ShardJob] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,10 +77,10 @@ class Runner:
         self._numbers = itertools.count()
 
     async def run(self, tasks: list[ShardTask], monitor: Monitor) -> None:
-        """Makes every shard of ``tasks`` that is not made yet.
+        """Makes every unfinished shard of ``tasks``.
 
         Raises:
-            UserError: the first failure; what was finished before is in the journals.
+            UserError: the first failure; chains that finished before it are in the journals.
         """
         self._monitor = monitor
         self._slots = asyncio.Semaphore(self._window)
@@ -116,18 +118,18 @@ class Runner:
                 self._raise_failure()
             self._raise_failure()
         finally:
-            # Not cancelled: the thread must be done with the generator before it is closed.
+            # Not cancelled: the thread must be done with the generator before that is closed.
             await asyncio.gather(ahead, return_exceptions=True)
 
     def _feed(self, tasks: list[ShardTask]) -> Generator[_Batch, None, None]:
-        """Opens shard after shard and plans its chains; runs in the planner's thread."""
+        """Opens one shard after another and plans its chains; runs in the planner's thread."""
         markers = ShardMarkers(self._directory)
         for task in tasks:
             if markers.counts(task.name) is not None:
                 continue
             job = ShardJob(task, self._directory, self._identity(task))
             if markers.counts(task.name) is not None:
-                # Another process finished it between the look and the lock.
+                # Another process finished it between the check and the lock.
                 job.close()
                 continue
             self._open.add(job)
@@ -165,7 +167,7 @@ class Runner:
         try:
             await asyncio.shield(writing)
         finally:
-            # A thread cannot be cancelled; the lock is kept until it is done.
+            # A thread cannot be cancelled, so the lock is held until it is done.
             await asyncio.wait([writing])
             job.close()
 
@@ -215,14 +217,14 @@ class Runner:
 
 
 def check_refused(counts: Mapping[str, int], limit: float) -> None:
-    """Raises StageError when the engine refused more than the share ``limit`` of the texts in ``counts``."""
+    """Raises StageError if the engine refused more than the fraction ``limit`` of the texts in ``counts``."""
     refused, texts = counts.get("refused_texts", 0), counts.get("texts", 0)
     if refused > limit * texts:
         share = f"synthesis.generation.max_refused_share ({limit:g})"
         raise StageError(
             f"the engine refused {refused} of {texts} texts, more than {share}. "
-            "The rejects files of finished shards tell why. Texts are not asked for twice: mend the cause and begin "
-            "anew with --overwrite, or raise the limit to go on without their pairs."
+            "The rejects files of finished shards say why. Refused texts are not retried: fix the cause and rerun with "
+            "--overwrite, or raise the limit to continue without their pairs."
         )
 
 

@@ -1,8 +1,8 @@
-"""One shard on its way: planned, journalled, and at last written as one file in the order of its documents.
+"""One shard: planned, journalled, and finally written as one file in the order of its documents.
 
-The steps of the end are ordered so that a crash between any two of them is harmless: chains and rejects (each appears
-whole or not at all), marker, and only then is the journal removed. Until the marker is there a rerun repeats the end
-from the journal, with the same bytes.
+The final steps are ordered so that a crash between any two of them is harmless: chains and rejects (each appears
+completely or not at all), then the marker, and only then is the journal removed. Until the marker exists, a rerun
+repeats the final steps from the journal, with the same bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.from_text.chaining import chain_up
 from megatron_ipt.synthesis.from_text.passages import divide_by_tokens
 from megatron_ipt.synthesis.from_text.prompted.journal import Journal
-from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
+from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome, PlannedChain
 from megatron_ipt.synthesis.statistics import Statistics
 
@@ -31,7 +31,7 @@ _BATCH_TEXTS = 64
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard to make: from ``source`` to a file called ``name``."""
+    """A shard to make: from the file ``source`` to a file called ``name``."""
 
     name: str
     source: Path
@@ -44,8 +44,8 @@ class ShardTask:
         return directory / f".{self.stem}.lock"
 
     def locked(self, directory: Path) -> contextlib.AbstractContextManager[None]:
-        """Holds this shard; StageError when another process does."""
-        advice = "Wait for it, or give every process its own share with --shard i/N."
+        """Holds this shard's lock; StageError if another process does."""
+        advice = "Wait for it, or give every process its own shards with --shard i/N."
         return locked(self.lock_path(directory), directory / self.stem, remove=True, advice=advice)
 
     def journal_path(self, directory: Path) -> Path:
@@ -55,33 +55,33 @@ class ShardTask:
         return directory / REJECTS_FOLDER / f"{self.stem}.jsonl"
 
     def remove_leftovers(self, directory: Path) -> None:
-        """Removes temporary files of dead writers of this shard; hold its lock."""
+        """Removes temporary files that dead writers of this shard left; call with its lock held."""
         for folder in (directory, directory / REJECTS_FOLDER):
             for leftover in folder.glob(f".{self.stem}.*.tmp"):
                 leftover.unlink(missing_ok=True)
 
     def tidy(self, directory: Path) -> None:
-        """Removes what a process killed at the very end of this finished shard left behind."""
+        """Removes what a process that was killed right after finishing this shard left behind."""
         journal = self.journal_path(directory)
         if journal.exists() or self.lock_path(directory).exists():
-            # Held by another process: it will tidy up itself.
+            # If another process holds the lock, it will tidy up itself.
             with contextlib.suppress(StageError), self.locked(directory):
                 journal.unlink(missing_ok=True)
 
 
 class ShardJob:
-    """A shard that is being made; holds its lock and journal.
+    """A shard in progress; holds its lock and journal.
 
     Args:
         task: the shard.
-        directory: of the stage.
+        directory: folder of the stage.
         identity: see :class:`Journal`.
 
     Raises:
-        StageError: another process works on it, or its journal is of other settings.
+        StageError: another process is working on it, or its journal is from other settings.
 
     Attributes:
-        planned: chains, once every one was handed out; None before.
+        planned: number of chains, once all of them were handed out; None before.
     """
 
     def __init__(self, task: ShardTask, directory: Path, identity: int):
@@ -99,14 +99,14 @@ class ShardJob:
             raise
 
     def plan(
-        self, prompts: PromptFormat, chain_length: int, characters: int
+        self, prompts: PromptStyle, chain_length: int, characters: int
     ) -> Iterator[tuple[list[PlannedChain], int]]:
-        """Batches of chains that are not in the journal yet, each with the documents skipped since the last.
+        """Batches of chains that are not in the journal yet, each with the number of documents skipped since the last.
 
         Args:
-            prompts: builds the texts' prompts and counts tokens.
-            chain_length: texts a chain.
-            characters: most characters of a text.
+            prompts: renders the texts and counts tokens.
+            chain_length: texts per chain.
+            characters: maximum characters of a text.
         """
 
         def divide(text: str) -> list[str]:
@@ -157,7 +157,7 @@ class ShardJob:
         self.close()
 
     def close(self) -> None:
-        """Gives the shard up; what is finished stays in the journal, which goes when the shard is done."""
+        """Releases the shard. Finished chains stay in the journal, which is removed once the shard is done."""
         if self._closed:
             return
         self._closed = True
@@ -169,8 +169,8 @@ class ShardJob:
             self._lock.__exit__(None, None, None)
 
 
-def _with_prompts(batch: list[PlannedChain], prompts: PromptFormat) -> list[PlannedChain]:
-    encoded = iter(prompts.encode_texts([example.text for planned in batch for example in planned.chain.examples]))
+def _with_prompts(batch: list[PlannedChain], prompts: PromptStyle) -> list[PlannedChain]:
+    encoded = iter(prompts.ask([example for planned in batch for example in planned.chain.examples]))
     for planned in batch:
         planned.prompts = [next(encoded) for _ in planned.chain.examples]
     return batch

@@ -1,8 +1,8 @@
-"""One chain from texts to pairs: the texts of a chain one after another, each with the earlier ones in front of it.
+"""Makes the pairs of one chain: its texts one after another, each prompted with the earlier ones in front of it.
 
-A chain is cut where a text got no pairs (it stands alone, the next text begins a chain) or where the prompt would
-outgrow the context (the text begins a chain of its own, which may go on). One planned chain thus becomes one document
-or several, in order, every text in exactly one.
+A chain is cut where a text got no pairs (it becomes a document by itself, and the next text begins a new chain) or
+where the prompt would exceed the context (the text begins a new chain). One planned chain thus becomes one or more
+documents, in order, with every text in exactly one of them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 import orjson
 
-from megatron_ipt.inference.engine import Completion, Engine, EngineError, Request, RequestRefused
+from megatron_ipt.inference.engine import Completion, Engine, EngineError, Prompt, Request, RequestRefused
+from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.from_text.categories import classify
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filter_pairs
-from megatron_ipt.synthesis.from_text.prompted.parsing import Drop, parse_answer
-from megatron_ipt.synthesis.from_text.prompted.prompt import END, Prompt, PromptFormat, TextPrompt
+from megatron_ipt.synthesis.from_text.prompted.style import Drop, PromptStyle, TextPrompt
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
 
 REFUSED = "refused by the engine"
@@ -34,7 +34,7 @@ class PlannedChain:
     Attributes:
         index: its number in the shard.
         chain: its texts.
-        prompts: one a text.
+        prompts: what to append to a prompt to ask about each text.
     """
 
     index: int
@@ -44,7 +44,7 @@ class PlannedChain:
 
 @dataclass
 class Outcome:
-    """What became of a planned chain: documents, drops (with the id of their text) and counts."""
+    """The result of a planned chain: documents, drops (with the id of their text) and counts."""
 
     chains: list[Chain] = field(default_factory=list)
     drops: list[tuple[str, Drop]] = field(default_factory=list)
@@ -70,19 +70,28 @@ class Outcome:
 
 
 class Synthesizer:
-    """Makes pairs with ``engine``."""
+    """Makes pairs with an engine.
 
-    def __init__(self, engine: Engine, prompts: PromptFormat, filters: FilterConfig, seed: int):
+    Args:
+        engine: that generates, entered before the first chain.
+        prompts: asks about texts and parses answers.
+        sampling: the recipe's, from which the prompt style makes its own.
+        filters: which pairs are kept.
+        seed: of the recipe.
+    """
+
+    def __init__(self, engine: Engine, prompts: PromptStyle, sampling: Sampling, filters: FilterConfig, seed: int):
         self._engine = engine
         self._prompts = prompts
+        self._sampling = prompts.sampling(sampling)
         self._filters = filters
         self._seed = seed
 
     async def synthesize(self, planned: PlannedChain, number: int) -> Outcome:
-        """Asks for the pairs of every text; ``number`` tells chains apart in this process.
+        """Asks for the pairs of every text; ``number`` distinguishes chains in this process.
 
         Raises:
-            EngineError: the engine cannot go on.
+            EngineError: the engine cannot continue.
         """
         outcome = Outcome()
         documents: list[list[Example]] = []
@@ -108,7 +117,7 @@ class Synthesizer:
             if earlier is None:
                 documents.append([])
             documents[-1].append(example)
-            earlier = (prompt, *self._clean(completion))
+            earlier = (prompt, *self._prompts.repeated(completion))
         outcome.chains = [replace(planned.chain, id=examples[0].id, examples=examples) for examples in documents]
         return outcome
 
@@ -119,12 +128,15 @@ class Synthesizer:
         if not self._prompts.fits(prompt):
             outcome.drops.append((example.id, Drop(TOO_LONG, example.text)))
             return None
-        request = Request(prompt, number, derive(self._seed, "generation", example.id) % (1 << 31))
+        seed = derive(self._seed, "generation", example.id) % (1 << 31)
+        request = Request(prompt, self._sampling, number, seed)
         try:
             completion = await self._engine.generate(request)
             if not isinstance(completion, Completion):
                 name = type(self._engine).__name__
-                raise EngineError(f"synthesis.engine: generate of {name} returned {completion!r:.80}, no Completion")
+                raise EngineError(
+                    f"synthesis.engine: generate of {name} returned {completion!r:.80}, which is not a Completion"
+                )
         except RequestRefused as refusal:
             outcome.counts["refused_texts"] += 1
             outcome.drops.append((example.id, Drop(REFUSED, str(refusal))))
@@ -135,15 +147,9 @@ class Synthesizer:
         return completion
 
     def _pairs(self, example: Example, completion: Completion, outcome: Outcome) -> list[Pair]:
-        pairs, drops = parse_answer(completion.text, completion.finished)
+        pairs, drops = self._prompts.parse(completion.text, completion.finished)
         if not completion.text.strip():
             drops.append(Drop(EMPTY, ""))
         kept, filtered = filter_pairs(example.text, pairs, self._filters)
         outcome.drops += [(example.id, drop) for drop in (*drops, *filtered)]
         return [pair._replace(category=classify(pair)) for pair in kept]
-
-    def _clean(self, completion: Completion) -> tuple[list[int], str]:
-        """The answer as the next prompt repeats it: without a beginning that never became a pair."""
-        if completion.text.endswith(END):
-            return completion.ids, completion.text
-        return self._prompts.up_to_last_pair(completion.ids, completion.text)

@@ -1,10 +1,10 @@
 r"""Formats of files with pairs, as functions from one record to a text with its pairs.
 
 ``TEXTS`` holds the formats whose records have texts: SQuAD (and QuAC, which is similar), RACE, DREAM, ``questions``,
-the common form with one question per record, and ``tasks``, the format for custom data. A problem of ``PROBLEMS``
-(GSM8K, AQuA) comes without a text; several of them make one example with an empty text, a sequence of worked problems.
-Calculator notes (``<<48/2=24>>``) and references to the letter of an option are removed from the reasoning, because
-options are shuffled and relettered later.
+a common format with one question per record, and ``tasks``, the format for custom data. A problem of ``PROBLEMS``
+(GSM8K, AQuA) has no separate text; several problems make one example with an empty text, as a sequence of worked
+problems. Calculator notes (``<<48/2=24>>``) and references to the letter of an option are removed from the reasoning,
+because options are shuffled and relettered later.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Problem = tuple[Pair | None, str]
 """A pair, or None and why there is none."""
 
 Task = tuple[Any, Callable[[Any], Problem]]
-"""A question as it is in a record, and the function that makes a pair of it."""
+"""A question as it stands in a record, and what makes a pair of it."""
 
 _TEXT_NAMES = ("context", "passage", "article", "text")
 
 _UNANSWERABLE = "CANNOTANSWER"
-"""QuAC's answer to a question that the text does not answer; its texts end with this word."""
+"""QuAC's answer to a question that the text does not answer; its texts end with the word."""
 
 
 def format_of(record: Any) -> str | None:
@@ -158,7 +158,7 @@ def aqua_pair(record: dict[str, Any]) -> Problem:
 
 
 def without_letters(rationale: str) -> str:
-    """The rationale without a closing "Answer: C"; empty if it refers to options by letter elsewhere."""
+    """The rationale without its closing "Answer: C"; empty when it goes on speaking of options by letter."""
     earlier = None
     text = rationale.strip()
     while text != earlier:
@@ -170,8 +170,8 @@ def without_letters(rationale: str) -> str:
 def questions_texts(record: Any) -> Iterator[tuple[str, str, list[Task]]]:
     """One question with its text: ``{context, question, answer, options?, reasoning?}``.
 
-    The text may also be called passage, article or text. In the place of ``answer`` there may be ``answers`` (texts, or
-    SQuAD's), of which the first counts, or ``label``, the place of the right one among the options.
+    The text may also be called passage, article or text. Instead of ``answer`` there may be ``answers`` (texts, or as
+    in SQuAD), of which the first counts, or ``label``, the index of the correct option.
     """
     text = next((record[name] for name in _TEXT_NAMES if isinstance(record.get(name), str)), None)
     if text is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -19,9 +19,6 @@ from megatron_ipt.synthesis.from_text.replay.formats import PROBLEMS, TEXTS, Pro
 from megatron_ipt.synthesis.from_text.replay.records import read_records, read_whole
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
 
-if TYPE_CHECKING:
-    from megatron_ipt.synthesis.config import SynthesisConfig
-
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
 _DAMAGED = (KeyError, TypeError, AttributeError, IndexError)
 
@@ -29,6 +26,13 @@ _DAMAGED = (KeyError, TypeError, AttributeError, IndexError)
 def _is_readable(path: str, entry: str) -> bool:
     """Whether a file is read: one that is named is, whatever its suffix."""
     return path == entry or base_suffix(path) in _SUFFIXES
+
+
+class Section(Protocol):
+    """What is read of the recipe section ``synthesis``."""
+
+    replay: ReplayConfig
+    chain_length: int
 
 
 class PairReader:
@@ -164,5 +168,5 @@ class PairReader:
 class ReplaySource(PairReader):
     """The engine: reads ``synthesis.replay.inputs``."""
 
-    def __init__(self, config: SynthesisConfig, seed: int):
+    def __init__(self, config: Section, seed: int):
         super().__init__(config.replay, config.chain_length, seed, "synthesis.replay")

@@ -1,0 +1,1 @@
+"""The engine ``openai``: servers with the OpenAI completions API."""

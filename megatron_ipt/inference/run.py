@@ -1,0 +1,79 @@
+"""Many requests through one engine from ordinary code: a script, a notebook, a test.
+
+Stages drive engines themselves, with journals and progress. Here a list goes in and a list in the same order comes out;
+as many requests are in flight as keep the engine busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from megatron_ipt.inference.engine import Completion, Engine, Request
+from megatron_ipt.inference.scoring import Score, ScoreRequest
+
+Asked = TypeVar("Asked")
+Result = TypeVar("Result")
+
+
+def generate_all(engine: Engine, requests: Iterable[Request], window: int | None = None) -> list[Completion]:
+    """Continues every prompt; completions in the order of ``requests``.
+
+    Args:
+        engine: not entered; it is loaded at the beginning and released at the end.
+        requests: read as they are needed.
+        window: requests in flight; by default what keeps the engine busy.
+
+    Raises:
+        RequestRefused: of the first request that the engine refuses.
+        UserError: see :meth:`.engine.Engine.generate`.
+    """
+    return run_coroutine(_all(engine, engine.generate, requests, window or engine.window))
+
+
+def score_all(engine: Engine, requests: Iterable[ScoreRequest], window: int | None = None) -> list[Score]:
+    """Scores every text; scores in the order of ``requests``.
+
+    Args:
+        engine: not entered; it is loaded at the beginning and released at the end.
+        requests: read as they are needed.
+        window: requests in flight; by default what keeps the engine busy.
+
+    Raises:
+        RequestRefused: of the first request that the engine refuses.
+        UserError: see :meth:`.engine.Engine.score`.
+    """
+    return run_coroutine(_all(engine, engine.score, requests, window or engine.score_window))
+
+
+async def _all(
+    engine: Engine, ask: Callable[[Asked], Awaitable[Result]], requests: Iterable[Asked], window: int
+) -> list[Result]:
+    results: dict[int, Result] = {}
+    numbered: Iterator[tuple[int, Asked]] = enumerate(requests)
+
+    async def work() -> None:
+        for number, request in numbered:
+            results[number] = await ask(request)
+
+    async with engine:
+        workers = [asyncio.ensure_future(work()) for _ in range(window)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+    return [results[number] for number in range(len(results))]
+
+
+def run_coroutine(work: Coroutine[Any, Any, Result]) -> Result:
+    """Runs ``work`` to its end, in a thread of its own where this one has an event loop already, as notebooks do."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

@@ -1,0 +1,1 @@
+"""The engine ``transformers``: a model in this process."""

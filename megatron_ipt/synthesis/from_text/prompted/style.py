@@ -1,0 +1,92 @@
+"""What a prompt style is: how a chain of texts and pairs becomes a prompt, and an answer becomes pairs.
+
+The stage knows nothing else of a format: it asks a style for the prompt of each text, sends it to an engine with the
+sampling that the style wants, and hands the answer back to be parsed. A chain's prompt only ever grows by appending
+ids, so that what an engine has cached of it stays valid.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megatron_ipt.inference.engine import Completion, Prompt
+from megatron_ipt.inference.sampling import Sampling
+from megatron_ipt.inference.tokenizer import PromptTokenizer
+from megatron_ipt.synthesis.pairs import Example, Pair
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Something that did not become a pair, and why."""
+
+    reason: str
+    sample: str
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """What is appended to a prompt to ask about one text: ids and the same as a string, neither with BOS."""
+
+    ids: list[int]
+    text: str
+
+
+class PromptStyle(ABC):
+    """One format of prompts and answers.
+
+    Args:
+        tokenizer: of the generating model.
+        context_length: tokens of prompt and answer together.
+        max_new_tokens: tokens kept free for the answer.
+
+    Attributes:
+        name: in reports and errors.
+        text_limit: most tokens of a text, as :meth:`count` counts them, that fits a prompt alone.
+    """
+
+    name: str
+    text_limit: int
+
+    def __init__(self, tokenizer: PromptTokenizer, context_length: int, max_new_tokens: int):
+        self.tokenizer = tokenizer
+        self.max_new_tokens = max_new_tokens
+        self.prompt_limit = context_length - max_new_tokens
+
+    @abstractmethod
+    def count(self, text: str) -> int:
+        """Tokens of ``text`` inside a prompt."""
+
+    @abstractmethod
+    def ask(self, examples: Sequence[Example]) -> list[TextPrompt]:
+        """What to append to a prompt to ask about each of ``examples``; ids are made for all at once, which is fast."""
+
+    @abstractmethod
+    def begin(self, text: TextPrompt) -> Prompt:
+        """The prompt of a chain's first text."""
+
+    @abstractmethod
+    def follow(self, prompt: Prompt, answer_ids: list[int], answer: str, text: TextPrompt) -> Prompt:
+        """The prompt of a chain's next text: ``prompt``, what :meth:`repeated` kept of its answer, and ``text``."""
+
+    @abstractmethod
+    def parse(self, answer: str, finished: bool) -> tuple[list[Pair], list[Drop]]:
+        """The pairs of an answer in order, and what was dropped.
+
+        Args:
+            answer: text of a completion.
+            finished: False when the token limit ended it.
+        """
+
+    @abstractmethod
+    def repeated(self, completion: Completion) -> tuple[list[int], str]:
+        """Ids and text of the part of an answer that the next prompt of its chain repeats; called when it has pairs."""
+
+    def sampling(self, defaults: Sampling) -> Sampling:
+        """How to decode an answer, from the recipe's settings: for example with a stop string of the format."""
+        return defaults
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether an answer of full length still fits the context."""
+        return len(prompt.ids) <= self.prompt_limit

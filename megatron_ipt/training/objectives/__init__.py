@@ -1,0 +1,1 @@
+"""What a model is trained for: the terms of its loss."""

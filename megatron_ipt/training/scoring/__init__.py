@@ -1,0 +1,1 @@
+"""Log-likelihoods of texts under a checkpoint, forward only, on one rank or many."""
