@@ -98,7 +98,7 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """``path``, or the newest checkpoint below it, or the converted one (``release``).
+    """``path`` itself, or the newest checkpoint in it, or the converted one (``release``).
 
     Raises:
         InputError: there is none.
