@@ -37,7 +37,7 @@ class TuningDatasetConfig:
         "instructions: chats, chosen by a hash; null: all.",
         minimum=1,
     )
-    repeat: int = key(1, "How often to repeat each training example; every repetition is packed anew.", minimum=1)
+    repeat: int = key(1, "How often to repeat each training example; each repetition is packed separately.", minimum=1)
 
 
 @dataclass
