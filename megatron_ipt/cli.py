@@ -1,11 +1,11 @@
-"""Command ``megatron-ipt``: the table of its commands, those that run a recipe, and what errors become."""
+"""Command ``megatron-ipt``: its table of commands, the commands that run a recipe, and how errors end it."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -27,13 +27,14 @@ from megatron_ipt.commands.overview import Heading, Overview
 from megatron_ipt.config import describe
 from megatron_ipt.errors import INTERRUPTED_STATUS, UserError, nearest
 from megatron_ipt.extensions import load_registered_extensions
-from megatron_ipt.pipeline import STAGES, Stage, run_one, run_recipe, status_of
+from megatron_ipt.pipeline import results_of, run_one, run_recipe, status_of
 from megatron_ipt.progress import configure_logging
-from megatron_ipt.recipe import Recipe, load_recipe
+from megatron_ipt.recipe import SAVED_RECIPE, Recipe, load_extensions_of, load_recipe, recipe_type
+from megatron_ipt.stages import Stage, all_stages
 
 _TERMINATED_STATUS = 128 + signal.SIGTERM
 _FAULT_STATUS = 1
-_FAULT = "this is a fault of megatron-ipt or of an extension, not of your input: please report the lines above"
+_FAULT = "this is a bug in megatron-ipt or in an extension, not in your input: please report the lines above"
 
 
 @click.group(cls=Overview, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -52,7 +53,7 @@ def cli(verbose: bool) -> None:
 @recipe_argument
 @overrides_argument
 @overwrite_option
-@click.option("--until", metavar="STAGE", help=f"Last stage to run: {', '.join(stage.name for stage in STAGES)}.")
+@click.option("--until", metavar="STAGE", help="Last stage to run, e.g. tokens.")
 @json_option
 def run(recipe: str, overrides: tuple[str, ...], overwrite: bool, until: str | None, as_json: bool) -> None:
     """Run all stages of RECIPE in order.
@@ -105,7 +106,7 @@ def keys(section: str | None, as_json: bool) -> None:
     Example:
       megatron-ipt keys training.model
     """
-    rows = [row for row in describe(Recipe) if section is None or f"{row[0]}.".startswith(f"{section}.")]
+    rows = [row for row in describe(recipe_type()) if section is None or f"{row[0]}.".startswith(f"{section}.")]
     if not rows:
         raise click.UsageError(f"no key begins with {section!r};{_nearest(str(section))} `megatron-ipt keys` lists all")
     if as_json:
@@ -117,9 +118,12 @@ def keys(section: str | None, as_json: bool) -> None:
 
 
 def _nearest(section: str) -> str:
-    """A hint at the key meant: of a like path, or else one that ends in a like name."""
+    """A hint at the key that was probably meant: one with a similar path, else one that ends in a similar name."""
     paths = dict.fromkeys(
-        ".".join(parts[:length]) for row in describe(Recipe) for parts in [row[0].split(".")] for length in range(1, 9)
+        ".".join(parts[:length])
+        for row in describe(recipe_type())
+        for parts in [row[0].split(".")]
+        for length in range(1, 9)
     )
     by_name = {path.rpartition(".")[2]: path for path in reversed(paths)}
     near = nearest(section, paths, cutoff=0.8) or by_name.get(nearest(section, by_name, cutoff=0.8), "")
@@ -131,14 +135,14 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
         "The flow, in order",
         (
             (run, "Run all stages of a recipe, one after another."),
-            *((_stage_command(stage), stage.help) for stage in STAGES),
+            # Stages follow.
         ),
     ),
     (
         "Runs",
         (
-            (cluster.status, "Show how far each stage is, here or on a cluster."),
-            (comparison.compare, "Train variants of a recipe and compare what comes out."),
+            (cluster.status, "Show the progress of each stage, here or on a cluster."),
+            (comparison.compare, "Train variants of a recipe and compare the results."),
         ),
     ),
     (
@@ -162,8 +166,8 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
     (
         "Cluster",
         (
-            (cluster.plan, "Estimate memory, layout, time and storage beforehand."),
-            (cluster.preflight, "Check the nodes of a job before hours are spent."),
+            (cluster.plan, "Estimate time, memory, layout and storage of a recipe."),
+            (cluster.preflight, "Check the nodes of a job before it starts."),
             (cluster.submit, "Submit a recipe to Slurm as a chain of jobs."),
         ),
     ),
@@ -178,17 +182,36 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
 """Headings of the first page and their commands, each with what it does in at most 58 characters."""
 
 
-def _headings() -> Iterator[Heading]:
+def _add_commands() -> None:
+    """Enters all commands; called again when extensions have added stages."""
+    headings = []
     for title, entries in _COMMANDS:
         for command, _ in entries:
             cli.add_command(command)
-        yield Heading(title, {str(command.name): text for command, text in entries})
+        headings.append(Heading(title, {str(command.name): text for command, text in entries}))
+    stages = {stage.command: stage.help for stage in all_stages()}
+    for stage in all_stages():
+        if stage.command not in cli.commands:
+            cli.add_command(_stage_command(stage))
+    first = headings[0]
+    cli.headings = (Heading(first.title, {**first.commands, **stages}), *headings[1:])
+    # A stage may also be called by the name of its recipe section.
+    cli.aliases = {stage.name: stage.command for stage in all_stages()}
 
 
-cli.headings = tuple(_headings())
+def _look_for_stage(arguments: Sequence[str]) -> None:
+    """The command may be that of a stage that an extension of the recipe brings, and the recipe follows it."""
+    for argument in arguments[1:]:
+        path = Path(argument) / SAVED_RECIPE if Path(argument).is_dir() else Path(argument)
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            load_extensions_of(path, [word for word in arguments if word.startswith("extensions=")])
+            _add_commands()
+            return
+
+
+_add_commands()
 cli.options = "-v, --verbose (log more), --version, -h, --help"
-# A stage may also be called by the name of its recipe section.
-cli.aliases = {stage.name: stage.command for stage in STAGES}
+cli.look_further = _look_for_stage
 
 
 def main() -> None:
@@ -197,6 +220,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _interrupt)
     try:
         load_registered_extensions()
+        _add_commands()
         status_code = cli.main(prog_name="megatron-ipt", standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -231,7 +255,7 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> None:
 
 
 def _say_interrupted() -> int:
-    click.echo("interrupted; the same command goes on with what is not finished", err=True)
+    click.echo("interrupted; rerun the command to resume", err=True)
     return INTERRUPTED_STATUS
 
 
@@ -241,6 +265,5 @@ def _terminate(signal_number: int, frame: FrameType | None) -> None:
 
 
 def _print_result(recipe: Recipe) -> None:
-    root = Path(recipe.output_dir)
-    click.echo(f"model   {root / 'export' / 'model'}")
-    click.echo(f"report  {root / 'report' / 'report.html'}")
+    for name, path in results_of(recipe).items():
+        click.echo(f"{name:<7} {path}")

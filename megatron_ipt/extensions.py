@@ -1,11 +1,11 @@
-"""Code of the user's own: Python files or modules that add to the tables of this package.
+"""Custom code: Python files or modules that add to the tables of this package.
 
-What a recipe names once is named where it is used, as ``module:name`` or ``path/to/file.py:name``: an engine, a reader.
-What a table knows by name (model families, presets, readers by suffix, engines by a short name) is added by an
-*extension*, a file or module that is imported before the recipe is checked and enters rows there. Extensions come from
-the key ``extensions`` of a recipe, from the environment variable ``MEGATRON_IPT_EXTENSIONS`` (separated like PATH), and
-from installed packages with an entry point in the group ``megatron_ipt.extensions``. Processes that this one starts
-load the same.
+A recipe names custom code that it uses once, such as an engine or a reader, directly as ``module:name`` or
+``path/to/file.py:name``. Names in tables (model families, presets, readers by suffix, short names of engines) are added
+by an *extension*: a file or module that is imported before the recipe is checked and adds rows. Extensions come from
+the recipe key ``extensions``, from the environment variable ``MEGATRON_IPT_EXTENSIONS`` (separated like PATH), and
+from installed packages with an entry point in the group ``megatron_ipt.extensions``. Child processes load the same
+extensions.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ GROUP = "megatron_ipt.extensions"
 
 
 def load_extensions(names: Iterable[str], source: str) -> None:
-    """Imports every extension in ``names`` once, here and in the processes that will be started from here.
+    """Imports every extension in ``names`` once, in this process and in processes that it starts later.
 
     Args:
         names: modules, or paths that end in ``.py``.
-        source: where the names come from, for errors.
+        source: where the names come from, for error messages.
 
     Raises:
-        RecipeError: one of them does not exist or cannot be imported.
+        RecipeError: an extension does not exist or cannot be imported.
     """
     known = [name for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
     for name in names:
@@ -47,10 +47,10 @@ def load_extensions(names: Iterable[str], source: str) -> None:
 
 
 def load_registered_extensions() -> None:
-    """Imports the extensions of installed packages and of the environment: what a process does first.
+    """Imports the extensions of installed packages and of the environment variable. Every process starts with this.
 
     Raises:
-        RecipeError: one of them does not exist or cannot be imported.
+        RecipeError: an extension does not exist or cannot be imported.
     """
     for entry in entry_points(group=GROUP):
         import_code(entry.value.partition(":")[0], f"entry point {entry.name} of group {GROUP}")
@@ -58,13 +58,13 @@ def load_registered_extensions() -> None:
 
 
 def load_object(name: str, source: str) -> Any:
-    """What ``module:name`` or ``path/to/file.py:name`` stands for.
+    """The object that ``module:name`` or ``path/to/file.py:name`` refers to.
 
     Args:
-        source: the recipe key, for errors.
+        source: the recipe key, for error messages.
 
     Raises:
-        RecipeError: it does not exist or cannot be imported.
+        RecipeError: the object does not exist or cannot be imported.
     """
     module_name, _, attribute = name.rpartition(":")
     module = import_code(module_name, source)
@@ -78,7 +78,7 @@ def load_object(name: str, source: str) -> Any:
 
 
 def own_file(name: str) -> Path | None:
-    """The file that ``path/to/file.py:name`` names, as seen from here; None for a module."""
+    """The file in ``path/to/file.py:name``, relative to the working directory if inside it; None for a module."""
     path = Path(name.rpartition(":")[0])
     if not _is_file(path.name):
         return None
@@ -87,17 +87,21 @@ def own_file(name: str) -> Path | None:
 
 
 def import_code(name: str, source: str) -> ModuleType:
-    """The module called ``name``, or the file if ``name`` ends in ``.py``; a file is executed once in a process.
+    """Imports module ``name``, or a file if ``name`` ends in ``.py``; a file is executed once per process.
 
     Raises:
-        RecipeError: it does not exist or cannot be imported.
+        RecipeError: ``name`` does not exist or cannot be imported.
     """
+    if name.startswith(".") and not _is_file(name):
+        raise RecipeError(f"{source}: {name}: relative module names are not supported; give the full name or a path")
     try:
         return _import_file(Path(name)) if _is_file(name) else importlib.import_module(name)
     except FileNotFoundError as error:
-        raise RecipeError(f"{source}: {name}: no such file (looked from {Path.cwd()})") from error
+        raise RecipeError(f"{source}: {name}: no such file (relative to {Path.cwd()})") from error
+    except OSError as error:
+        raise RecipeError(f"{source}: {name}: cannot be read: {error.strerror}") from error
     except (ImportError, SyntaxError, ValueError) as error:
-        hint = "" if _is_file(name) else "; a file is named by its path, e.g. ./my_extension.py"
+        hint = "" if _is_file(name) else "; to name a file, give its path, e.g. ./my_extension.py"
         raise RecipeError(f"{source}: {name} cannot be imported: {error}{hint}") from error
 
 
@@ -113,7 +117,7 @@ def _import_file(path: Path) -> ModuleType:
     specification = importlib.util.spec_from_file_location(f"megatron_ipt_extension_{path.stem}", path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
-    # Entered first, as Python does: dataclasses and pickle look their module up.
+    # Registered before execution, as Python's own import does: dataclasses and pickle look up their module.
     sys.modules[specification.name] = module
     try:
         specification.loader.exec_module(module)

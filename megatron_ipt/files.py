@@ -1,8 +1,8 @@
-"""Reading and writing: compression by suffix, remote inputs through fsspec, and files that appear only when complete.
+"""File I/O: compression by suffix, remote inputs through fsspec, and atomic writes.
 
-Inputs may be any fsspec address (``s3://``, ``hdfs://``, ...). Outputs are POSIX paths, because atomic renames and
-memory maps need them. A file is written beside its final name, flushed to disk, and renamed; a crash leaves at most a
-hidden ``.NAME.PID.tmp``.
+Inputs may be any fsspec URL (``s3://``, ``hdfs://``, ...). Outputs are POSIX paths, because atomic renames and memory
+maps need them. A file is written under a temporary name in the same folder, synced to disk, and renamed; a crash leaves
+at most a hidden ``.NAME.PID.tmp``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import os
 import shutil
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,12 @@ COMPRESSIONS = {"none": "", "gz": ".gz", "zst": ".zst"}
 """Recipe value to file suffix."""
 
 _CHUNK = 1 << 20
+_DAMAGED = (EOFError, zlib.error, zstandard.ZstdError, OSError)
+"""What reading a damaged file raises."""
 
 
 class _ZstdStream(io.RawIOBase):
-    """Decompresses every frame of a stream and, unlike the library's own reader, refuses a truncated one."""
+    """Decompresses all frames of a stream and, unlike the library's own reader, raises on a truncated one."""
 
     def __init__(self, source: BinaryIO):
         self._source = source
@@ -71,15 +74,20 @@ class _ZstdStream(io.RawIOBase):
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether ``path`` is an address such as ``s3://bucket/key`` rather than a local path."""
+    """Whether ``path`` is a URL such as ``s3://bucket/key`` rather than a local path."""
     return "://" in str(path)
 
 
+def is_file_name(name: str) -> bool:
+    """Whether ``name`` can be part of the name of a visible file in a folder."""
+    return bool(name) and "/" not in name and not name.startswith(".")
+
+
 def open_bytes(path: str | Path) -> BinaryIO:
-    """Opens ``path`` for reading, decompressed according to its suffix (.gz, .zst).
+    """Opens ``path`` for reading, decompressing by suffix (.gz, .zst).
 
     Raises:
-        InputError: the file is missing or may not be read.
+        InputError: the file is missing or not readable.
     """
     try:
         if is_remote(path):
@@ -99,32 +107,46 @@ def open_bytes(path: str | Path) -> BinaryIO:
 
 
 def iter_lines(path: str | Path) -> Iterator[bytes]:
-    """Lines of a possibly compressed file, without their line ends.
+    """Lines of a possibly compressed file, without line endings and without a byte-order mark.
 
     Raises:
-        InputError: the file cannot be opened, or is truncated or damaged; names the line reached.
+        InputError: the file cannot be opened, or is truncated or damaged; names the last line read.
     """
     number = 0
     with open_bytes(path) as stream:
         try:
             for line in stream:
                 number += 1
-                yield line.rstrip(b"\r\n")
-        except (EOFError, zlib.error, zstandard.ZstdError, OSError) as error:
+                yield (line.removeprefix(BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
+        except _DAMAGED as error:
             raise InputError(
-                f"{path}: damaged or truncated after line {number}: {error}. Restore the file or leave it out."
+                f"{path}: damaged or truncated after line {number}: {error}. Restore the file or remove it from the "
+                "inputs."
             ) from error
+
+
+def read_whole(path: str | Path) -> bytes:
+    """Content of a possibly compressed file, without a byte-order mark.
+
+    Raises:
+        InputError: the file cannot be opened, or is truncated or damaged.
+    """
+    with open_bytes(path) as stream:
+        try:
+            return stream.read().removeprefix(BOM_UTF8)
+        except _DAMAGED as error:
+            raise InputError(f"{path}: damaged or truncated: {error}. Restore the file or leave it out.") from error
 
 
 @contextmanager
 def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` that is renamed to it when the block succeeds, and removed when not.
+    """Yields a temporary path next to ``path``; it is renamed to ``path`` if the block succeeds, else removed.
 
     Args:
-        flush: bring it to the disk, so that it is there whole after the machine failed, too.
+        flush: sync to disk before and after renaming, so that the file is complete even after a machine crash.
 
     Raises:
-        StorageError: anything the system refuses, a full disk first of all.
+        StorageError: any OSError, such as a full disk.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -145,10 +167,10 @@ def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside ``path`` that takes its place when the block succeeds, and is removed when not.
+    """Yields an empty temporary folder next to ``path``; it replaces ``path`` if the block succeeds, else is removed.
 
     Raises:
-        StorageError: anything the system refuses.
+        StorageError: any OSError.
     """
     with atomic_path(path) as temporary:
         _remove(temporary)
@@ -157,15 +179,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def put_in_place(finished: Path, path: Path, flush: bool = True) -> None:
-    """Makes the file or folder ``finished`` the one called ``path``. What is there is replaced.
+    """Renames the file or folder ``finished`` to ``path``, replacing what is there.
 
     Raises:
-        OSError: the system refuses.
+        OSError: renaming or syncing failed.
     """
     if flush:
         _sync(finished)
     if path.is_dir() and finished.is_dir():
-        # A folder is not replaced by renaming another over it.
+        # POSIX cannot rename a folder over a non-empty one.
         old = path.with_name(f".{path.name}.old.tmp")
         _remove(old)
         path.rename(old)
@@ -179,7 +201,7 @@ def put_in_place(finished: Path, path: Path, flush: bool = True) -> None:
 
 @contextmanager
 def atomic_open(path: str | Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
-    """``open(path, mode)`` for writing, under its final name only when the block succeeds. See :func:`atomic_path`."""
+    """``open(path, mode)`` for writing; the file appears only if the block succeeds. See :func:`atomic_path`."""
     with atomic_path(path) as temporary, open(temporary, mode, **options) as stream:
         yield stream
 
@@ -205,19 +227,19 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_jsonl(path: str | Path) -> Iterator[JsonlWriter]:
-    """A :class:`JsonlWriter` whose file appears under ``path`` only when the block succeeds."""
+    """A :class:`JsonlWriter` whose file appears at ``path`` only if the block succeeds."""
     with atomic_open(path) as raw, JsonlWriter(raw, Path(path).suffix) as writer:
         yield writer
 
 
 class JsonlWriter:
-    """One JSON object a line, compressed by ``suffix`` (``.gz``, ``.zst``, else plain)."""
+    """Writes one JSON object per line, compressed by ``suffix`` (``.gz``, ``.zst``, else uncompressed)."""
 
     def __init__(self, raw: IO[bytes], suffix: str = ""):
         self.records = 0
         self._stream: IO[bytes]
         if suffix == ".gz":
-            # A fixed time stamp keeps equal content equal in bytes.
+            # A fixed timestamp keeps the bytes reproducible.
             self._stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0))
         elif suffix == ".zst":
             compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
@@ -242,7 +264,7 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     """Records of a JSON Lines file that this package wrote.
 
     Raises:
-        InputError: a line is not JSON: the file was changed or damaged since it was written.
+        InputError: a line is not JSON because the file was changed or damaged after it was written.
     """
     for number, line in enumerate(iter_lines(path), 1):
         try:
@@ -263,11 +285,10 @@ def read_json(path: str | Path) -> Any:
     Raises:
         InputError: the file is missing or not JSON.
     """
-    with open_bytes(path) as stream:
-        try:
-            return orjson.loads(stream.read())
-        except orjson.JSONDecodeError as error:
-            raise InputError(f"{path}: not valid JSON: {error}") from error
+    try:
+        return orjson.loads(read_whole(path))
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from error
 
 
 def shard_name(index: int, compression: str = "none") -> str:
@@ -281,6 +302,6 @@ def list_shards(directory: str | Path) -> list[Path]:
 
 
 def remove_leftovers(directory: Path, name: str = "") -> None:
-    """Removes temporary files and folders that a crashed writer left in ``directory``, or there of file ``name``."""
+    """Removes temporary files and folders left by a crashed writer in ``directory``, or only those of file ``name``."""
     for leftover in directory.glob(f".{name}*.tmp"):
         _remove(leftover)

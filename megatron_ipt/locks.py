@@ -1,8 +1,8 @@
-"""One process at a time, by a lock that dies with its holder.
+"""File locks that are released when their process ends.
 
-``flock`` belongs to the open file, so the kernel releases it however the process ends. The file names the holder, for
-the message that the second process gets. A lock file may be removed while it is held: whoever then locks the removed
-file notices that the name means another file, or none, and tries again.
+``flock`` belongs to the open file, so the kernel releases it however the process ends. The file contains the holder,
+for the error message of a second process. A lock file may be removed while it is held: a process that then locks the
+removed file notices that the path refers to another file, or to none, and retries.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ def locked(
     """Holds the lock file ``path``.
 
     Args:
-        what: is protected, for the message.
-        shared: let others hold it too that share it.
-        wait: for other holders, instead of refusing; for locks that are held for a short time.
-        remove: the file at the end, where locks are many; not for shared ones.
-        advice: what the second process is told to do.
+        path: the lock file; created if missing.
+        what: name of the protected resource, for error messages.
+        shared: take a shared lock, which other processes can hold at the same time.
+        wait: block until the lock is free instead of raising; for locks that are held briefly.
+        remove: delete the file on release, if there are many locks; not for shared locks.
+        advice: added to the error message: what to do if the lock is held.
 
     Raises:
-        StageError: another process holds it.
-        StorageError: the file system has no locks, or the file cannot be written.
+        StageError: another process holds the lock.
+        StorageError: the file system does not support locks, or the file cannot be written.
     """
     descriptor = _acquire(path, what, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX), wait, advice)
     try:
@@ -68,10 +69,10 @@ def _acquire(path: Path, what: str | Path, kind: int, wait: bool, advice: str) -
                 raise
             if error.errno in _NO_LOCKS:
                 raise StorageError(
-                    f"{path}: this file system has no file locks ({error.strerror}). Put output_dir on one that has, "
-                    "or mount it with locks (Lustre: -o flock)."
+                    f"{path}: this file system does not support file locks ({error.strerror}). Put output_dir on one "
+                    "that does, or mount it with locks (Lustre: -o flock)."
                 ) from error
-            raise StorageError(f"{path}: could not be locked: {error.strerror or error}") from error
+            raise StorageError(f"{path}: cannot be locked: {error.strerror or error}") from error
         os.close(descriptor)
 
 
@@ -85,7 +86,7 @@ def _open(path: Path) -> int:
 
 def _is_file_at(path: Path, descriptor: int) -> bool:
     try:
-        there = path.stat()
+        current = path.stat()
     except FileNotFoundError:
         return False
-    return os.path.samestat(there, os.fstat(descriptor))
+    return os.path.samestat(current, os.fstat(descriptor))

@@ -1,9 +1,9 @@
-"""What a stage did: the record that lets a rerun skip, resume, or refuse.
+"""Stage manifests: the record that decides whether a rerun skips, resumes or fails.
 
-A stage owns one folder. Files appear in it atomically; ``manifest.json`` says ``running`` while it works and
+A stage owns one folder. Files appear in it atomically; ``manifest.json`` has the status ``running`` during the run and
 ``complete`` at the end, with inputs, settings, counts, versions and seconds. A rerun with equal settings and inputs
-skips a complete stage and continues an incomplete one; with different ones it stops and names the difference, because
-output of two recipes must never mix. Finished shards leave a marker each, so that work lost to a crash is one shard.
+skips a complete stage and resumes an incomplete one; with different ones it fails and lists the differences, so that
+output of two recipes is never mixed. Each finished shard leaves a marker, so a crash loses at most one shard.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _VERSIONED = ("numpy", "torch", "megatron-core", "transformers", "tokenizers", "
 
 @dataclass
 class StageContext:
-    """Everything a stage is told besides its own settings.
+    """What a stage gets besides its own settings.
 
     Attributes:
-        name: of the stage.
-        directory: the folder it owns.
-        seed: of the recipe; every random choice derives from it (see :mod:`megatron_ipt.seeding`).
-        inputs: folders of the stages it reads, by stage name.
-        compression: of JSON Lines shards: ``none``, ``gz`` or ``zst``.
-        recipe_name: for titles and model cards.
+        name: name of the stage.
+        directory: the folder that the stage owns.
+        seed: seed of the recipe; every random choice derives from it (see :mod:`megatron_ipt.seeding`).
+        inputs: folders of the stages that it reads, by kind of data.
+        compression: compression of JSON Lines shards: ``none``, ``gz`` or ``zst``.
+        recipe_name: name of the recipe, for titles and model cards.
     """
 
     name: str
@@ -61,8 +61,8 @@ class StageContext:
 def fingerprint_file(path: str | Path) -> dict[str, Any]:
     """``{path, bytes, xxh128}`` of an input file.
 
-    Files up to 16 MiB are hashed whole; of larger ones the first, middle and last MiB, so that a corpus of terabytes
-    is checked in seconds. Modification times are ignored: copies and clones stay equal.
+    Files up to 16 MiB are hashed completely; of larger files the first, middle and last MiB, so that a corpus of
+    terabytes is checked in seconds. Modification times of local files are ignored, so copies match the original.
 
     Raises:
         InputError: the file cannot be read.
@@ -90,16 +90,19 @@ def fingerprint_file(path: str | Path) -> dict[str, Any]:
 
 
 def fingerprint_code(path: Path | None) -> list[dict[str, Any]]:
-    """Fingerprint of a file of the user's own code, none without one.
+    """Fingerprint of a file of custom code; empty if ``path`` is None.
 
-    Where it alone differs, output is neither refused nor discarded unasked: a mended engine shall go on with what is
-    finished.
+    If nothing else changed, existing output is kept with a warning, so that a fixed engine can resume.
     """
     return [] if path is None else [fingerprint_file(path) | {"code": True}]
 
 
 def fingerprint_stage(directory: Path) -> dict[str, Any]:
-    """The identity of a finished stage: what it was given and what it was told, not when it ran."""
+    """Identity of a finished stage: a hash of its inputs, settings and counts.
+
+    Raises:
+        StageError: the stage is not complete.
+    """
     manifest = read_manifest(directory)
     if manifest is None or manifest["status"] != "complete":
         raise StageError(f"{directory}: this stage is not complete; run it first")
@@ -109,7 +112,7 @@ def fingerprint_stage(directory: Path) -> dict[str, Any]:
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The manifest of ``directory``, or None where no stage has begun."""
+    """The manifest in ``directory``, or None if the stage has not started."""
     path = directory / MANIFEST
     return read_json(path) if path.exists() else None
 
@@ -121,25 +124,29 @@ def run_stage(
     work: Callable[[], dict[str, Any]],
     overwrite: bool = False,
     partial: bool = False,
+    defaults: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Runs ``work`` unless its complete output is there; returns whether it ran.
+    """Runs ``work`` unless its output is complete; returns whether it ran.
 
     Args:
-        context: of the stage.
-        settings: those that affect the output.
-        inputs: fingerprints of what it reads.
-        work: returns the counts for the manifest; may leave partial output that it can continue from.
-        overwrite: discard output made with other settings or inputs instead of refusing.
-        partial: this process does a share of the work beside others; the stage stays unfinished until a run of the
-            whole finds all shares done.
+        context: the stage's context.
+        settings: settings that affect the output.
+        inputs: fingerprints of what the stage reads.
+        work: does the work and returns the counts for the manifest; resumes from partial output that it left.
+        overwrite: discard output made with different settings or inputs instead of raising.
+        partial: this process does one share of the work, concurrently with others; the stage stays incomplete until a
+            run without ``--shard`` finds all shares finished.
+        defaults: of all settings. A setting that output of an earlier version was made without, and that has its
+            default now, is no difference.
 
     Raises:
-        StageError: output of other settings or inputs is there, or another process is at work.
+        StageError: the folder contains output made with different settings or inputs, or another process is running
+            the stage.
     """
     manifest = {
         "stage": context.name,
         "status": "running",
-        # Through JSON, so that the comparison with an earlier manifest sees the same types.
+        # Round trip through JSON, so that types match those of an earlier manifest.
         "settings": orjson.loads(orjson.dumps(settings)),
         "inputs": list(inputs),
         "versions": installed_versions(),
@@ -148,8 +155,8 @@ def run_stage(
     lock = context.directory.with_name(f".{context.name}.lock")
     with locked(lock, context.directory, shared=partial):
         if partial:
-            return _work_beside_others(context, manifest, work)
-        seconds_before = _prepare(context.directory, manifest, overwrite)
+            return _work_on_share(context, manifest, work, defaults)
+        seconds_before = _prepare(context.directory, manifest, overwrite, defaults)
         if seconds_before is None:
             return False
         remove_leftovers(context.directory)
@@ -157,10 +164,15 @@ def run_stage(
     return True
 
 
-def _work_beside_others(context: StageContext, manifest: dict[str, Any], work: Callable[[], dict[str, Any]]) -> bool:
+def _work_on_share(
+    context: StageContext,
+    manifest: dict[str, Any],
+    work: Callable[[], dict[str, Any]],
+    defaults: Mapping[str, Any] | None,
+) -> bool:
     beginning = context.directory.with_name(f".{context.name}.begin.lock")
     with locked(beginning, context.directory, wait=True):
-        seconds_before = _prepare(context.directory, manifest, overwrite=False)
+        seconds_before = _prepare(context.directory, manifest, False, defaults)
         if seconds_before is None:
             return False
         if read_manifest(context.directory) is None:
@@ -169,18 +181,20 @@ def _work_beside_others(context: StageContext, manifest: dict[str, Any], work: C
     return True
 
 
-def _prepare(directory: Path, manifest: dict[str, Any], overwrite: bool) -> float | None:
-    """Makes ``directory`` ready for work; seconds of earlier attempts, or None when nothing is left to do."""
+def _prepare(
+    directory: Path, manifest: dict[str, Any], overwrite: bool, defaults: Mapping[str, Any] | None
+) -> float | None:
+    """Prepares ``directory``; returns the seconds spent by earlier attempts, or None if the stage is complete."""
     earlier = read_manifest(directory)
     if earlier is not None:
-        differences, changed_code = _differences(earlier, manifest)
+        differences, changed_code = _differences(earlier, manifest, defaults)
         if changed_code and not differences and not overwrite:
             logger.warning(
-                "%s: %s; what was made before stays, --overwrite makes it anew", directory, ", ".join(changed_code)
+                "%s: %s; existing output is kept; use --overwrite to regenerate it", directory, ", ".join(changed_code)
             )
         if differences and not overwrite:
             raise StageError(
-                f"{directory}: holds output of other settings or inputs:\n  "
+                f"{directory}: contains output made with different settings or inputs:\n  "
                 + "\n  ".join(differences)
                 + "\nUse another output_dir, or --overwrite to discard the old output of this and all later stages."
             )
@@ -209,7 +223,7 @@ def _work(directory: Path, manifest: dict[str, Any], work: Callable[[], dict[str
 
 
 class ShardMarkers:
-    """Markers of finished shards: ``shard-00003.done.json`` beside its output, holding the shard's counts."""
+    """Markers of finished shards: ``shard-00003.done.json`` next to the output, with the shard's counts."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -228,7 +242,7 @@ class ShardMarkers:
 
 
 def _write_quietly(path: Path, manifest: dict[str, Any]) -> None:
-    """Records a failure without hiding it: on a full disk the first error is the one to show."""
+    """Records a failure. Ignores errors of its own, so that the original one (e.g. a full disk) is shown."""
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
@@ -236,20 +250,33 @@ def _write_quietly(path: Path, manifest: dict[str, Any]) -> None:
         return
 
 
-def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """What differs in settings and inputs, and in code of the user's own."""
-    found: list[str] = []
+def changed_settings(
+    before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """(value before, value now) of every setting that differs, by its path; for ``defaults`` see :func:`run_stage`."""
+    plain = (orjson.loads(orjson.dumps(dict(settings or {}))) for settings in (before, now, defaults))
+    old, new, default = map(_flatten, plain)
+    return {
+        name: (old.get(name), new.get(name))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+        and not (name not in old and name in default and new.get(name) == default[name])
+    }
+
+
+def _differences(
+    earlier: dict[str, Any], now: dict[str, Any], defaults: Mapping[str, Any] | None
+) -> tuple[list[str], list[str]]:
+    """Differences in settings and inputs, and differences in custom code."""
+    changed = changed_settings(earlier["settings"], now["settings"], defaults)
+    found = [f"{now['stage']}.{name}: was {old!r}, is {new!r}" for name, (old, new) in changed.items()]
     code: list[str] = []
-    old, new = _flatten(earlier["settings"]), _flatten(now["settings"])
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            found.append(f"{now['stage']}.{name}: was {old.get(name)!r}, is {new.get(name)!r}")
     before = {entry["path"]: entry for entry in earlier["inputs"]}
     after = {entry["path"]: entry for entry in now["inputs"]}
     for path in sorted(before.keys() | after.keys()):
         differences = code if (after.get(path) or before[path]).get("code") else found
         if path not in after:
-            differences.append(f"input {path}: no longer among the inputs")
+            differences.append(f"input {path}: removed")
         elif path not in before:
             differences.append(f"input {path}: new")
         elif before[path] != after[path]:
@@ -269,7 +296,7 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of this package, of Python, and of the libraries that decide what comes out."""
+    """Versions of this package, of Python, and of the libraries that affect the output."""
     versions = {"megatron-ipt": __version__, "python": platform.python_version()}
     for package in _VERSIONED:
         try:

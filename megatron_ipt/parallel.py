@@ -1,4 +1,4 @@
-"""The same work on many shards: in this process, or spread over several."""
+"""Processes shards, in this process or in a pool of worker processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def share_of(shards: Sequence[Shard], share: tuple[int, int] | None) -> list[Shard]:
-    """What process ``i`` of ``N`` works on: every N-th shard from the i-th on, counted from 0. None is everything.
+    """The shards of process ``i`` of ``N``: every N-th one, starting at index i. All of them if ``share`` is None.
 
     Raises:
         RecipeError: i is not in [0, N).
@@ -35,15 +35,15 @@ def map_shards(
     """Yields (shard, ``work(shard, *arguments)``) as shards finish.
 
     Args:
-        work: a module-level function; processes are spawned, not forked, because libraries with threads do not
-            survive a fork.
-        shards: what to work on, in order.
-        arguments: further arguments, the same for all.
-        workers: processes; 1 works here, in order.
+        work: a module-level function. Processes are spawned, not forked, because libraries with threads break after a
+            fork.
+        shards: the shards, in order.
+        arguments: further arguments of ``work``, the same for all shards.
+        workers: number of processes; 1 runs in this process, in order.
 
     Raises:
-        StageError: a process died.
-        Whatever else ``work`` raises; what has not begun by then is cancelled.
+        StageError: a worker process died.
+        Exception: any exception from ``work``; shards that have not started are cancelled.
     """
     if min(workers, len(shards)) <= 1:
         for shard in shards:
@@ -58,8 +58,8 @@ def map_shards(
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise StageError(
-                "a worker process died (killed, or out of memory); what the others finished is kept, and the same "
-                "command continues with the rest. If it dies again, use fewer workers."
+                "a worker process died (killed, or out of memory); finished shards are kept, rerun the same command "
+                "to resume. If it dies again, use fewer workers."
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

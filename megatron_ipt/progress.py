@@ -1,7 +1,7 @@
-"""Progress for people and for log files.
+"""Progress bars and logging.
 
-On a terminal: a bar with rate and time left. Elsewhere (Slurm logs, pipes): a plain line at most every
-``LOG_SECONDS`` seconds, so that a log of days stays readable.
+On a terminal, a bar with rate and time left. Otherwise (Slurm logs, pipes), one line at most every ``LOG_SECONDS``
+seconds, so that logs of long runs stay readable.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 15.0
+NOTEBOOK_SECONDS = 0.5
 
 
 def configure_logging(verbose: bool = False, first_rank: bool = True) -> None:
-    """Sends this package's log to standard error, one line a message, with the time; in a file also with the day.
+    """Logs to standard error, one line per message, with the time; if that is not a terminal, also with the date.
 
     Args:
-        verbose: log more, and show the warnings that libraries address to programmers.
-        first_rank: of several processes that do the same, only one tells more than errors.
+        verbose: log debug messages, and show warnings raised by libraries.
+        first_rank: whether this is the first of several equal processes; the others log errors only.
     """
     if not verbose:
         warnings.simplefilter("ignore")
@@ -48,9 +50,9 @@ def counted(number: int, noun: str) -> str:
 
 
 class Progress:
-    """Counts ``unit`` up to ``total`` (unknown when None) under ``label``.
+    """Shows progress as ``label`` and a count of ``unit`` up to ``total`` (None: unknown).
 
-    Use as a context manager; ``advance`` takes further figures to show, e.g. ``advance(1, loss=2.31)``.
+    Use as a context manager. ``advance`` takes further values to show, e.g. ``advance(1, loss=2.31)``.
     """
 
     def __init__(self, label: str, total: int | None = None, unit: str = "documents", initial: int = 0):
@@ -62,6 +64,7 @@ class Progress:
         self._fields: dict[str, Any] = {}
         self._bar: Any = None
         self._task: Any = None
+        self._line: Any = None
 
     def __enter__(self) -> Progress:
         self._start = self._logged = time.monotonic()
@@ -78,6 +81,8 @@ class Progress:
             )
             self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, figures="")
             self._bar.start()
+        elif (display := _notebook_display()) is not None:
+            self._line = display({"text/plain": self._text()}, raw=True, display_id=True)
         return self
 
     def advance(self, count: int = 1, **fields: Any) -> None:
@@ -85,18 +90,26 @@ class Progress:
         self._fields.update(fields)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, figures=self._figures())
-        elif time.monotonic() - self._logged >= LOG_SECONDS:
+        elif self._line is not None and time.monotonic() - self._logged >= NOTEBOOK_SECONDS:
             self._logged = time.monotonic()
-            logger.info("%s: %s%s", self.label, self._figures(), self._time_left())
+            self._line.update({"text/plain": self._text()}, raw=True)
+        elif self._line is None and time.monotonic() - self._logged >= LOG_SECONDS:
+            self._logged = time.monotonic()
+            logger.info("%s", self._text())
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif self._line is not None:
+            self._line.update({"text/plain": self._text()}, raw=True)
 
     @property
     def rate(self) -> float:
         """``unit`` per second since the start of this run."""
         return (self.done - self._initial) / max(time.monotonic() - self._start, 1e-9)
+
+    def _text(self) -> str:
+        return f"{self.label}: {self._figures()}{self._time_left()}"
 
     def _figures(self) -> str:
         of_total = f"/{self.total:,}" if self.total else ""
@@ -108,6 +121,16 @@ class Progress:
         return ", ".join(figures)
 
     def _time_left(self) -> str:
-        if not self.total or self.done <= self._initial:
+        if not self.total or not self._initial < self.done < self.total:
             return ""
         return f", {duration((self.total - self.done) / self.rate)} left"
+
+
+def _notebook_display() -> Callable[..., Any] | None:
+    """IPython's ``display`` where this process is the kernel of a notebook; None elsewhere."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import display
+
+    return display

@@ -1,6 +1,6 @@
-"""What could not be used: counted by reason, kept beside the output with its place of origin.
+"""Rejected records: counted by reason, and written next to the output with source and line.
 
-A stage that drops anything drops it here. ``maximum_share`` turns a silent flood into an error.
+Every stage that drops records writes them here. Above ``maximum_share``, rejects become an error.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from megatron_ipt.files import atomic_open
 
 _SAMPLE_CHARACTERS = 500
 _GRACE = 100
-"""Records read before a share is meaningful."""
+"""Minimum number of records before the share is checked."""
 
 
 class Rejects:
-    """Writes ``{reason, source, line, detail, sample}`` lines to ``path``; no drop, no file.
+    """Writes ``{reason, source, line, detail, sample}`` lines to ``path``; no file if nothing was rejected.
 
     Args:
-        path: rejects file, complete under this name when the ``with`` block ends normally.
-        maximum_share: of all records seen; above it, once 100 were seen or at the end, :meth:`check` raises.
+        path: rejects file; it appears when the ``with`` block ends normally or with an InputError.
+        maximum_share: maximum fraction of rejected records; :meth:`check` raises above it, once 100 records were seen
+            or at the end.
+        limit_key: recipe key of ``maximum_share``, for the error.
     """
 
-    def __init__(self, path: Path, maximum_share: float = 1.0):
+    def __init__(self, path: Path, maximum_share: float = 1.0, limit_key: str = "the limit"):
         self.path = path
         self.maximum_share = maximum_share
+        self.limit_key = limit_key
         self.reasons: Counter[str] = Counter()
         self._context = atomic_open(path)
         self._stream: IO[bytes] | None = None
@@ -52,13 +55,13 @@ class Rejects:
         self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
     def check(self, accepted: int, final: bool = False) -> None:
-        """Raises InputError when the rejected share exceeds ``maximum_share``."""
+        """Raises InputError if the rejected share exceeds ``maximum_share``."""
         seen = accepted + self.count
         if (final or seen >= _GRACE) and self.count > self.maximum_share * seen:
             common = ", ".join(f"{reason}: {n}" for reason, n in self.reasons.most_common(3))
             raise InputError(
                 f"{self.count} of {seen} records were rejected ({common}), more than the limit of "
-                f"{self.maximum_share:.1%}. Look at {self.path}, mend the input or raise the limit."
+                f"{self.maximum_share:.1%}. See {self.path}; fix the input or raise {self.limit_key}."
             )
 
     def __exit__(
@@ -67,7 +70,7 @@ class Rejects:
         if self._stream is None:
             self.path.unlink(missing_ok=True)
         elif isinstance(error, InputError):
-            # The message of the error points at this file.
+            # The error message points to this file.
             self._context.__exit__(None, None, None)
         else:
             self._context.__exit__(kind, error, traceback)

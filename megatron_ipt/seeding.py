@@ -1,8 +1,8 @@
 """Random choices that depend on names, never on order.
 
-A draw is a function of (seed, parts): the parts are a document id, a purpose, a step. Resharding a corpus, adding
-workers or reordering files therefore changes nothing. Parts are length-prefixed before hashing, so that ("ab", "c")
-and ("a", "bc") differ.
+A draw is a function of (seed, parts), where parts are e.g. a document id, a purpose or a step. Resharding a corpus,
+adding workers or reordering files therefore changes nothing. Parts are length-prefixed before hashing, so that
+("ab", "c") and ("a", "bc") differ.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def derive(seed: int, *parts: str | int) -> int:
 
 
 def generator(seed: int, *parts: str | int) -> random.Random:
-    """A generator of its own for ``parts``."""
+    """A random generator seeded by ``seed`` and ``parts``."""
     return random.Random(derive(seed, *parts))
 
 
 def unit_interval(seed: int, *parts: str | int) -> float:
-    """A uniform number in [0, 1) determined by ``seed`` and ``parts``: for splits and samples by document."""
+    """A uniform number in [0, 1) determined by ``seed`` and ``parts``, for splits and sampling by document."""
     return derive(seed, *parts) / 2**64

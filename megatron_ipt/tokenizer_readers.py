@@ -1,8 +1,7 @@
-"""Tokenizers as they were published, for every room that opens one.
+"""Loads tokenizer files, for all packages.
 
-``tokenizer.json`` and SentencePiece models are read by the libraries they were made for, never rebuilt from their
-vocabularies. Text is text: a literal ``</s>`` in a document does not become the control token, and nothing is cut or
-padded.
+``tokenizer.json`` and SentencePiece models are loaded by their own libraries, never rebuilt from the vocabulary. A
+literal ``</s>`` in a document is encoded as text, not as the control token, and nothing is truncated or padded.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ def read_tokenizer_json(file: Path) -> Any:
     """The ``tokenizers.Tokenizer`` in ``file``.
 
     Raises:
-        InputError: the library does not load it.
+        InputError: the library cannot load the file.
     """
     import tokenizers
 
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
-        raise InputError(f"{file}: not a tokenizer that the tokenizers library loads: {error}") from error
+        raise InputError(f"{file}: the tokenizers library cannot load this file: {error}") from error
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -37,10 +36,10 @@ def read_sentencepiece(model: bytes, name: str | Path) -> Any:
 
     Args:
         model: content of a ``.model`` file.
-        name: of the file, for the error.
+        name: file name, for the error message.
 
     Raises:
-        InputError: it is no such model.
+        InputError: ``model`` is not a SentencePiece model.
     """
     import sentencepiece
 
@@ -51,7 +50,7 @@ def read_sentencepiece(model: bytes, name: str | Path) -> Any:
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """Special tokens by name (``bos_token``, ``eos_token``, ...), as the files beside ``tokenizer.json`` name them."""
+    """Special tokens by name (``bos_token``, ``eos_token``, ...), from the files next to ``tokenizer.json``."""
     named: dict[str, str] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / file).is_file():

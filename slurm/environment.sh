@@ -1,10 +1,11 @@
 # shellcheck shell=bash disable=SC2034
 # Sourced by every script here:  source environment.sh STAGE SITE RECIPE [KEY=VALUE]...
-# Reads the site file, prepares the stage's environment, and gives the script
+# Reads the site file, prepares the stage's environment, and defines
+#   stage                 name of the stage
 #   recipe                the recipe and its overrides, as megatron-ipt takes them
-#   step CMD...           runs CMD as a job step, in the stage's container if it has one
-#   data_stage CMD...     the same for a data stage: near the time limit the job goes back to the queue and continues
-#   host_python           a Python with megatron-ipt on the host itself, for what calls Slurm
+#   in_srun, in_step      options of srun, and what goes in front of a command, for the stage's container if it has one
+#   data_stage CMD...     runs CMD as a job step; near the time limit the job is requeued, and resumes
+#   host_python           a Python with megatron-ipt on the host, outside any container, for what calls Slurm
 
 set -euo pipefail
 stage=$1 site=$2
@@ -12,9 +13,11 @@ recipe=("${@:3}")
 # shellcheck source=/dev/null
 source "$site"
 
-# STAGE_NAME if the site sets it for this stage, else NAME. ${stage^^} is the stage in capitals.
+# STAGE_NAME if the site sets it for this stage, else NAME. ^^ makes upper case. The jobs that complete a stage use the
+# settings of MERGE.
+software=${MEGATRON_IPT_SOFTWARE:-$stage}
 setting() {
-    local own="${stage^^}_$1"
+    local own="${software^^}_$1"
     printf '%s' "${!own:-${!1:-}}"
 }
 
@@ -31,7 +34,7 @@ if [[ -n $venv ]]; then
     source "$venv/bin/activate"
 fi
 
-# pyxis takes options of srun, apptainer stands before the command.
+# pyxis adds options to srun, apptainer is a command in front of the command.
 in_srun=() in_step=()
 image=$(setting PYXIS_IMAGE)
 if [[ -n $image ]]; then
@@ -42,7 +45,7 @@ if [[ -n $image ]]; then
     in_step=(apptainer exec --nv --bind "$(setting CONTAINER_MOUNTS)" --pwd "$PWD" "$image")
 fi
 
-# Since Slurm 22.05 srun does not inherit it.
+# Since Slurm 22.05 srun does not inherit --cpus-per-task.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 # The name by which scontrol knows this job. The last task of an array has the array's own id as SLURM_JOB_ID.
@@ -51,11 +54,7 @@ if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then
     this_job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}
 fi
 
-step() {
-    srun --kill-on-bad-exit=1 "${in_srun[@]}" "${in_step[@]}" "$@"
-}
-
-# Waits for a background process: a trap runs at once only while bash waits, not behind a command in the foreground.
+# Waits for a background process: bash runs a trap immediately only during wait, not while a foreground command runs.
 wait_for() {
     local status=0 again=0
     wait "$1" || status=$?
@@ -63,32 +62,33 @@ wait_for() {
         status=0
         wait "$1" || status=$?
     done
-    # A signal may have cut the wait short in the instant in which the process ended.
+    # A signal may have interrupted the wait just when the process ended.
     wait "$1" 2>/dev/null || again=$?
     [[ $again -eq 127 ]] || status=$again
     return "$status"
 }
 
 requeue() {
-    echo "$1: back to the queue"
+    echo "$1; requeued"
     scontrol requeue "$this_job"
-    # Ending here could count as completion before the requeue takes hold.
+    # Exiting now could count as completion before the requeue takes effect.
     sleep 120
 }
 
 data_stage() {
     local child status=0 asked=
-    step "$@" &
+    # Not through a function, so that the process is srun itself, which passes signals on to the stage.
+    srun --kill-on-bad-exit=1 "${in_srun[@]}" "${in_step[@]}" "$@" &
     child=$!
     trap 'asked=1; kill -TERM "$child"' USR1
     wait_for "$child" || status=$?
     if [[ -n $asked && $status -ne 0 ]]; then
-        requeue "$stage: time is up, what is finished stays"
+        requeue "$stage: time limit near, finished units are kept"
     fi
     return "$status"
 }
 
-# How the job ended, for megatron-ipt status after Slurm has forgotten it.
+# The exit status, for megatron-ipt status after Slurm has forgotten the job.
 if [[ -n ${MEGATRON_IPT_EXITS:-} ]]; then
     trap 'echo "$?" >"$MEGATRON_IPT_EXITS/$this_job"' EXIT
 fi

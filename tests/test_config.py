@@ -14,6 +14,7 @@ class Inner:
     width: int = key(8, "Width.", minimum=2, maximum=64)
     kind: str = key("small", "Kind.", choices=("small", "large"))
     workers: int = key(1, "Workers.", affects_output=False)
+    share: float | None = key(None, "Share.", minimum=0, maximum=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.kind == "large" and self.width < 16:
@@ -25,6 +26,7 @@ class Outer:
     paths: list[str] = key(REQUIRED, "Paths.")
     inner: Inner = key(Inner, "Inner.")
     named: dict[str, Inner] = key({}, "By name.")
+    groups: dict[str, list[str]] = key({}, "Lists by name.")
 
 
 def refusal(*overrides: str) -> str:
@@ -61,11 +63,18 @@ def test_a_key_in_the_wrong_section_is_found_by_its_name():
     assert "width: unknown key. Did you mean inner.width?" in refusal("paths=[a]", "width=3")
 
 
+def test_a_key_that_resembles_none_is_explained_as_well():
+    assert refusal("paths=[a]", "inner.zzz=1") == "inner.zzz: unknown key. Valid in inner: width, kind, workers, share"
+    assert refusal("paths=[a]", "zzz.width=1") == "zzz: unknown key. Valid in the recipe: paths, inner, named, groups"
+    assert refusal("paths=[a]", "=1").startswith("'': unknown key")
+
+
 def test_one_value_stands_for_a_list_of_one(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("paths: one\n")
     assert load(Outer, recipe).paths == ["one"]
     assert load(Outer, recipe, ["paths=two"]).paths == ["two"]
+    assert load(Outer, recipe, ["groups.a=x", "groups.b=[y,z]"]).groups == {"a": ["x"], "b": ["y", "z"]}
 
 
 def test_an_override_that_is_no_yaml_is_the_one_that_is_named():
@@ -73,14 +82,51 @@ def test_an_override_that_is_no_yaml_is_the_one_that_is_named():
 
 
 def test_a_wrong_type_names_the_key():
-    assert refusal("paths=[a]", "inner.width=wide").startswith("inner.width: Value 'wide'")
+    assert refusal("paths=[a]", "inner.width=wide").startswith("inner.width: expected a whole number, found 'wide'")
     assert refusal("paths=[a]", "inner=3") == "inner: expected keys below it, found 3"
-    assert refusal("paths=[a]", "inner=null") == "inner: expected keys below it, found None"
+    assert refusal("paths=[a]", "inner=null") == "inner: expected keys below it, found null"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("paths={a: 1}", "paths: expected a list, found {'a': 1}"),
+        ("paths=null", "paths: expected a list, found null"),
+        ("paths=[a, [b], {c: d}, null]", "paths[1]: expected text, found ['b']"),
+        ("inner.width=1e3", "inner.width: expected a whole number, found 1000.0"),
+        ("inner.width=yes", "inner.width: expected a whole number, found true"),
+        ("inner.width=99999999999999999999", "inner.width: 1.000e+20 does not fit into 64 bits"),
+        ("inner.share=.nan", "inner.share: NaN is not allowed"),
+        ("inner.share=no", "inner.share: expected a number or null, found false"),
+        ("inner.share=1.5", "inner.share: 1.5 is above the maximum 1"),
+        ("inner.kind={}", "inner.kind: expected text, found {}"),
+        ("named=[1]", "named: expected keys below it, found [1]"),
+        ("named.x=null", "named.x: expected keys below it, found null"),
+        ("named={1: {}}", "named: 1 is not a name; write it in quotes"),
+        ('paths="a\\0b"', "paths: 'a\\x00b' holds a NUL character"),
+        ("inner.kind=${nosuch}", "inner.kind: Interpolation key 'nosuch' not found"),
+        ("inner.width=${inner.kind}", "inner.width: While dereferencing interpolation '${inner.kind}': Value 'small'"),
+        ("inner=${named}", "inner: Invalid type assigned: dict is not a subclass of Inner. value: {}"),
+        ('paths=["???"]', "paths[0]: required, but not set"),
+        ("inner.kind=!!int ''", "inner.kind=!!int '': cannot be read as YAML: string index out of range"),
+        ("paths=[[[[", "paths=[[[[: cannot be read as YAML: did not find expected node content"),
+        ("\udcff=1", "'\\udcff': unknown key"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_by_their_key(override, message):
+    found = refusal(*(() if override.startswith("paths=") else ("paths=[a]",)), override)
+    assert found.startswith(message), found
+    found.encode()
+
+
+def test_a_combination_is_judged_once_its_values_are_valid():
+    """A check may divide by a value, so it must not see a zero that is out of range."""
+    assert refusal("paths=[a]", "inner.kind=large", "inner.width=0") == "inner.width: 0 is below the minimum 2"
 
 
 def test_all_problems_are_reported_at_once():
     message = refusal("paths=[a]", "inner.width=1", "inner.kind=lage")
-    assert "inner.width: 1 is below the least allowed value 2" in message
+    assert "inner.width: 1 is below the minimum 2" in message
     assert "inner.kind: 'lage' is not one of small, large. Did you mean large?" in message
 
 

@@ -338,7 +338,7 @@ def test_recipes_that_are_shown_have_known_keys(page):
     for line, block in fenced(page, "yaml"):
         part = OmegaConf.create(block)
         if set(map(str, part)) <= SECTIONS:
-            problems = list(config._unknown_keys(Recipe, part, ""))
+            problems = list(config._misfits(Recipe, part, ""))
             assert not problems, f"{page}:{line}: {problems}"
 
 
@@ -377,3 +377,9 @@ def test_figures_of_the_readme_and_of_the_page_are_those_that_were_measured(monk
     assert set(bench.HEADLINES) <= {figure.name for figure in bench.figures_of(result)}
     assert bench.PAGE.read_text() == bench.page(result)
     assert f"<!-- figures -->\n{bench.headlines(result)}<!-- end -->" in bench.README.read_text()
+
+
+def test_the_picture_of_the_architecture_is_up_to_date():
+    command = [sys.executable, "tools/draw_architecture.py", "--check"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr or "run tools/draw_architecture.py"

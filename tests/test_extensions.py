@@ -41,9 +41,11 @@ def test_a_file_is_executed_once(code, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no/such_file.py:Mine", r"some\.key: no/such_file\.py: no such file \(looked from "),
-        ("no_such_module:Mine", r"No module named 'no_such_module'; a file is named by its path, e\.g\. \./my_"),
+        ("no/such_file.py:Mine", r"some\.key: no/such_file\.py: no such file \(relative to "),
+        ("no_such_module:Mine", r"No module named 'no_such_module'; to name a file, give its path, e\.g\. \./my_"),
         ("Mine", r"some\.key:  cannot be imported"),
+        ("..mine:Mine", r"some\.key: \.\.mine: relative module names are not supported"),
+        (f"{'a' * 300}.py:Mine", r"cannot be read: File name too long"),
     ],
 )
 def test_what_cannot_be_found(name, message):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -10,6 +12,7 @@ from megatron_ipt.files import (
     atomic_folder,
     atomic_jsonl,
     atomic_open,
+    atomic_path,
     iter_lines,
     open_bytes,
     read_json,
@@ -103,6 +106,41 @@ def test_a_folder_takes_its_place_when_complete(tmp_path):
         raise RuntimeError
     assert (tmp_path / "model/weights").read_text() == "two"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """What is brought to the disk: (name, whether the file called x is there by then)."""
+    calls = []
+
+    def fsync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        calls.append((path.name, (path / "x").exists() or (path.parent / "x").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return calls
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux which file a descriptor is")
+def test_a_file_is_on_the_disk_before_its_name_and_then_its_name(tmp_path, synced):
+    temporary = f".x.{os.getpid()}.tmp"
+    with atomic_open(tmp_path / "x") as stream:
+        stream.write(b"content")
+    # The rename itself is in the folder, and is lost with a failing machine unless the folder is synced as well.
+    assert synced == [(temporary, False), (tmp_path.name, True)]
+    synced.clear()
+    with atomic_path(tmp_path / "x", flush=False) as path:
+        path.write_bytes(b"other content")
+    assert synced == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux which file a descriptor is")
+def test_the_name_of_a_folder_is_on_the_disk_as_well(tmp_path, synced):
+    for _ in range(2):
+        synced.clear()
+        with atomic_folder(tmp_path / "x"):
+            pass
+        assert synced[-1] == (tmp_path.name, True)
 
 
 def test_leftovers_of_a_crash_are_removed(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ PACKAGE = REPOSITORY / "megatron_ipt"
 
 SHARED_GROUND = (
     "errors", "seeding", "progress", "files", "locks", "rejects", "parallel", "extensions", "config", "manifest",
-    "tokenizer_readers",
+    "stages", "tokenizer_readers",
 )  # fmt: skip
 """Imported by all, imports no room."""
 
@@ -37,7 +37,7 @@ FLOW = (
 )
 """Rooms in the order in which a document passes them: each imports rooms before it and the shared ground."""
 
-ABOVE = ("recipe", "pipeline", "comparison", "cluster", "commands", "cli", "__main__")
+ABOVE = ("recipe", "pipeline", "api", "comparison", "cluster", "commands", "cli", "__main__")
 """What runs the rooms: each imports everything below it."""
 
 DATA_ROOMS = ("models", "corpus", "inference", "synthesis", "augment", "tokens", "tuning")
@@ -56,6 +56,8 @@ ONE_PLACE_FOR = {
     "pools of processes": ("parallel", ("concurrent.futures.process",)),
 }
 MOST_LINES = 500
+MOST_MODULES = 16
+"""In one folder, side by side."""
 ENGINE_TABLE = PACKAGE / "inference" / "engines.py"
 
 _ORDER = {name: rank for rank, name in enumerate((*FLOW, *ABOVE))}
@@ -159,6 +161,9 @@ def test_a_room_imports_only_what_lies_before_it() -> None:
             # The table names engines of later rooms, too, for stages that come after those: nothing here loads them.
             if path == ENGINE_TABLE and found.deferred:
                 continue
+            # ``import megatron_ipt`` offers the API, which is loaded when it is used.
+            if not here and there == "api" and found.deferred:
+                continue
             if here not in _ORDER or _ORDER[there] > _ORDER[here]:
                 upward.append(f"{where(path, found.line)}: {here or 'the package'} imports {there}")
     assert not upward, "\n".join(upward)
@@ -203,9 +208,9 @@ def test_cycles_are_found() -> None:
     assert [sorted(cycle) for cycle in _cycles(graph)] == [["a", "b"], ["c", "d"]]
 
 
-def test_the_recipe_takes_only_the_settings_of_a_room() -> None:
+def test_the_recipe_takes_only_settings_and_descriptions_of_a_room() -> None:
     taken = {found.target for found in imports(PACKAGE / "recipe.py") if room_of(found.target) in FLOW}
-    assert taken and all(module.endswith(".config") for module in taken), taken
+    assert taken and all(module.endswith((".config", ".description")) for module in taken), taken
 
 
 def test_private_names_stay_in_their_room() -> None:
@@ -232,6 +237,173 @@ def test_private_names_stay_in_their_room() -> None:
     assert not taken, "\n".join(taken)
 
 
+def test_what_runs_stages_imports_none_of_them() -> None:
+    """Pipeline, command line and cluster read descriptions; a hook is named as a string."""
+    reading = [
+        f"{where(path, found.line)}: imports {found.target}"
+        for path in modules("megatron_ipt")
+        if room_of(module_of(path)) in ("pipeline", "cluster", "cli") and path.name not in AROUND_RANKS
+        for found in imports(path)
+        if room_of(found.target) in {stage.room for stage in stages()} and not found.by_name
+    ]
+    assert not reading, "\n".join(reading)
+
+
+AROUND_RANKS = ("training_job.py", "rank_group.py", "watched_rank.py")
+"""The processes around the ranks of a training on a cluster: the counterpart of its room for several nodes."""
+
+
+class Described(NamedTuple):
+    """A stage as its room describes it."""
+
+    room: str
+    name: str
+    command: str
+
+
+@cache
+def stages() -> tuple[Described, ...]:
+    """Every stage of the package, from the descriptions of the rooms."""
+    found = []
+    for room in FLOW:
+        path = PACKAGE / room / "description.py"
+        for node in ast.walk(_tree(path)) if path.exists() else ():
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Stage":
+                said = {
+                    word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg in ("name", "command")
+                }
+                found.append(Described(room, **said))
+    return tuple(found)
+
+
+ORDINARY = {
+    "tokens": "a count, and what a model reads",
+    "train": "a split, an extra, a kind of tokenizer",
+}
+"""Words that are also names or commands of stages: looked for only where a stage is meant."""
+
+MAY_NAME = {
+    ("corpus/stage.py", "synthesis"): "the folder of documents that get pairs, see stages.DOCUMENTS",
+    ("tokens/stage.py", "synthesis"): "that folder",
+    ("evaluation/judge/read.py", "synthesis"): "that folder",
+    ("cluster/watch/training_job.py", "training"): "the process around this stage on a cluster",
+    ("training/ranks/job.py", "report"): "the folder in which ranks report to the launcher",
+    ("comparison/runs.py", "training"): "compare trains recipes, and shows their steps",
+}
+"""(module, name of a stage): why it may stand there. recipe.py, the table of contents, is left out altogether."""
+
+_ASKS_FOR_STAGE = (
+    "counts", "settings", "stage_named", "stage_of", "getattr", "setattr", "hasattr", "section_of", "context_of",
+)  # fmt: skip
+_BY_STAGE = ("manifests", "inputs", "folders", "sections", "stages", "makers", "sizes")
+_STAGE_ITSELF = ("stage", "name", "command")
+_RECIPES = ("recipe", "section", "sections", "loaded")
+
+
+def test_no_stage_is_named_outside_its_room() -> None:
+    wrong = []
+    for path in modules("megatron_ipt"):
+        module = path.relative_to(PACKAGE).as_posix()
+        room = room_of(module_of(path))
+        if module == "recipe.py":
+            continue
+        for line, name in named_stages(_tree(path)):
+            owners = [stage.room for stage in stages() if name in (stage.name, stage.command)]
+            if room not in owners and (module, name) not in MAY_NAME:
+                wrong.append(f"{where(path, line)}: {name!r} is a stage of room {owners[0]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def named_stages(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, name or command) of every place that means a stage of this package by its name.
+
+    A string that is one is such a place, wherever it stands. An ordinary word is one as part of a path, compared with a
+    stage, in a table beside another stage's name, as key of something that is kept by stage, or as argument of a
+    function that takes a stage's name; and every name is one as attribute of a recipe.
+    """
+    names = {name for stage in stages() for name in (stage.name, stage.command)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in names - ORDINARY.keys():
+            yield node.lineno, node.value
+        elif isinstance(node, ast.Attribute) and node.attr in names and _last_word(node.value) in _RECIPES:
+            yield node.lineno, node.attr
+        else:
+            for word in _meant(node, names):
+                if word.value in ORDINARY:
+                    yield word.lineno, word.value
+
+
+def _meant(node: ast.AST, names: set[str]) -> Iterator[ast.Constant]:
+    """Names of stages that stand where only a stage can be meant."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        # A command is no folder.
+        yield from (word for word in _words(node.right) if word.value in {stage.name for stage in stages()})
+    elif isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        if any(_last_word(side) in _STAGE_ITSELF and not isinstance(side, ast.Constant) for side in sides):
+            yield from (word for side in sides for word in _words(side) if word.value in names)
+    elif isinstance(node, ast.Subscript) and _last_word(node.value) in _BY_STAGE:
+        yield from (word for word in _words(node.slice) if word.value in names)
+    elif isinstance(node, ast.Call):
+        function = _last_word(node.func)
+        of_table = function in ("get", "pop", "setdefault") and isinstance(node.func, ast.Attribute)
+        if function in _ASKS_FOR_STAGE or (of_table and _last_word(node.func.value) in _BY_STAGE):  # type: ignore[attr-defined]
+            yield from (word for argument in node.args for word in _words(argument) if word.value in names)
+    elif isinstance(node, (ast.Tuple, ast.List, ast.Set, ast.Dict)):
+        entries = node.keys if isinstance(node, ast.Dict) else node.elts
+        words = [word for entry in entries if entry is not None for word in _words(entry) if word.value in names]
+        if any(word.value not in ORDINARY for word in words):
+            yield from words
+
+
+def _words(node: ast.AST) -> Iterator[ast.Constant]:
+    """The string that ``node`` is, or the strings of a list or tuple."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node
+    elif isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+        for entry in node.elts:
+            yield from _words(entry)
+
+
+def _last_word(node: ast.AST) -> str:
+    """``a.b.c`` -> ``c``; empty for what is not a name."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("output / 'training' / 'x'", ["training"]),
+        ("root / 'tokens'", ["tokens"]),
+        ("if stage.name == 'tokens': pass", ["tokens"]),
+        ("if name in ('tokens', 'corpus'): pass", ["corpus", "tokens"]),
+        ("SIZES = {'synthesis': 1, 'tokens': 2}", ["synthesis", "tokens"]),
+        ("FLOW = ('corpus', 'tokens')", ["corpus", "tokens"]),
+        ("run.counts('tokens')", ["tokens"]),
+        ("stage_named('train')", ["train"]),
+        ("getattr(recipe, 'tokens')", ["tokens"]),
+        ("manifests['tokens'], folders.get('tokens')", ["tokens"]),
+        ("run.recipe.tokens.tokenizer, recipe.augment", ["augment", "tokens"]),
+        ("x = 'tuning-data'", ["tuning-data"]),
+        # Ordinary words.
+        ("counts['tokens'], row.get('tokens'), {'tokens': 1}, ('steps', 'tokens')", []),
+        ("SPLITS = ('train', 'valid', 'test')", []),
+        ("if split != 'train' or kind == 'train': pass", []),
+        ("folder / 'train', dataset['train'], self.tokens, shape.training", []),
+        ("'the corpus stage', f'{name}: tokens'", []),
+    ],
+)
+def test_names_of_stages_are_distinguished_from_ordinary_words(source: str, found: list[str]) -> None:
+    assert sorted({name for _, name in named_stages(ast.parse(source))}) == found
+
+
+def test_stages_are_read_from_the_descriptions() -> None:
+    assert {stage.name for stage in stages()} >= {"corpus", "tokens", "training", "report"}
+    assert {stage.command for stage in stages()} >= {"synthesize", "tokenize", "train", "evaluate", "tuning-data"}
+
+
 def _loaded_with(module: str) -> dict[str, str]:
     """Every module that comes with ``module``, ours and others', and which module asked for it."""
     loaded = {module: ""}
@@ -256,6 +428,14 @@ def test_data_rooms_and_commands_start_without_heavy_libraries() -> None:
         # The process of a rank and the code of one engine are started where their libraries are.
         if room_of(module_of(path)) not in STARTS_LIGHT:
             continue
+        loaded = _loaded_with(module_of(path))
+        slow += [f"{module_of(path)}: {name} by {by}" for name, by in loaded.items() if name in HEAVY]
+    assert not slow, "\n".join(slow)
+
+
+def test_the_page_is_made_without_the_libraries_of_other_stages() -> None:
+    slow = []
+    for path in PACKAGE.glob("*/report.py"):
         loaded = _loaded_with(module_of(path))
         slow += [f"{module_of(path)}: {name} by {by}" for name, by in loaded.items() if name in HEAVY]
     assert not slow, "\n".join(slow)
@@ -297,6 +477,12 @@ def _renames(tree: ast.Module) -> Iterator[int]:
 def test_no_module_is_too_long() -> None:
     lengths = {path: len(path.read_text("utf-8").splitlines()) for path in modules("megatron_ipt", "tools", "tests")}
     assert not {str(path.relative_to(REPOSITORY)): lines for path, lines in lengths.items() if lines > MOST_LINES}
+
+
+def test_no_folder_holds_too_many_modules() -> None:
+    counts = Counter(path.parent for path in modules("megatron_ipt") if path.name != "__init__.py")
+    crowded = {str(folder.relative_to(REPOSITORY)): n for folder, n in counts.items() if n > MOST_MODULES}
+    assert not crowded
 
 
 def test_every_module_says_why() -> None:

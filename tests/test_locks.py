@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -77,6 +78,28 @@ def test_who_waits_gets_the_lock_and_not_a_file_that_was_removed_meanwhile(path:
         thread.join()
     assert len(most) == 200
     assert set(most) == {1}
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_file_that_is_removed_between_opening_and_locking_is_no_lock(
+    path: Path, made_anew: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, attempts = fcntl.flock, []
+
+    def remove_first(descriptor: int, kind: int) -> None:
+        if not attempts:
+            # What a holder does who is done at this moment, and then another who comes next.
+            path.unlink()
+            if made_anew:
+                path.touch()
+        attempts.append(kind)
+        flock(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with locked(path, "it"):
+        assert len(attempts) == 2
+        with pytest.raises(StageError, match=f"process {os.getpid()}"), locked(path, "it"):
+            pass
 
 
 def test_a_place_that_cannot_hold_a_lock_is_named(tmp_path: Path) -> None:

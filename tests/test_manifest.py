@@ -72,7 +72,7 @@ def test_changed_code_is_told_and_what_it_made_stays_until_overwritten(context, 
     run(context, inputs=fingerprint_code(code))
     code.write_text("two")
     assert not run(context, inputs=fingerprint_code(code))
-    assert "engine.py: changed; what was made before stays, --overwrite makes it anew" in caplog.text
+    assert "engine.py: changed; existing output is kept; use --overwrite to regenerate it" in caplog.text
     (context.directory / "old.jsonl").touch()
     assert run(context, inputs=fingerprint_code(code), overwrite=True)
     assert not (context.directory / "old.jsonl").exists()
@@ -89,7 +89,7 @@ def test_a_failed_stage_continues_with_its_partial_output(context):
         run(context, work=fail)
     manifest = read_manifest(context.directory)
     assert (manifest["status"], manifest["error"]) == ("failed", "ValueError: broken")
-    with pytest.raises(StageError, match="other settings"):
+    with pytest.raises(StageError, match="different settings"):
         run(context, {"share": 0.7})
     assert run(context, work=lambda: {"kept": (context.directory / "part.jsonl").exists()})
     assert read_manifest(context.directory)["counts"] == {"kept": True}
@@ -160,3 +160,16 @@ def test_markers_of_shards(tmp_path):
     assert markers.counts("shard-00001.jsonl.zst") is None
     markers.finish("shard-00001.jsonl.zst", {"documents": 2})
     assert markers.counts("shard-00001.jsonl.zst") == {"documents": 2}
+
+
+def test_a_setting_that_is_new_in_this_version_is_no_difference_at_its_default(context):
+    calls = []
+    run_stage(context, {"seed": 1}, [], lambda: calls.append(1) or {})
+    settings = {"seed": 1, "style": "plain", "nested": {"x": 2}}
+    defaults = {"style": "plain", "nested": {"x": 2}}
+    assert not run_stage(context, settings, [], dict, defaults=defaults)
+    with pytest.raises(StageError, match=r"augment\.nested\.x: was None, is 3"):
+        run_stage(context, settings | {"nested": {"x": 3}}, [], dict, defaults=defaults)
+    # Without defaults nothing is known about it.
+    with pytest.raises(StageError, match=r"augment\.style: was None, is 'plain'"):
+        run_stage(context, settings, [], dict)

@@ -13,8 +13,9 @@ import pytest
 
 from megatron_ipt.errors import RecipeError, UserError
 from megatron_ipt.files import list_shards, read_json, read_jsonl
-from megatron_ipt.pipeline import context_of, run_recipe, stage_named, stage_of, stages_of, summarize
-from megatron_ipt.recipe import load_recipe
+from megatron_ipt.pipeline import context_of, run_recipe, stage_of, summarize
+from megatron_ipt.recipe import load_recipe, stages_of
+from megatron_ipt.stages import TOKENS, stage_named
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -84,11 +85,11 @@ def test_a_recipe_either_reads_a_corpus_or_tunes():
     quickstart = REPOSITORY / "examples/quickstart.yaml"
     tuning = load_recipe(REPOSITORY / "examples/synthesizer_tiny.yaml", ["output_dir=/o"])
     assert [stage.name for stage in stages_of(tuning)] == ["tuning", "training", "export", "evaluation", "report"]
-    assert context_of(stage_named("train"), tuning).inputs == {"tokens": Path("/o/tuning")}
+    assert context_of(stage_named("train"), tuning).inputs == {TOKENS: Path("/o/tuning")}
     assert [stage.name for stage in stages_of(load_recipe(quickstart))][:5] == [
         "corpus", "synthesis", "augment", "tokens", "training",
     ]  # fmt: skip
-    with pytest.raises(RecipeError, match=r"corpus: not a stage of this recipe, because tuning\.datasets names data"):
+    with pytest.raises(RecipeError, match=r"corpus: not a stage of this recipe, because corpus\.inputs names no data"):
         stage_of(tuning, "corpus")
     with pytest.raises(RecipeError, match="a recipe either pre-trains on a corpus or tunes"):
         load_recipe(quickstart, ["tuning.datasets.chats.inputs=[chats.jsonl]"])

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Measures every room on this machine and writes one dated table, ``docs/benchmarks.md``, and its JSON beside it; the
-README's table of figures is made from the same.
+"""Benchmarks all components on this machine; writes ``docs/benchmarks.md``, its JSON, and the table in the README.
 
-    make bench                                   # all of it, under 20 minutes on two cores
-    python tools/bench.py --only tokens augment  # some rooms; the others keep their rows
+    make bench                                   # everything, under 20 minutes on two cores
+    python tools/bench.py --only tokens augment  # some components; results of the others are kept
     python tools/bench.py --quick --output /tmp/benchmarks.md
 
-The settings below are small ones; each tool takes larger ones by itself (``python tools/bench_tokens.py --help``). Run
-it on a quiet machine: CPU-seconds do not count what others take, but their use of the caches still shows.
+The settings below are small; run a tool directly for larger ones (``python tools/bench_tokens.py --help``). Use an idle
+machine: CPU-seconds exclude the time of other processes, but not their effect on caches.
 """
 
 from __future__ import annotations
@@ -46,11 +45,11 @@ HEADLINES = {
     "index of 10,000,000 documents reopened": "the same, opened again",
     "import of instructlm_500m: time against cp": "Hugging Face to Megatron-Core, 500M: time against `cp`",
 }
-"""Figures that the README shows, and its words for them."""
+"""Measurements shown in the README, and their labels there."""
 _BLOCK = re.compile(r"(<!-- figures -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 SUITE: dict[str, list[tuple[list[str], list[str]]]] = {
-    # Room: commands, each with what is added to make it quick.
+    # Component: commands, each with the options that --quick adds.
     "synthesis": [
         (["bench_pairs.py", "parsing"], ["--seconds", "1"]),
         (["bench_synthesis.py", "chains", "throughput", "--texts", "10000"],
@@ -64,7 +63,7 @@ SUITE: dict[str, list[tuple[list[str], list[str]]]] = {
     "training": [
         (["bench_training.py", "speed", "--precisions", "fp32", "--seconds", "45"],
          ["--seconds", "2", "--sizes", "10"]),
-        # transformers takes seconds for a step of it, and the ratio is far from 1.
+        # A step of transformers takes seconds here, and the ratio is far from 1.
         (["bench_training.py", "speed", "--precisions", "bf16", "--seconds", "2", "--rounds", "2"], ["--sizes", "10"]),
         (["bench_training.py", "loop", "--seconds", "45"], ["--seconds", "2", "--sizes", "10"]),
         (["bench_training.py", "save"], ["--sizes", "10"]),
@@ -77,16 +76,16 @@ SUITE: dict[str, list[tuple[list[str], list[str]]]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=tuple(SUITE), help="rooms to measure; the others keep their rows")
-    parser.add_argument("--quick", action="store_true", help="settings that only show that everything runs")
-    parser.add_argument("--output", type=Path, default=PAGE, help="the page; its JSON gets the same name")
+    parser.add_argument("--only", nargs="+", choices=tuple(SUITE), help="components to measure; the others are kept")
+    parser.add_argument("--quick", action="store_true", help="tiny settings, to check that everything runs")
+    parser.add_argument("--output", type=Path, default=PAGE, help="output page; the JSON gets the same name")
     arguments = parser.parse_args()
     data = arguments.output.with_suffix(".json")
-    place = {"machine": machine(), "versions": installed_versions()}
-    rooms = earlier_rooms(data, place) if arguments.only else {}
+    environment = {"machine": machine(), "versions": installed_versions()}
+    rooms = earlier_rooms(data, environment) if arguments.only else {}
     failed = []
     for room in arguments.only or SUITE:
-        began, figures = time.monotonic(), Figures()
+        start, figures = time.monotonic(), Figures()
         for command, quick in SUITE[room]:
             try:
                 figures += run(command, quick if arguments.quick else [])
@@ -94,41 +93,41 @@ def main() -> int:
                 failed.append(f"{' '.join(command)}: {error}")
         rooms[room] = {
             "date": time.strftime("%Y-%m-%d"),
-            "seconds": round(time.monotonic() - began),
+            "seconds": round(time.monotonic() - start),
             "commands": [" ".join(command + quick * arguments.quick) for command, quick in SUITE[room]],
             "figures": [asdict(figure) for figure in figures],
         }
-        # After each room, so that what is measured stays when a later one is broken off.
-        write(arguments.output, data, {**place, "rooms": {room: rooms[room] for room in SUITE if room in rooms}})
+        # After each component, so that an interruption loses no results.
+        write(arguments.output, data, {**environment, "rooms": {room: rooms[room] for room in SUITE if room in rooms}})
     for line in failed:
-        print(f"failed, its figures are missing: {line}")
+        print(f"failed, results are missing: {line}")
     return 1 if failed else 0
 
 
 def write(output: Path, data: Path, result: dict[str, Any]) -> None:
-    """Page and JSON."""
+    """Writes page, JSON and README table."""
     data.parent.mkdir(parents=True, exist_ok=True)
     data.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     output.write_text(page(result))
     if output == PAGE:
         README.write_text(_BLOCK.sub(lambda found: found[1] + headlines(result), README.read_text()))
     missed = [figure.name for figure in figures_of(result) if figure.ratio is not None and figure.ratio < 1]
-    print(f"\n{output}: {len(figures_of(result))} figures, {len(missed)} below their bar")
+    print(f"\n{output}: {len(figures_of(result))} measurements, {len(missed)} miss their target")
 
 
-def earlier_rooms(data: Path, place: dict[str, Any]) -> dict[str, Any]:
-    """What was measured before, if it was here and with the same versions: a table is of one machine."""
+def earlier_rooms(data: Path, environment: dict[str, Any]) -> dict[str, Any]:
+    """Earlier results, if they come from the same machine and versions."""
     if not data.exists():
         return {}
     earlier = json.loads(data.read_text())
-    if {name: earlier[name] for name in place} != place:
-        print(f"{data}: of another machine or other versions; its figures are left out")
+    if {name: earlier[name] for name in environment} != environment:
+        print(f"{data}: from another machine or other versions; results are dropped")
         return {}
     return dict(earlier["rooms"])
 
 
 def run(command: list[str], more: list[str]) -> Figures:
-    """Runs a tool, shows what it prints, and returns its figures."""
+    """Runs a tool, shows its output, and returns its results."""
     with tempfile.NamedTemporaryFile(suffix=".json") as result:
         script, *options = command
         line = [sys.executable, str(REPOSITORY / "tools" / script), *options, *more]
@@ -151,8 +150,8 @@ def page(result: dict[str, Any]) -> str:
         f"Written by `make bench` on {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, "
         f"{machine['system']}; " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         "",
-        "A ratio is above 1 where the figure is better than its bar; **bold** is below. One thread, and CPU-seconds",
-        "rather than seconds wherever others could take part of the time.",
+        "A ratio above 1 is better than the target; ratios below 1 are **bold**. Single-threaded; in CPU-seconds",
+        "rather than seconds wherever other processes could distort the result.",
     ]
     for name, room in result["rooms"].items():
         commands = "; ".join(f"`python tools/{command}`" for command in room["commands"])
@@ -173,7 +172,7 @@ def headlines(result: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Description of this machine."""
     processor = next(
         (
             line.partition(":")[2].strip()

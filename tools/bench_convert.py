@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Speed and memory of the conversions, against ``cp`` of the same bytes on the same disk.
+"""Benchmarks speed and memory of conversions, relative to ``cp`` of the same bytes on the same disk.
 
 python tools/bench_convert.py --preset instructlm_500m --vocab-size 32000
 python tools/bench_convert.py --preset llama3_8b --vocab-size 128256 --repeats 1
 
-Makes a Hugging Face folder of random bf16 weights, then alternates: cp of it, cp and fsync, import, export. A
-conversion flushes its files to disk before it calls them done, so the second is what it can be compared with; the bound
-is held against the first. Models that fit into memory are copied and converted twice and the second time counts: in a
-virtual machine, memory that the host must first hand out costs several times the copying. Memory is the peak of the
-process above what it has after its imports.
+Creates a Hugging Face folder with random bf16 weights, then alternates between cp, cp with fsync, import and export. A
+conversion syncs its files to disk before it finishes, so cp with fsync is the fair comparison; the target refers to
+plain cp. Models that fit into memory are copied and converted twice and the second time counts: in a virtual machine,
+memory that the host must allocate first costs several times the copying. Memory is the peak of the process above its
+memory after imports.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--max-shard-size", default="5GB")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--folder", help="where to work; needs three times the model's bytes")
+    parser.add_argument("--folder", help="working folder; needs three times the size of the model")
     add_option(parser)
     parser.add_argument("--twice", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -89,7 +89,7 @@ def _report(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def make_model(folder: Path, preset: str, vocab_size: int, max_shard_size: str) -> int:
-    """Writes a Hugging Face folder of random weights; returns the bytes of its largest tensor."""
+    """Writes a Hugging Face folder with random weights; returns the size of its largest tensor in bytes."""
     import torch
 
     from megatron_ipt.convert.formats.safetensors_writer import (
@@ -101,19 +101,14 @@ def make_model(folder: Path, preset: str, vocab_size: int, max_shard_size: str) 
         write_index,
     )
     from megatron_ipt.convert.formats.stored_tensor import as_bytes
-    from megatron_ipt.convert.hugging_face.tokenizer_files import TokenIds
-    from megatron_ipt.convert.tensor_mapping import tensors
     from megatron_ipt.files import write_json
-    from megatron_ipt.models.families import resolve_shape
-    from megatron_ipt.models.hugging_face_config import hugging_face_config
+    from megatron_ipt.models.hugging_face_config import TokenIds, hugging_face_config
+    from megatron_ipt.models.presets import resolve_shape
+    from megatron_ipt.models.tensor_mapping import hugging_face_shapes
 
     folder.mkdir()
     shape = resolve_shape({"preset": preset})
-    plans = [
-        TensorPlan(part.name, part.shape, torch.bfloat16)
-        for joined in tensors(shape, vocab_size, vocab_size)
-        for part in joined.parts
-    ]
+    plans = [TensorPlan(name, size, torch.bfloat16) for name, size in hugging_face_shapes(shape, vocab_size)]
     noise = memoryview(as_bytes(torch.randn(1 << 22).mul(0.02).bfloat16()))
     files = pack(plans, parse_size(max_shard_size))
     for name, members in zip(file_names(len(files)), files):
@@ -125,7 +120,7 @@ def make_model(folder: Path, preset: str, vocab_size: int, max_shard_size: str) 
             os.fsync(stream.fileno())
     if len(files) > 1:
         write_index(folder, files)
-    write_json(folder / "config.json", hugging_face_config(shape, vocab_size, TokenIds(1, 2, None), torch.bfloat16))
+    write_json(folder / "config.json", hugging_face_config(shape, vocab_size, TokenIds(1, 2, None), "bfloat16"))
     return max(plan.size for plan in plans)
 
 
@@ -155,7 +150,7 @@ def _child(kind: str, source: str, target: str, workers: int, max_shard_size: st
 
     logging.disable(logging.WARNING)
     if kind == "import":
-        # Needed by the import alone, at its end: part of the libraries.
+        # Imported here because only the import needs it, at its end; counts as start-up.
         import torch.distributed.checkpoint.filesystem  # noqa: F401
     started = time.process_time()
     Path("/proc/self/clear_refs").write_text("5")
@@ -172,7 +167,7 @@ def _child(kind: str, source: str, target: str, workers: int, max_shard_size: st
 
 
 def _peak() -> int:
-    """Most memory that was resident since the mark was reset, in bytes (Linux)."""
+    """Peak resident memory since the last reset, in bytes (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 

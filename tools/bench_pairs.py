@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How fast pairs are made out of completions and laid out as documents, in one thread.
+"""Benchmarks parsing of completions and rendering of documents, single-threaded.
 
-    python tools/bench_pairs.py parsing      # completions of five pairs: marks, types, filters
-    python tools/bench_pairs.py rendering    # documents of one text with five pairs, by kind of pair
+    python tools/bench_pairs.py parsing      # completions with five pairs: markers, types, filters
+    python tools/bench_pairs.py rendering    # documents with one text and five pairs, by kind of pair
 
-The least CPU time of several rounds counts, because a busy machine only ever adds. Texts and pairs are made from the
-sample corpus; nothing is read or written while the clock runs.
+Reports the minimum CPU time of several rounds, because other load only adds time. Texts and pairs come from the sample
+corpus; there is no I/O while measuring.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def texts() -> list[str]:
 
 
 def examples(make: Callable[[str, int], Pair]) -> list[Example]:
-    """The sample texts, each with five pairs about its sentences."""
+    """Sample texts, each with five pairs about its sentences."""
     found = []
     for number_of_text, text in enumerate(texts()):
         sentences = itertools.cycle([part.strip() for part in text.split(". ") if part.strip()])
@@ -60,15 +60,15 @@ def examples(make: Callable[[str, int], Pair]) -> list[Example]:
 
 
 def rate(work: Callable[[Any], Any], items: list[Any], seconds: float) -> float:
-    """Items per CPU-second, from the fastest round over all of ``items``."""
-    least = float("inf")
+    """Items per CPU-second in the fastest round over all of ``items``."""
+    fastest = float("inf")
     end = time.process_time() + seconds
-    while time.process_time() < end or least == float("inf"):
-        began = time.process_time()
+    while time.process_time() < end or fastest == float("inf"):
+        start = time.process_time()
         for item in items:
             work(item)
-        least = min(least, time.process_time() - began)
-    return len(items) / least
+        fastest = min(fastest, time.process_time() - start)
+    return len(items) / fastest
 
 
 def parsing(figures: Figures, seconds: float) -> None:
@@ -76,7 +76,7 @@ def parsing(figures: Figures, seconds: float) -> None:
     for kind, make in KINDS.items():
         written = [(example.text, render_pairs(example.pairs)) for example in examples(make)] * 10
         if any(len(parse_answer(answer)[0]) != PAIRS for _, answer in written):
-            raise SystemExit(f"{kind}: an answer did not give its {PAIRS} pairs")
+            raise SystemExit(f"{kind}: a completion did not parse as {PAIRS} pairs")
         parsed = rate(lambda both: parse_answer(both[1]), written, seconds)
         figures.add(f"completions of five pairs parsed, {kind}", parsed, "per CPU-s", PARSING_BAR)
         filtered = rate(lambda both: filter_pairs(both[0], parse_answer(both[1])[0], config), written, seconds)
@@ -87,16 +87,16 @@ def rendering(figures: Figures, seconds: float) -> None:
     templates = load_templates()
     for kind, make in KINDS.items():
         found = examples(make)
-        # Every document draws its own layout, by its id.
+        # The layout of a document depends on its id.
         chains = [Chain(f"{example.id}-{turn}", "train", [example]) for turn in range(20) for example in found]
-        made = rate(lambda chain: render(chain, templates, 1), chains, seconds)
-        figures.add(f"documents of five pairs rendered, {kind}", made, "per CPU-s", RENDERING_BAR)
+        rendered = rate(lambda chain: render(chain, templates, 1), chains, seconds)
+        figures.add(f"documents of five pairs rendered, {kind}", rendered, "per CPU-s", RENDERING_BAR)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("parsing", "rendering"))
-    parser.add_argument("--seconds", type=float, default=5.0, help="CPU-seconds for each figure")
+    parser.add_argument("--seconds", type=float, default=5.0, help="CPU-seconds per measurement")
     add_option(parser)
     arguments = parser.parse_args()
     figures = Figures()

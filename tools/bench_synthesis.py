@@ -1,12 +1,12 @@
-"""Measures the synthesizer; prints a table.
+"""Benchmarks synthesis; prints a table.
 
 ``chains``: wall time of 512 texts in chains of two on a simulated server, against a plain round-by-round loop on the
-same server. The server has a bounded number of slots, takes the time that the published figures of an 8B model on one
-H100 give for each request's lengths, and keeps the prefixes of as many chains as it has slots. Output lengths vary.
-Reported with that cache and without any.
+same server. The server has a fixed number of slots, takes as long as an 8B model on one H100 would according to
+published measurements, and caches the prefixes of as many chains as it has slots. Output lengths vary. Reported with
+and without that cache.
 
-``throughput``: texts per second of one process with an engine that answers at once: reading, dividing, tokenizing,
-parsing, filters, journal and final files. ``memory``: its peak memory for several sizes of corpus.
+``throughput``: texts per second of one process with an instant engine: reading, splitting, tokenizing, parsing,
+filters, journal and final files. ``memory``: its peak memory for several corpus sizes.
 
 Usage: python tools/bench_synthesis.py [chains] [throughput] [memory] [--texts N ...] [--slots N]
 """
@@ -36,6 +36,7 @@ from megatron_ipt.files import atomic_jsonl, shard_name  # noqa: E402
 from megatron_ipt.inference.engine import Completion, Engine, Request  # noqa: E402
 from megatron_ipt.inference.tokenizer import open_prompt_tokenizer  # noqa: E402
 from megatron_ipt.manifest import StageContext  # noqa: E402
+from megatron_ipt.stages import DOCUMENTS  # noqa: E402
 from megatron_ipt.synthesis import stage  # noqa: E402
 from megatron_ipt.synthesis.config import SynthesisConfig  # noqa: E402
 from megatron_ipt.synthesis.from_text.prompted.marks import render_pairs  # noqa: E402
@@ -46,29 +47,26 @@ from megatron_ipt.synthesis.pairs import Pair  # noqa: E402
 TEXT_TOKENS = 500
 CONTEXT, MAX_NEW_TOKENS = 4096, 400
 SHARD_TEXTS = 10_000
-PAIRS_A_TEXT = (1, 3, 4, 5, 5, 5, 6, 6, 7, 7)
+PAIRS_PER_TEXT = (1, 3, 4, 5, 5, 5, 6, 6, 7, 7)
 """Output lengths of the simulated model, in pairs of about 52 tokens: mean 4.9."""
 
 
-# --- material -------------------------------------------------------------------------------------------------------
-
-
 def write_tokenizer(folder: Path) -> None:
-    """A byte-level BPE tokenizer of 8,000 pieces, trained on the sample corpus and this package."""
+    """Writes a byte-level BPE tokenizer with 8,000 tokens, trained on the examples and this package."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=8000, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
-    tokenizer.train_from_iterator(material(), trainer)
+    tokenizer.train_from_iterator(sample_paragraphs(), trainer)
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
 
 
-def material() -> list[str]:
-    """Paragraphs of prose and code to draw texts from."""
+def sample_paragraphs() -> list[str]:
+    """Paragraphs of prose and code to build texts from."""
     files = [*(REPOSITORY / "examples").rglob("*.txt"), *(REPOSITORY / "examples").rglob("*.md")]
     files += sorted((REPOSITORY / "megatron_ipt").rglob("*.py"))
     paragraphs = [part.strip() for path in files for part in path.read_text().split("\n\n")]
@@ -76,9 +74,9 @@ def material() -> list[str]:
 
 
 def write_corpus(folder: Path, tokenizer_folder: Path, texts: int) -> Path:
-    """``texts`` documents of about TEXT_TOKENS tokens each, as the corpus stage would leave them."""
+    """Writes ``texts`` documents of about TEXT_TOKENS tokens each, like the corpus stage."""
     choose = random.Random(1)
-    paragraphs = material()
+    paragraphs = sample_paragraphs()
     lengths = [len(ids) for ids in open_prompt_tokenizer(tokenizer_folder).encode(paragraphs)]
     for start in range(0, texts, SHARD_TEXTS):
         with atomic_jsonl(folder / "synthesis" / shard_name(start // SHARD_TEXTS, "zst")) as writer:
@@ -113,11 +111,8 @@ def settings(folder: Path, **more: Any) -> SynthesisConfig:
     return load(SynthesisConfig, None, [f"{name}={value}" for name, value in values.items()])
 
 
-# --- one process, instant engine ------------------------------------------------------------------------------------
-
-
 class InstantEngine(Engine):
-    """Answers at once with five pairs."""
+    """Answers immediately with five pairs."""
 
     window = 256
 
@@ -135,7 +130,7 @@ def run_instant(root: str, texts: int, results: Any) -> None:
     folder = Path(root)
     config = settings(folder, engine=f"{Path(__file__).stem}:InstantEngine")
     directory = Path(tempfile.mkdtemp(dir=folder))
-    context = StageContext("synthesis", directory, 1, {"corpus": folder / f"corpus-{texts}"}, compression="zst")
+    context = StageContext("synthesis", directory, 1, {DOCUMENTS: folder / f"corpus-{texts}"}, compression="zst")
     start, used = time.monotonic(), time.process_time()
     counts = stage.run(config, context)
     seconds, used = time.monotonic() - start, time.process_time() - used
@@ -155,11 +150,8 @@ def measure_instant(root: Path, texts: int) -> dict[str, Any]:
     return result
 
 
-# --- simulated server -----------------------------------------------------------------------------------------------
-
-
 class SimulatedServer:
-    """Slots, a queue, and the time that real requests take; speaks the completions API with token ids."""
+    """A server with slots, a queue and realistic latencies, and a completions API with token ids."""
 
     def __init__(self, slots: int, cached_chains: int, pace: float, tokenizer_folder: str):
         tokenizer = open_prompt_tokenizer(tokenizer_folder)
@@ -168,13 +160,13 @@ class SimulatedServer:
         self._pace = pace
         self._cached = cached_chains
         self._cache: OrderedDict[tuple[int, ...], list[int]] = OrderedDict()
-        self._answers = {n: tokenizer.encode([answer_of(n)])[0] for n in set(PAIRS_A_TEXT)}
+        self._answers = {n: tokenizer.encode([answer_of(n)])[0] for n in set(PAIRS_PER_TEXT)}
         self._eos = tokenizer.eos_id
         self._busy: list[tuple[float, int]] = []
         self._now = 0
 
     def statistics(self) -> dict[str, float]:
-        """Share of slot time used from the first request to the last moment at which every slot was busy."""
+        """Fraction of slot time used from the first request to the last moment when all slots were busy."""
         full = [index for index, (_, busy) in enumerate(self._busy) if busy == self._count]
         last = full[-1] + 1 if full else len(self._busy) - 1
         used = sum(busy * (self._busy[i + 1][0] - t) for i, (t, busy) in enumerate(self._busy[:last]))
@@ -187,13 +179,13 @@ class SimulatedServer:
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt = body["prompt"]
-        # The length of an answer belongs to its text, whoever asks and when.
+        # The length of an answer depends only on its text.
         seed = hash(tuple(prompt[-40:]))
-        answer = self._answers[random.Random(seed).choice(PAIRS_A_TEXT)][: body["max_tokens"]]
+        answer = self._answers[random.Random(seed).choice(PAIRS_PER_TEXT)][: body["max_tokens"]]
         async with self._slots:
             self._change(1)
             new, all_tokens, generated = len(prompt) - self._known(prompt), len(prompt), len(answer)
-            # Seconds of one H100 a request; all slots share it. Fit to published TensorRT-LLM figures.
+            # Seconds of one H100 per request, shared by all slots. Fitted to published TensorRT-LLM measurements.
             seconds = 13.8e-6 * new + 13.4e-6 * generated + 0.026e-6 * generated * (all_tokens + generated / 2)
             await asyncio.sleep(seconds * self._pace * self._count)
             self._remember([*prompt, *answer])
@@ -205,7 +197,7 @@ class SimulatedServer:
         }  # fmt: skip
 
     def _known(self, prompt: list[int]) -> int:
-        """Leading tokens of ``prompt`` in the cache."""
+        """Number of leading tokens of ``prompt`` in the cache."""
         earlier = self._cache.get(tuple(prompt[:32]))
         if earlier is None:
             return 0
@@ -254,7 +246,7 @@ def run_server(slots: int, cached: int, pace: float, tokenizer_folder: str, port
 
 
 async def round_by_round(url: str, corpus: Path, tokenizer_folder: Path) -> int:
-    """What the public reference scripts do: every round asks for one text of all chains and waits for all."""
+    """Like the public reference scripts: every round requests one text of each chain and waits for all of them."""
     import openai
 
     tokenizer = open_prompt_tokenizer(tokenizer_folder)
@@ -284,7 +276,7 @@ async def round_by_round(url: str, corpus: Path, tokenizer_folder: Path) -> int:
 
 
 def measure_chains(root: Path, texts: int, slots: int, cached: int, pace: float, ours: bool) -> dict[str, float]:
-    """Seconds for the whole corpus and what the server measured."""
+    """Seconds for the whole corpus, and the server's statistics."""
     import urllib.request
 
     spawn = multiprocessing.get_context("spawn")
@@ -306,7 +298,7 @@ def measure_chains(root: Path, texts: int, slots: int, cached: int, pace: float,
                 root, engine="openai", **more, **{"openai.base_urls": f"[{url}]", "generation.window": window}
             )
             directory = Path(tempfile.mkdtemp(dir=root))
-            pairs = stage.run(config, StageContext("synthesis", directory, 1, {"corpus": corpus}))["pairs"]
+            pairs = stage.run(config, StageContext("synthesis", directory, 1, {DOCUMENTS: corpus}))["pairs"]
         else:
             pairs = asyncio.run(round_by_round(url, corpus, root / "tokenizer"))
         seconds = time.monotonic() - start
@@ -316,21 +308,22 @@ def measure_chains(root: Path, texts: int, slots: int, cached: int, pace: float,
         server.kill()
 
 
-# --- table ----------------------------------------------------------------------------------------------------------
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=[], help="chains, throughput, memory; default: all")
     parser.add_argument(
-        "--texts", type=int, nargs="+", default=[10_000, 100_000], help="sizes for memory; first: throughput"
+        "--texts",
+        type=int,
+        nargs="+",
+        default=[10_000, 100_000],
+        help="corpus sizes; throughput uses the first",
     )
-    parser.add_argument("--slots", type=int, default=64, help="of the simulated server")
+    parser.add_argument("--slots", type=int, default=64, help="slots of the simulated server")
     parser.add_argument(
-        "--pace", type=float, default=2.0, help="times as slow as an H100; hides what this machine costs"
+        "--pace", type=float, default=2.0, help="slowdown relative to an H100, to hide the overhead of this machine"
     )
-    parser.add_argument("--chain-texts", type=int, default=512, help="texts for chains")
-    parser.add_argument("--folder", help="for the material; default: a temporary one")
+    parser.add_argument("--chain-texts", type=int, default=512, help="number of texts for chains")
+    parser.add_argument("--folder", help="working folder; default: a temporary one")
     add_option(parser)
     arguments = parser.parse_args()
     figures = Figures()
@@ -363,9 +356,7 @@ def main() -> None:
                     f"{texts:>10,}{result['seconds']:>10.1f}{texts / result['seconds']:>10,.0f}"
                     f"{result['processor']:>13.1f}{result['peak_mib']:>10.0f}{result['counts']['pairs']:>12,}"
                 )
-                figures.add(
-                    f"{texts:,} texts, an engine that answers at once", texts / result["processor"], "per CPU-s"
-                )
+                figures.add(f"{texts:,} texts, instant engine", texts / result["processor"], "per CPU-s")
                 figures.add(f"{texts:,} texts: peak memory", result["peak_mib"], "MiB")
     figures.write(arguments.json)
 

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Speed and memory of tokenization, against the bare library and the peers installed here.
+"""Benchmarks speed and memory of tokenization against the tokenizer libraries and other installed tools.
 
-Every row is a process of its own, measured as the system accounts for it: CPU-seconds of it and its workers, peak
-memory of the largest of them. A run on a few lines gives the start-up; what a large run takes beyond it is the
-marginal cost, the least of several runs, because a busy machine only ever adds. All rows read the same corpus, so
-compare within one table only. The limit is what the fast tokenizer library does when nothing else is done: lines
-parsed by orjson, encoded in batches of 8 MB, and thrown away. With several workers it is that many such processes at
-once, because processes slow each other down.
+Every row is a separate process, measured by the operating system: CPU-seconds including its workers, and peak memory of
+the largest process. A run on a few lines measures start-up; the marginal cost is what a large run takes beyond that,
+the minimum of several runs, because other load only adds time. All rows read the same corpus, so compare values only
+within one table. The limit is the fast tokenizer library alone: lines parsed with orjson, encoded in batches of 8 MB,
+and discarded. With several workers, it is that many such processes in parallel, because they slow each other down.
 
-    python tools/bench_tokens.py                    # 50 MB of the text and code that is installed with Python
+    python tools/bench_tokens.py                    # 50 MB of text and code installed with Python
     python tools/bench_tokens.py --megabytes 200 --workers 1 2
     python tools/bench_tokens.py --input corpus.jsonl --tokenizer-model tokenizer.model
 """
@@ -39,7 +38,7 @@ MEGATRON_LOOP = "Megatron-LM's loop"
 
 
 class Run(NamedTuple):
-    """What one process and its children took."""
+    """Resources used by a process and its children."""
 
     cpu: float
     megabytes: float
@@ -47,7 +46,7 @@ class Run(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of the table: marginal tokens per CPU-second, start-up CPU-seconds, peak memory of a process."""
+    """One row of the table: marginal tokens per CPU-second, start-up CPU-seconds, peak memory of a process."""
 
     name: str
     speed: float
@@ -62,22 +61,22 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(arguments.input or _make_corpus(Path(folder) / "corpus.jsonl", arguments.megabytes))
-        model = arguments.tokenizer_model or _tokenizer_at_hand(Path(folder), corpus)
+        model = arguments.tokenizer_model or _default_tokenizer(Path(folder), corpus)
         print(f"{corpus.stat().st_size / 1e6:,.0f} MB of JSON Lines, tokenizer {Path(model).name}\n")
-        small, tenth = (_head(corpus, Path(folder) / f"{n}.jsonl", n) for n in (SMALL_LINES, arguments.slow_lines))
+        small, part = (_head(corpus, Path(folder) / f"{n}.jsonl", n) for n in (SMALL_LINES, arguments.slow_lines))
         rows: list[Row] = []
         for workers in arguments.workers:
             of = f"{workers} process{'es' if workers > 1 else ''}"
             rows.append(_measure_row(f"gigatoken alone, {of} (limit)", "limit", small, corpus, model, workers))
-            for engine, text in (("gigatoken", corpus), ("sentencepiece", tenth)):
+            for engine, text in (("gigatoken", corpus), ("sentencepiece", part)):
                 name = f"megatron-ipt, {engine}, {of}"
                 rows.append(_measure_tool(name, engine, workers, small, text, model, Path(folder)))
-        rows.append(_measure_row("sentencepiece alone", "sentencepiece", small, tenth, model))
+        rows.append(_measure_row("sentencepiece alone", "sentencepiece", small, part, model))
         for module, name in (("megatron.core", MEGATRON_LOOP), ("datatrove", "datatrove")):
             if _is_installed(module):
-                rows.append(_measure_row(name, module, small, tenth, model))
+                rows.append(_measure_row(name, module, small, part, model))
             else:
-                print(f"{name}: {module} is not installed, left out")
+                print(f"{name}: {module} is not installed, skipped")
         figures = Figures()
         _report(rows, figures)
         _measure_index(Path(folder) / "many", arguments.documents, figures)
@@ -86,19 +85,19 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", help="JSON Lines with a text field; default: made from installed files")
-    parser.add_argument("--megabytes", type=int, default=50, help="size of the corpus that is made")
+    parser.add_argument("--input", help="JSON Lines with a text field; default: generated from installed files")
+    parser.add_argument("--megabytes", type=int, default=50, help="size of the generated corpus")
     parser.add_argument("--tokenizer-model", help="a .model file; default: Mistral's, from mistral_common, or trained")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="numbers of processes to try")
-    parser.add_argument("--slow-lines", type=int, default=8000, help="lines that the slow rows read")
-    parser.add_argument("--documents", type=int, default=INDEX_DOCUMENTS, help="of the index that is written and read")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="numbers of processes to measure")
+    parser.add_argument("--slow-lines", type=int, default=8000, help="number of lines for slow tokenizers")
+    parser.add_argument("--documents", type=int, default=INDEX_DOCUMENTS, help="number of documents in the index")
     add_option(parser)
     parser.add_argument("--row", choices=sorted(ROWS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _make_corpus(path: Path, megabytes: int) -> Path:
-    """Text and code of the files installed with Python, in documents of 3,000 characters; shuffled when reused."""
+    """Text and code of files installed with Python, in documents of 3,000 characters; lines are shuffled on reuse."""
     roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
     files = sorted(
         {file for root in roots for file in root.rglob("*") if file.suffix in (".py", ".rst", ".txt", ".md")}
@@ -119,14 +118,14 @@ def _make_corpus(path: Path, megabytes: int) -> Path:
                     size += stream.write(line)
                 if size >= megabytes * 1_000_000:
                     return path
-    raise AssertionError("the corpus ends by its size")
+    raise AssertionError("unreachable")
 
 
-def _tokenizer_at_hand(folder: Path, corpus: Path) -> str:
+def _default_tokenizer(folder: Path, corpus: Path) -> str:
     found = importlib.util.find_spec("mistral_common")
     if found and found.origin:
         return str(Path(found.origin).parent / "data" / "tokenizer.model.v1")
-    from megatron_ipt.tokens.tokenizer.tokenizer import train_sentencepiece
+    from megatron_ipt.tokens.tokenizer.sentencepiece_model import train_sentencepiece
 
     texts = (text for text in itertools.islice(_texts(str(corpus)), 3000))
     train_sentencepiece((line for text in texts for line in text.splitlines()), 8000).save_model(folder / "trained")
@@ -147,7 +146,7 @@ def _head(corpus: Path, path: Path, lines: int) -> Path:
 
 
 def _run(command: list[str], at_once: int = 1) -> Run:
-    """Runs ``command``, whose last line of output is the number of tokens; ``at_once`` gives the sum of that many."""
+    """Runs ``command``, whose last output line is the number of tokens; sums over ``at_once`` parallel processes."""
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(at_once)]
     cpu, megabytes, tokens = 0.0, 0.0, 0
     for process in processes:
@@ -164,7 +163,7 @@ def _run(command: list[str], at_once: int = 1) -> Run:
     return Run(cpu, megabytes, tokens)
 
 
-def _least(command: list[str], at_once: int = 1) -> Run:
+def _fastest(command: list[str], at_once: int = 1) -> Run:
     return min((_run(command, at_once) for _ in range(RUNS)), key=lambda run: run.cpu)
 
 
@@ -175,13 +174,13 @@ def _row(name: str, small: Run, large: Run) -> Row:
 
 def _measure_row(name: str, row: str, small: Path, large: Path, model: str, at_once: int = 1) -> Row:
     command = [sys.executable, __file__, "--row", row, "--tokenizer-model", model, "--input"]
-    return _row(name, _least([*command, str(small)], at_once), _least([*command, str(large)], at_once))
+    return _row(name, _fastest([*command, str(small)], at_once), _fastest([*command, str(large)], at_once))
 
 
 def _measure_tool(name: str, engine: str, workers: int, small: Path, large: Path, model: str, folder: Path) -> Row:
-    # The small run is cut into a piece for each worker, so that the start of all of them counts as start-up.
+    # The small run is split into one piece per worker, so that starting all workers counts as start-up.
     program = (
-        "import json, sys, io, contextlib; from megatron_ipt.tokens.preprocess.preprocess import pieces\n"
+        "import json, sys, io, contextlib; from megatron_ipt.tokens.preprocess import pieces\n"
         "pieces.LEAST_PIECE_BYTES = int(sys.argv[1])\n"
         "from megatron_ipt.tokens.preprocess.arguments import main\n"
         "with contextlib.redirect_stdout(io.StringIO()) as out: status = main(sys.argv[2:])\n"
@@ -197,8 +196,8 @@ def _measure_tool(name: str, engine: str, workers: int, small: Path, large: Path
     large_piece = str(32 << 20)
     return _row(
         name,
-        _least([*start, small_piece, *command, str(small)]),
-        _least([*start, large_piece, *command, str(large)]),
+        _fastest([*start, small_piece, *command, str(small)]),
+        _fastest([*start, large_piece, *command, str(large)]),
     )
 
 
@@ -212,7 +211,7 @@ def _report(rows: list[Row], figures: Figures) -> None:
         print(f"{row.name:<42}{row.speed:>18,.0f}{share:>10.1%}{row.start:>16.2f}{row.megabytes:>10,.0f}")
         figures.add(f"tokens, {row.name}", row.speed, "per CPU-s")
         if row.name.startswith("megatron-ipt"):
-            figures.add(f"tokens, {row.name}: of the limit", share, "x")
+            figures.add(f"tokens, {row.name}: relative to the limit", share, "x")
             for other in rows:
                 if other.name == MEGATRON_LOOP:
                     figures.add(f"tokens, {row.name} against {other.name}", row.speed / other.speed, "x")
@@ -239,7 +238,7 @@ def _texts(path: str) -> Iterator[str]:
 
 
 def _limit(path: str, model: str) -> None:
-    """orjson and gigatoken in batches of 8 MB."""
+    """Tokenizes with orjson and gigatoken, in batches of 8 MB."""
     import gigatoken
     import numpy as np
 
@@ -265,7 +264,7 @@ def _sentencepiece(path: str, model: str) -> None:
 
 
 def _megatron(path: str, model: str) -> None:
-    """What preprocess_data.py does with every line, in one process."""
+    """The loop of Megatron-LM's preprocess_data.py, in one process."""
     import sentencepiece
     from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
@@ -283,12 +282,12 @@ def _megatron(path: str, model: str) -> None:
 
 
 def _datatrove(path: str, model: str) -> None:
-    """Its tokenizer for Megatron; reads the tokenizer.json that this package writes for the model."""
+    """datatrove's Megatron tokenizer, with the tokenizer.json that this package writes for the model."""
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.tokens.megatron_tokenizer import MegatronDocumentTokenizer
 
-    from megatron_ipt.tokens.tokenizer.tokenizer import SentencePieceTokenizer
+    from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         SentencePieceTokenizer.read(model).save(Path(folder) / "tokenizer")
@@ -301,7 +300,7 @@ def _datatrove(path: str, model: str) -> None:
 
 
 def _index(prefix: str, documents: str) -> None:
-    """Documents of four tokens, so that next to nothing but the index is measured."""
+    """Writes and verifies documents of four tokens, so that the index dominates the cost."""
     import numpy as np
 
     from megatron_ipt.tokens.dataset.indexed import IndexedWriter

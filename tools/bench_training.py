@@ -1,12 +1,12 @@
-"""How fast training is on this machine, each figure beside the one it is to be compared with, taken in turns.
+"""Benchmarks training on this machine; each measurement alternates with its reference.
 
 Usage: python tools/bench_training.py [speed|loop|save|start|data] [--sizes 10 50] [--precisions fp32] [--seconds 20]
 
 speed  tokens per CPU-second of the training loop against transformers' MistralForCausalLM with torch's AdamW
-loop   time of a step of the loop against Megatron-Core's bare forward, backward and optimizer step
-save   how long a checkpoint stops the training, written beside it and in line
+loop   time per step of the loop against Megatron-Core's bare forward, backward and optimizer step
+save   how long saving a checkpoint stalls training, asynchronously and synchronously
 start  seconds from the start of the process to the first step of a tiny model
-data   batches per second, and the index of a large data set: time, memory, time to open it again
+data   batches per second, and the index of a large dataset: time, memory, time to reopen
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ SHAPES = {
     50: {"num_layers": 8, "hidden_size": 640, "ffn_hidden_size": 1728, "num_attention_heads": 10,
          "num_query_groups": 5},
 }  # fmt: skip
-"""Millions of parameters with a vocabulary of 8192."""
+"""Model shapes by size in millions of parameters, with a vocabulary of 8192."""
 
 VOCABULARY = 8192
 TOKENS_PER_STEP = 1024
-"""Few, so that the sides take turns often: a shared machine changes its speed from second to second."""
+"""Small, to alternate often: the speed of a shared machine changes from second to second."""
 
 
 def write_dataset(folder: Path, tokens: int, vocabulary: int = VOCABULARY, document: int = 512) -> Path:
-    """A tokens stage of random ids."""
+    """Writes output of the stage ``tokens`` with random ids."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = np.random.default_rng(0).integers(3, vocabulary, tokens, dtype=np.uint16)
     ids.tofile(folder / "train.bin")
@@ -66,9 +66,10 @@ def write_index(path: Path, lengths: np.ndarray[Any, np.dtype[np.int32]]) -> Non
 
 
 def make_trainer(folder: Path, size: int, seq_length: int, precision: str, *more: str) -> Any:
-    """A trainer that is ready for its first step."""
+    """A trainer, ready for its first step."""
     from megatron_ipt.config import load
     from megatron_ipt.manifest import StageContext
+    from megatron_ipt.stages import TOKENS
     from megatron_ipt.training.config import TrainingConfig
     from megatron_ipt.training.loop.stop import StopRequest
     from megatron_ipt.training.ranks import layout
@@ -87,8 +88,8 @@ def make_trainer(folder: Path, size: int, seq_length: int, precision: str, *more
 
     from megatron_ipt.training.loop.trainer import Trainer
 
-    trainer = Trainer(config, StageContext("training", directory, 1, {"tokens": tokens}), StopRequest())
-    # The order of samples of a hundred thousand steps is not what is measured here.
+    trainer = Trainer(config, StageContext("training", directory, 1, {TOKENS: tokens}), StopRequest())
+    # Avoids computing the order of samples for a hundred thousand steps.
     trainer.steps = 1000
     trainer.prepare()
     trainer.metrics = None
@@ -96,7 +97,7 @@ def make_trainer(folder: Path, size: int, seq_length: int, precision: str, *more
 
 
 def hugging_face_step(trainer: Any, seq_length: int) -> Callable[[], None]:
-    """One step of transformers' model of the same shape on the same number of tokens."""
+    """One step of a transformers model of the same shape on the same number of tokens."""
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -122,7 +123,7 @@ def hugging_face_step(trainer: Any, seq_length: int) -> Callable[[], None]:
 
 
 def bare_step(trainer: Any) -> Callable[[], None]:
-    """Megatron-Core's own forward, backward and optimizer step on one batch, nothing around it."""
+    """Megatron-Core's bare forward, backward and optimizer step on one batch."""
     batches = list(trainer.train_batches.at(0, 1))
 
     def forward_step(remaining: Any, chunk: Any) -> Any:
@@ -144,26 +145,26 @@ def bare_step(trainer: Any) -> Callable[[], None]:
     return step
 
 
-def in_turns(steps: dict[str, Callable[[], Any]], seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Seconds of CPU of each, taken one after the other, every second round backwards, until ``seconds`` are over and
-    there are ``rounds``. With one thread, time that other users of the machine take does not count, but what they do to
-    its caches and clock does."""
-    taken: dict[str, list[float]] = {name: [] for name in steps}
+def alternate(steps: dict[str, Callable[[], Any]], seconds: float, rounds: int) -> dict[str, list[float]]:
+    """CPU-seconds of each step, measured alternately, every second round in reverse order, for at least ``seconds`` and
+    ``rounds``. With one thread, the time of other processes does not count, but their effect on caches and clock
+    frequency does."""
+    measured: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()
     end, order = time.monotonic() + seconds, list(steps)
-    while time.monotonic() < end or len(taken[order[0]]) < rounds:
+    while time.monotonic() < end or len(measured[order[0]]) < rounds:
         for name in order:
-            began = time.process_time()
+            start = time.process_time()
             steps[name]()
-            taken[name].append(time.process_time() - began)
+            measured[name].append(time.process_time() - start)
         order.reverse()
-    return taken
+    return measured
 
 
-def median_ratio(above: list[float], below: list[float]) -> float:
-    """Median over rounds: both sides of a round had the machine in the same state, or nearly."""
-    return float(np.median([one / other for one, other in zip(above, below)]))
+def median_ratio(numerators: list[float], denominators: list[float]) -> float:
+    """Median of the ratios per round, because the state of the machine is similar within a round."""
+    return float(np.median([one / other for one, other in zip(numerators, denominators)]))
 
 
 def start_ranks() -> None:
@@ -192,7 +193,7 @@ def bench_speed(folder: Path, arguments: argparse.Namespace) -> None:
             for precision in arguments.precisions:
                 trainer = make_trainer(folder, size, seq_length, precision)
                 steps = {"loop": _loop_step(trainer), "theirs": hugging_face_step(trainer, seq_length)}
-                figures = in_turns(steps, arguments.seconds, arguments.rounds)
+                figures = alternate(steps, arguments.seconds, arguments.rounds)
                 ours, theirs = (TOKENS_PER_STEP / np.median(figures[name]) for name in ("loop", "theirs"))
                 ratio = median_ratio(figures["theirs"], figures["loop"])
                 print(
@@ -219,14 +220,14 @@ def bench_loop(folder: Path, arguments: argparse.Namespace) -> None:
     for size in arguments.sizes:
         trainer = make_trainer(folder, size, 256, "fp32")
         steps = {"bare": bare_step(trainer), "loop": _loop_step(trainer)}
-        figures = in_turns(steps, arguments.seconds, arguments.rounds)
+        figures = alternate(steps, arguments.seconds, arguments.rounds)
         share = median_ratio(figures["loop"], figures["bare"]) - 1
         bare, loop = (float(np.median(figures[name])) for name in ("bare", "loop"))
         print(
             f"{size}M: bare step {bare:.3f} s, loop {loop:.3f} s, {share:+.1%} ({len(figures['loop'])} rounds)",
             flush=True,
         )
-        FIGURES.add(f"what the loop adds to forward, backward and update, {size}M", 100 * share, "%", 2, at_most=True)
+        FIGURES.add(f"overhead of the training loop per step, {size}M", 100 * share, "%", 2, at_most=True)
         stop_model_parallel()
 
 
@@ -235,29 +236,27 @@ def bench_save(folder: Path, arguments: argparse.Namespace) -> None:
     for size in arguments.sizes:
         trainer = make_trainer(folder, size, 256, "fp32", "checkpoint.keep_last=1")
         trainer._train_step()
-        # In this order: the last one waits for everything, so that nothing is still being written at the end.
-        stalls: dict[str, list[float]] = {"beside": [], "in line": []}
+        # In this order: a synchronous save waits for all writes, so that none is pending at the end.
+        stalls: dict[str, list[float]] = {"async": [], "sync": []}
         for _ in range(6):
             for name, values in stalls.items():
                 trainer._train_step()
                 began = time.perf_counter()
-                trainer.checkpoints.save(trainer.state, wait=name == "in line")
+                trainer.checkpoints.save(trainer.state, wait=name == "sync")
                 stall = time.perf_counter() - began
                 while trainer.checkpoints.is_writing():
                     time.sleep(0.01)
                 began = time.perf_counter()
                 trainer.checkpoints.finish()
                 values.append(stall + time.perf_counter() - began)
-        # A wait on a busy machine is mostly a wait for the processor: the shortest tells what saving itself takes.
-        for label, choose in (("median", np.median), ("shortest", np.min)):
-            beside, line = (float(choose(values)) for values in stalls.values())
-            print(
-                f"{size}M, {label}: in line {line:.2f} s, beside {beside:.3f} s ({beside / line:.0%} of it)", flush=True
-            )
+        # On a busy machine a stall is mostly waiting for a CPU; the minimum shows the cost of saving itself.
+        for label, choose in (("median", np.median), ("minimum", np.min)):
+            stall_async, stall_sync = (float(choose(values)) for values in stalls.values())
+            share = stall_async / stall_sync
+            print(f"{size}M, {label}: sync {stall_sync:.2f} s, async {stall_async:.3f} s ({share:.0%})", flush=True)
             FIGURES.add(
-                f"a save beside the training blocks, {size}M, {label}, of one in line", 100 * beside / line, "%", 10,
-                at_most=True,
-            )  # fmt: skip
+                f"stall of an async save relative to sync, {size}M, {label}", 100 * share, "%", 10, at_most=True
+            )
         stop_model_parallel()
 
 
@@ -269,9 +268,9 @@ def bench_start(folder: Path) -> None:
         "from megatron_ipt.manifest import StageContext; from megatron_ipt.training.config import TrainingConfig;"
         "from megatron_ipt.training.stage import run;"
         "run(load(TrainingConfig, None, sys.argv[3:]), StageContext('training', Path(sys.argv[1]), 1,"
-        "{'tokens': Path(sys.argv[2])}))"
+        "{'token data': Path(sys.argv[2])}))"
     )
-    # What the shell that became this process had started before counts as children, too.
+    # The counters may include children from before: a shell that replaced itself with this process.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", program, str(folder / "run"), str(tokens), *overrides], check=True)
@@ -286,7 +285,7 @@ def bench_data(folder: Path) -> None:
     trainer = make_trainer(folder, 10, 1024, "fp32")
     count, began = 0, time.perf_counter()
     while time.perf_counter() - began < 3:
-        # Of the thousand steps that there is data for.
+        # Data is prepared for a thousand steps.
         count += sum(1 for _ in trainer.train_batches.at(count % 1000, 1))
     rate = count * TOKENS_PER_STEP / (time.perf_counter() - began)
     print(f"batches: {rate:,.0f} tokens/s from one process")
@@ -323,8 +322,8 @@ def main() -> None:
     parser.add_argument("what", choices=("speed", "loop", "save", "start", "data"))
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50], choices=tuple(SHAPES))
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each figure, at least")
-    parser.add_argument("--rounds", type=int, default=4, help="of each figure, at least")
+    parser.add_argument("--seconds", type=float, default=20.0, help="minimum seconds per measurement")
+    parser.add_argument("--rounds", type=int, default=4, help="minimum rounds per measurement")
     add_option(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-training-") as name:

@@ -1,8 +1,7 @@
-"""Figures of a benchmark: what was measured, the bar it is held against, and one table of all of them.
+"""Benchmark results: measured values, their targets, and a table of all of them.
 
-A tool adds its figures while it prints what people want to see, and writes them with ``--json FILE``; ``bench.py``
-runs the tools and makes the page. A bar is the least value that is good enough, or with ``at_most`` the greatest; the
-ratio is above 1 where the figure is better than its bar.
+A tool adds results while it prints, and writes them with ``--json FILE``; ``bench.py`` runs the tools and writes the
+page. A target (``bar``) is a minimum, or with ``at_most`` a maximum; a ratio above 1 is better than the target.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ class Figure:
     Attributes:
         name: what was measured, with its settings.
         value, unit: e.g. 12000.0 and ``tokens per CPU-second``; ``x`` for ratios.
-        bar: what is good enough; None where nothing is asked for.
-        at_most: the bar is an upper bound.
+        bar: target; None if there is none.
+        at_most: the target is an upper bound.
     """
 
     name: str
@@ -32,7 +31,7 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as good as the bar asks for."""
+        """Value relative to the target; above 1 is better."""
         if self.bar is None:
             return None
         better, worse = (self.bar, self.value) if self.at_most else (self.value, self.bar)
@@ -40,13 +39,13 @@ class Figure:
 
 
 class Figures(list[Figure]):
-    """The figures of one tool, in order."""
+    """Results of one tool, in order."""
 
     def add(self, name: str, value: float, unit: str, bar: float | None = None, at_most: bool = False) -> None:
         self.append(Figure(name, float(value), unit, bar, at_most))
 
     def write(self, path: str | None) -> None:
-        """Writes them as JSON to ``path``; nothing without one."""
+        """Writes the results as JSON to ``path``, if given."""
         if path:
             Path(path).write_text(json.dumps([asdict(figure) for figure in self], indent=2) + "\n")
 
@@ -56,13 +55,13 @@ class Figures(list[Figure]):
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
-    """``--json FILE``, the same for all tools."""
-    parser.add_argument("--json", metavar="FILE", help="also write the figures here")
+    """Adds the option ``--json FILE``, common to all tools."""
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
 
 
 def table(figures: list[Figure]) -> str:
-    """A Markdown table: figure, bar, ratio; what misses its bar is bold."""
-    lines = ["| measured | figure | bar | ratio |", "|---|--:|--:|--:|"]
+    """A Markdown table of values, targets and ratios; missed targets are bold."""
+    lines = ["| measured | value | target | ratio |", "|---|--:|--:|--:|"]
     for figure in figures:
         sign = "≤" if figure.at_most else "≥"
         bar = "" if figure.bar is None else f"{sign} {figure.bar:,g}"
@@ -74,5 +73,5 @@ def table(figures: list[Figure]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits at least, and thousands apart: ``0.0521``, ``1.00``, ``310``, ``22,105``."""
+    """At least three digits, with thousands separators: ``0.0521``, ``1.00``, ``310``, ``22,105``."""
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"

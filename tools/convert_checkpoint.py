@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from megatron_ipt.convert.checkpoint.folder import find_checkpoint
+from megatron_ipt.convert.checkpoint.find import find_checkpoint
 from megatron_ipt.convert.commands import TYPES, export_model, import_model
 from megatron_ipt.convert.verify import verify
 from megatron_ipt.errors import INTERRUPTED_STATUS, UserError
@@ -32,7 +32,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        print("interrupted; rerun the same command to resume", file=sys.stderr)
         return INTERRUPTED_STATUS
     print(json.dumps(result, indent=2))
     return 0
@@ -59,29 +59,29 @@ def _parser() -> argparse.ArgumentParser:
     exporting = commands.add_parser("export", help="checkpoint to a new Hugging Face folder")
     exporting.add_argument("checkpoint", help="iter_* folder, or the folder with its tracker file")
     exporting.add_argument("folder")
-    exporting.add_argument("--iteration", type=int, help="which checkpoint; the latest complete one if not given")
+    exporting.add_argument("--iteration", type=int, help="iteration to export; default: the latest complete checkpoint")
     exporting.add_argument("--max-shard-size", default="5GB")
-    exporting.add_argument("--tokenizer", help="Hugging Face folder to take tokenizer and control ids from")
-    exporting.add_argument("--family", help="of a checkpoint that Megatron-LM wrote, where Llama is not meant")
-    exporting.add_argument("--vocab-size", type=int, help="of a checkpoint that Megatron-LM wrote")
+    exporting.add_argument("--tokenizer", help="Hugging Face folder to copy tokenizer and special token ids from")
+    exporting.add_argument("--family", help="model family, for checkpoints written by Megatron-LM; inferred by default")
+    exporting.add_argument("--vocab-size", type=int, help="vocabulary size, for checkpoints written by Megatron-LM")
     _common(exporting)
 
-    verifying = commands.add_parser("verify", help="compare tensors and logits of both sides")
+    verifying = commands.add_parser("verify", help="compare tensors and logits of both models")
     verifying.add_argument("checkpoint")
     verifying.add_argument("folder")
     verifying.add_argument("--iteration", type=int)
-    verifying.add_argument("--text", help="file to compare logits on; random tokens if not given")
-    verifying.add_argument("--tensors-only", action="store_true", help="build no model")
+    verifying.add_argument("--text", help="text file to compare logits on; default: random tokens")
+    verifying.add_argument("--tensors-only", action="store_true", help="do not compare logits")
     return parser
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", choices=TYPES, default="auto", help="of the weights written")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.add_argument("--workers", type=int, default=2, help="threads")
-    parser.add_argument("--allow-not-finite", action="store_true", help="convert weights that are no numbers too")
+    parser.add_argument("--dtype", choices=TYPES, default="auto", help="data type of the written weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output")
+    parser.add_argument("--workers", type=int, default=2, help="number of threads")
+    parser.add_argument("--allow-not-finite", action="store_true", help="convert even if weights are NaN or infinite")
     parser.add_argument("--verify", action="store_true", help="compare tensors and logits afterwards")
-    parser.add_argument("--text", help="file to compare logits on; random tokens if not given")
+    parser.add_argument("--text", help="text file to compare logits on; default: random tokens")
 
 
 if __name__ == "__main__":

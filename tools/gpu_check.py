@@ -1,10 +1,10 @@
-"""What training does on this machine's GPU, as JSON: precisions, attention kernels, resume, and the tests marked gpu.
+"""Checks training on this machine's GPU: precisions, attention kernels, resume, and the tests marked gpu; writes JSON.
 
 Usage: python tools/gpu_check.py RESULTS.json [--minutes 8] [--steps 200] [--tokens-per-step 16384]
 
-Each variant trains in a process of its own on the same random tokens from the same weights; one that is refused or
-fails is in the results with its message. A variant that the time does not allow is there as "no time left". For each:
-TFLOP/s and MFU (formulas: docs/training.md), memory, tokens/s, and the largest difference of the loss from bf16's.
+Each variant trains in a separate process on the same random tokens from the same weights. Variants that are rejected or
+fail are recorded with their message, and those that do not fit in the time limit as "no time left". For each variant:
+TFLOP/s and MFU (formulas: docs/training.md), memory, tokens/s, and the maximum difference of the loss from bf16.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "bf16, optimizer on the host": ("precision=bf16", "optimizer.offload_fraction=1.0"),
 }  # fmt: skip
 PRESETS = {"instructlm_500m": 1.0, "instructlm_1.3b": 0.2}
-"""Preset and its share of --steps."""
+"""Presets and the fraction of --steps to train."""
 
 PROGRAM = """
 import sys
@@ -50,14 +50,14 @@ from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.stage import run
 try:
     run(load(TrainingConfig, None, sys.argv[3:]), StageContext("training", Path(sys.argv[1]), 1,
-        {"tokens": Path(sys.argv[2])}))
+        {"token data": Path(sys.argv[2])}))
 except UserError as error:
-    sys.exit(f"refused: {error}")
+    sys.exit(f"rejected: {error}")
 """
 
 
 def train(directory: Path, tokens: Path, overrides: list[str], seconds: float) -> str | None:
-    """Trains; the message of what went wrong, or None."""
+    """Trains; returns the error message, or None."""
     try:
         result = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(directory), str(tokens), *overrides],
@@ -95,15 +95,15 @@ def largest_difference(one: Path, other: Path) -> float | None:
 
 
 def check_resume(folder: Path, tokens: Path, overrides: list[str], end: float) -> dict[str, Any]:
-    """Twelve steps in one go, and again with a stop in the middle: losses must agree."""
+    """Trains twelve steps without interruption, and again with a stop in the middle: losses must be equal."""
     steps = ["checkpoint.save_interval=6", "checkpoint.keep_last=0", "schedule.lr_decay_iters=12"]
-    whole, halves = folder / "whole", folder / "halves"
-    problem = train(whole, tokens, [*overrides, *steps, "steps=12"], end - time.monotonic())
-    problem = problem or train(halves, tokens, [*overrides, *steps, "steps=6"], end - time.monotonic())
-    problem = problem or train(halves, tokens, [*overrides, *steps, "steps=12"], end - time.monotonic())
-    difference = None if problem else largest_difference(whole, halves)
-    shutil.rmtree(whole, ignore_errors=True)
-    shutil.rmtree(halves, ignore_errors=True)
+    uninterrupted, resumed = folder / "uninterrupted", folder / "resumed"
+    problem = train(uninterrupted, tokens, [*overrides, *steps, "steps=12"], end - time.monotonic())
+    problem = problem or train(resumed, tokens, [*overrides, *steps, "steps=6"], end - time.monotonic())
+    problem = problem or train(resumed, tokens, [*overrides, *steps, "steps=12"], end - time.monotonic())
+    difference = None if problem else largest_difference(uninterrupted, resumed)
+    shutil.rmtree(uninterrupted, ignore_errors=True)
+    shutil.rmtree(resumed, ignore_errors=True)
     return {"problem": problem, "largest_loss_difference": difference}
 
 
@@ -140,7 +140,7 @@ def main() -> int:
     arguments = parser.parse_args()
     results: dict[str, Any] = {"machine": machine(), "training": {}, "resume": {}}
     if results["machine"]["gpu"] is None:
-        print("gpu_check: there is no GPU here; nothing was run", file=sys.stderr)
+        print("gpu_check: no GPU found; nothing was run", file=sys.stderr)
         return 2
     end = time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:

@@ -1,10 +1,9 @@
-"""Writes ``docs/licences.md``: what every requirement of ``setup.py`` is for, and the licence its package states.
+"""Writes ``docs/licences.md``: all requirements in ``setup.py``, the extras that need them, and their licences.
 
 Usage: python tools/list_licences.py [--check]
 
-The licence is read from the metadata of the installed package; of what is not installed here (engines that want a
-machine of their own) from the table below, which repeats what their projects state. ``--check`` writes nothing and
-ends with status 1 when the page is not what would be written.
+Licences are read from the metadata of installed packages; for packages that cannot be installed here (engines with
+special requirements), from the table below. ``--check`` writes nothing and exits with status 1 if the page is outdated.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ NOT_INSTALLED = {
     "megatron-bridge": "Apache-2.0",
     "transformer-engine": "Apache-2.0",
 }
-_INTRODUCTION = """# Licences of what this package asks for
+_INTRODUCTION = """# Licences of dependencies
 
-Megatron-IPT is licensed under Apache-2.0. Nothing of the packages below is copied into it or shipped with it; pip
-installs them. `make licences` writes this page from the metadata of the installed packages. What those ask for in turn
-is theirs to say: `pip-licenses` lists a whole environment.
+Megatron-IPT is licensed under Apache-2.0. It neither contains nor ships code of the packages below; pip installs them.
+`make licences` generates this page from the metadata of the installed packages. It lists direct dependencies only; use
+`pip-licenses` to list a whole environment.
 
-| package | wanted by | licence |
+| package | required by | licence |
 |---|---|---|
 """
 
 
 def setup_arguments() -> dict:
-    """What ``setup.py`` passes to ``setuptools.setup``."""
+    """Arguments that ``setup.py`` passes to ``setuptools.setup``."""
     import setuptools
 
     given: dict = {}
@@ -52,20 +51,20 @@ def setup_arguments() -> dict:
 
 
 def requirements() -> dict[str, list[str]]:
-    """Every direct requirement of ``setup.py`` and the extras that want it; ``base`` is the plain install."""
+    """All direct requirements in ``setup.py`` and the extras that need them; ``base`` is the plain install."""
     given = setup_arguments()
     wanted: dict[str, list[str]] = {}
     for extra, lines in {"base": given["install_requires"], **given["extras_require"]}.items():
         for line in lines:
             name = re.match(r"[\w.-]+", line)[0].lower()
-            # Extras that only join others say nothing new.
+            # Skips extras that only combine others.
             if extra != "all" and not (extra in ("docs", "test") and name in wanted):
                 wanted.setdefault(name, []).append(extra)
     return wanted
 
 
 def licence_of(package: str) -> str:
-    """What the package's metadata states: an SPDX expression, else its classifier, else its free text."""
+    """Licence in the package's metadata: the SPDX expression, else the classifier, else the free text."""
     try:
         found = distribution(package)
     except PackageNotFoundError:
@@ -93,7 +92,7 @@ def page() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="Write nothing; status 1 when the page is out of date.")
+    parser.add_argument("--check", action="store_true", help="Write nothing; exit with status 1 if it is outdated.")
     if parser.parse_args().check:
         return int(not PAGE.exists() or PAGE.read_text("utf-8") != page())
     PAGE.write_text(page(), encoding="utf-8")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tokenize texts into Megatron indexed datasets; the flags of Megatron-LM's tool of this name, and more (--help)."""
+"""Tokenizes text into Megatron indexed datasets; takes the flags of Megatron-LM's preprocess_data.py and more."""
 
 import sys
 

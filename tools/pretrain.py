@@ -1,11 +1,12 @@
-"""The training stage of a recipe, as one rank of many.
+"""Runs the training stage of a recipe as one of several ranks.
 
 Usage: torchrun --nproc-per-node 8 tools/pretrain.py RECIPE [KEY=VALUE ...]
 
-Also under ``srun`` with a task for each GPU, or alone. The first rank keeps the manifest, so that a finished training
-is skipped and the later stages find it, as with ``megatron-ipt train``. Exit status 75: saved and stopped because a
-signal asked for it (USR1, TERM); the same command continues. ``python -m megatron_ipt.training.ranks.launch`` takes the
-arguments of torchrun, ends with the status of the ranks, and passes USR1 on to them.
+Also works under ``srun`` with one task per GPU, or as a single process. The first rank writes the manifest, so that
+finished training is skipped and later stages find it, as with ``megatron-ipt train``. Exit status 75: saved a
+checkpoint and stopped after a signal (USR1, TERM); rerun the same command to resume.
+``python -m megatron_ipt.training.ranks.launch`` takes the arguments of torchrun, exits with the status of the ranks,
+and forwards USR1 to them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from megatron_ipt.errors import UserError
 from megatron_ipt.extensions import load_registered_extensions
 from megatron_ipt.manifest import read_manifest
-from megatron_ipt.pipeline import context_of, run_one, stage_named
+from megatron_ipt.pipeline import context_of, run_one
 from megatron_ipt.progress import configure_logging
 from megatron_ipt.recipe import load_recipe
+from megatron_ipt.stages import stage_named
 from megatron_ipt.training.ranks.layout import Layout, rank_and_world
 from megatron_ipt.training.ranks.worker import ThisProcess, train
 

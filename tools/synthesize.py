@@ -1,4 +1,4 @@
-"""Makes instruction–response pairs for the documents of a recipe: ``megatron-ipt synthesize`` for people in a checkout.
+"""Synthesizes instruction–response pairs: ``megatron-ipt synthesize``, for use from a checkout.
 
 Usage: python tools/synthesize.py RECIPE [--shard i/N] [KEY=VALUE ...]
 """
@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megatron_ipt.cli import main
 
-# Engines start processes that import this file again.
+# Engines spawn processes that import this file again.
 if __name__ == "__main__":
     sys.argv.insert(1, "synthesize")
     main()

@@ -1,4 +1,4 @@
-"""A program for ``command_engine.py``: asks how the text begins. Put a model in the place of ``pairs``."""
+"""A program for ``command_engine.py``: asks how the text begins. Replace ``pairs`` with a model."""
 
 import json
 import re

@@ -1,15 +1,15 @@
-"""Pre-trains on the data of a Megatron-IPT run with Megatron-Bridge, which took the place of NeMo 2.x.
+"""Pre-trains on the data of a Megatron-IPT run with Megatron-Bridge, the successor of NeMo 2.x.
 
     torchrun --nproc-per-node 8 examples/nemo/megatron_bridge_pretrain.py RUN MODEL OUTPUT --steps 1000
     torchrun --nproc-per-node 8 examples/nemo/megatron_bridge_pretrain.py RUN MODEL OUTPUT --steps 1000 --from-weights
     python examples/nemo/megatron_bridge_pretrain.py RUN MODEL OUTPUT --export
 
 RUN is the ``output_dir`` of a recipe whose stage ``tokens`` has finished. MODEL is a Hugging Face folder, such as
-RUN/export/model: its sizes are taken and, with ``--from-weights``, its weights. ``--export`` writes the last checkpoint
-of OUTPUT as a Hugging Face folder ``OUTPUT/hf``.
+RUN/export/model, that defines the model shape and, with ``--from-weights``, the initial weights. ``--export`` writes
+the last checkpoint in OUTPUT as a Hugging Face folder ``OUTPUT/hf``.
 
-NOT RUN: Megatron-Bridge trains on GPUs only, and its dependencies (Transformer Engine, mamba-ssm) want CUDA to be
-installed. Written against the sources of megatron-bridge 0.3.1; every argument below was held against them.
+NOT RUN: Megatron-Bridge trains on GPUs only, and its dependencies (Transformer Engine, mamba-ssm) need CUDA. Written
+for megatron-bridge 0.3.1; all arguments were checked against its sources.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from run_data import RunData, read_run
 
 
 def dataset_settings(data: RunData) -> dict[str, Any]:
-    """Fields of Megatron-Bridge's GPTDatasetConfig that say what is read."""
+    """Fields of Megatron-Bridge's GPTDatasetConfig that select the data."""
     return {"blend": None, "blend_per_split": data.blend_per_split(), "split": None}
 
 
@@ -62,7 +62,7 @@ def pretrain_run(arguments: argparse.Namespace) -> None:
     imported = arguments.output / "imported"
     if arguments.from_weights and not imported.exists():
         raise SystemExit(
-            f'{imported}: not there yet. Once, on one process: python -c "from megatron.bridge import AutoBridge; '
+            f'{imported}: does not exist. Run once, in one process: python -c "from megatron.bridge import AutoBridge; '
             f"AutoBridge.import_ckpt('{arguments.model}', '{imported}')\""
         )
     checkpoints = str(arguments.output / "checkpoints")

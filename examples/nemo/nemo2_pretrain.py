@@ -4,14 +4,14 @@
     torchrun --nproc-per-node 8 examples/nemo/nemo2_pretrain.py RUN MODEL OUTPUT --steps 1000 --from-weights
     python examples/nemo/nemo2_pretrain.py RUN MODEL OUTPUT --export OUTPUT/default/.../checkpoints/NAME-last
 
-RUN is the ``output_dir`` of a recipe whose stage ``tokens`` has finished. MODEL is a Hugging Face folder of a Llama,
-such as RUN/export/model: its sizes are taken and, with ``--from-weights``, its weights. OUTPUT holds logs, NeMo's
-checkpoints and, after ``--export``, a Hugging Face folder ``OUTPUT/hf``.
+RUN is the ``output_dir`` of a recipe whose stage ``tokens`` has finished. MODEL is a Hugging Face folder of a Llama
+model, such as RUN/export/model, that defines the model shape and, with ``--from-weights``, the initial weights. OUTPUT
+gets logs, NeMo's checkpoints and, after ``--export``, a Hugging Face folder ``OUTPUT/hf``.
 
-NOT RUN: NeMo trains on GPUs only. Written against the sources of nemo-toolkit 2.7.3; every argument below was held
-against them. nemo-toolkit 3.0 holds speech only: Megatron-Bridge has taken its place (``megatron_bridge_pretrain.py``).
-Recipes for NeMo want ``training.model.family: llama``: NeMo's importer of Mistral takes the length of sequences from
-the sliding window, which our exports do not have. Without a window both are one and the same model.
+NOT RUN: NeMo trains on GPUs only. Written for nemo-toolkit 2.7.3; all arguments were checked against its sources.
+nemo-toolkit 3.0 supports speech only; Megatron-Bridge is its successor (``megatron_bridge_pretrain.py``). Recipes for
+NeMo need ``training.model.family: llama``: NeMo's importer for Mistral takes the sequence length from the sliding
+window, which our exports do not have. Without a sliding window, Mistral and Llama are the same model.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ SIZES = {
     "rotary_base": "rope_theta",
     "share_embeddings_and_output_weights": "tie_word_embeddings",
 }
-"""Fields of NeMo's LlamaConfig and the keys of config.json that hold them."""
+"""Maps fields of NeMo's LlamaConfig to keys of config.json."""
 
 
 def model_sizes(folder: Path) -> dict[str, Any]:
     """Arguments of NeMo's LlamaConfig for the model in ``folder``.
 
     Raises:
-        SystemExit: it is no Llama, or has rotary scaling, for which NeMo has Llama31Config.
+        SystemExit: the model is not a Llama, or uses rotary scaling, for which NeMo has Llama31Config.
     """
     config = json.loads((folder / "config.json").read_text())
     if config["model_type"] != "llama":
-        raise SystemExit(f"{folder}: is a {config['model_type']}; set training.model.family to llama in the recipe")
+        raise SystemExit(f"{folder}: is a {config['model_type']} model; set training.model.family to llama")
     if config.get("rope_scaling"):
-        raise SystemExit(f"{folder}: has rotary scaling; use llm.Llama31Config8B or --from-weights instead")
+        raise SystemExit(f"{folder}: uses rotary scaling; use llm.Llama31Config8B or --from-weights instead")
     return {ours: config[theirs] for ours, theirs in SIZES.items()}
 
 
@@ -139,14 +139,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("model", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--from-weights", action="store_true", help="continue from the weights of MODEL")
-    parser.add_argument("--export", type=Path, metavar="CHECKPOINT", help="write it to OUTPUT/hf and stop")
+    parser.add_argument("--export", type=Path, metavar="CHECKPOINT", help="export it to OUTPUT/hf and stop")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--warmup", type=int, default=100)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seq-length", type=int, default=2048)
     parser.add_argument("--micro-batch-size", type=int, default=4)
     parser.add_argument("--global-batch-size", type=int, default=512)
-    parser.add_argument("--devices", type=int, default=8, help="GPUs a node")
+    parser.add_argument("--devices", type=int, default=8, help="GPUs per node")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--tensor-parallel", type=int, default=1)
     parser.add_argument("--pipeline-parallel", type=int, default=1)

@@ -1,9 +1,9 @@
-"""What another Megatron-Core trainer needs to know of a run: data prefixes with weights, tokenizer, sizes.
+"""Data arguments of a run for other Megatron-Core trainers: data prefixes with weights, tokenizer, sizes.
 
     python examples/nemo/run_data.py runs/quickstart
 
-prints it for Megatron-LM, NeMo and Megatron-Bridge. Standard library only, so that it runs in their environments too;
-it reads ``tokens/dataset.json``, which names the datasets that the stage ``tokens`` wrote.
+prints them for Megatron-LM, NeMo and Megatron-Bridge. Uses only the standard library, so that it runs in their
+environments; reads ``tokens/dataset.json``, which lists the datasets written by the stage ``tokens``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class RunData:
     Attributes:
         train, valid, test: prefixes of ``.bin/.idx`` with their weights; ``test`` may be empty.
         tokenizer: folder that ``AutoTokenizer.from_pretrained`` loads.
-        vocab_size: ids of the tokenizer, before any padding.
-        tokens: tokens to train on, in one pass.
+        vocab_size: vocabulary size of the tokenizer, without padding.
+        tokens: number of training tokens in one epoch.
     """
 
     train: tuple[tuple[float, str], ...]
@@ -34,13 +34,13 @@ class RunData:
     tokens: int
 
     def zipped(self, split: str) -> list[str]:
-        """``[weight, prefix, weight, prefix, ...]``, as ``--data-path`` of Megatron-LM takes it."""
+        """``[weight, prefix, weight, prefix, ...]``, the format of Megatron-LM's ``--data-path``."""
         return [part for weight, prefix in getattr(self, split) for part in (f"{weight:g}", prefix)]
 
     def nemo_paths(self) -> dict[str, list[str]]:
         """``paths`` of NeMo's PreTrainingDataModule; validation without weights, because all of it may be used."""
         valid = [prefix for _, prefix in self.valid]
-        # The module insists on a test set; the held-out documents stand in for a missing one.
+        # The module requires a test set; without one, use the validation data.
         return {"train": self.zipped("train"), "validation": valid, "test": [path for _, path in self.test] or valid}
 
     def blend_per_split(self) -> list[tuple[list[str], list[float] | None] | None]:
@@ -52,7 +52,7 @@ def read_run(folder: str | Path) -> RunData:
     """The data of the run in ``folder`` (the recipe's ``output_dir``), with absolute paths.
 
     Raises:
-        SystemExit: the stage ``tokens`` has not finished there, or nothing was held out.
+        SystemExit: the stage ``tokens`` has not finished, or there is no validation data.
     """
     tokens = Path(folder).resolve() / "tokens"
     try:
@@ -60,7 +60,7 @@ def read_run(folder: str | Path) -> RunData:
     except FileNotFoundError:
         raise SystemExit(f"{tokens}/dataset.json: no such file; run `megatron-ipt run RECIPE --until tokens`") from None
     if not described["valid"]:
-        raise SystemExit(f"{tokens}: nothing was held out for validation; set corpus.valid_share in the recipe")
+        raise SystemExit(f"{tokens}: no validation data; set corpus.valid_share in the recipe")
 
     def entries(split: str) -> tuple[tuple[float, str], ...]:
         return tuple((entry.get("weight", 1.0), str(tokens / entry["prefix"])) for entry in described[split])
@@ -79,7 +79,7 @@ def _blend(entries: tuple[tuple[float, str], ...]) -> tuple[list[str], list[floa
     if not entries:
         return None
     weights, prefixes = zip(*entries)
-    # Without weights Megatron-Core goes through everything once.
+    # Without weights, Megatron-Core reads all data once.
     return list(prefixes), list(weights) if len(entries) > 1 and len(set(weights)) > 1 else None
 
 

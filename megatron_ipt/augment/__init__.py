@@ -1,1 +1,1 @@
-"""Texts and pairs to documents: templates as data, rendering, and the stage that runs it."""
+"""Texts and pairs formatted as documents by templates."""

@@ -1,4 +1,4 @@
-"""Options of multiple-choice pairs: which one is right, and how they are lettered."""
+"""Options of multiple-choice pairs: which one is correct, and how they are lettered."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _ROMAN = ((1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "x
 
 
 def distinct(options: Sequence[str]) -> list[str]:
-    """The options, each once, in order."""
+    """The options without duplicates, in order."""
     return list(dict.fromkeys(options))
 
 
-def right_option(options: Sequence[str], answer: str) -> int | None:
-    """Index of the option that is ``answer``: equal, or else equal but for case, blanks and a closing full stop.
+def correct_option(options: Sequence[str], answer: str) -> int | None:
+    """Index of the option that matches ``answer``: exactly, or else ignoring case, whitespace and a final period.
 
-    None where none or, of the lenient matches, more than one fits.
+    None if no option matches, or if several match leniently.
     """
     for index, option in enumerate(options):
         if option == answer:
             return index
     wanted = _lenient(answer)
-    fitting = [index for index, option in enumerate(options) if _lenient(option) == wanted]
-    return fitting[0] if len(fitting) == 1 else None
+    matching = [index for index, option in enumerate(options) if _lenient(option) == wanted]
+    return matching[0] if len(matching) == 1 else None
 
 
 def cites_letter(reasoning: str) -> bool:
-    """Whether ``reasoning`` names an option by its capital letter, so that the letters must stay as they were."""
+    """Whether ``reasoning`` refers to an option by its capital letter, so that letters must not change."""
     return _CITED_LETTER.search(reasoning) is not None
 
 

@@ -1,7 +1,7 @@
-"""Patterns with slots, and pools to draw from.
+"""Patterns with slots, and weighted pools to draw from.
 
-A pattern is split once into literal pieces and slots; filling it is a walk over these pieces. Content is never parsed
-or formatted, so braces, percent signs, slot names or any other marks in it come out as they went in.
+A pattern is split once into literals and slots, and filled by concatenation. Content is never parsed or formatted, so
+braces, percent signs and slot names in it are copied unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 TEXT, QUESTION, ANSWER, FRAME = "text", "question", "answer", "frame"
-"""Kinds of segments of a document: content of the three sorts, and the wording around it."""
+"""Kinds of segments of a document: three kinds of content, and the template text around it."""
 
 _KIND_OF_SLOT = {
     "text": TEXT,
@@ -29,7 +29,7 @@ _ENDS = (".", "!", "?", "。", "！", "？", "…")
 
 
 class PatternError(ValueError):
-    """What is wrong with a pattern."""
+    """A pattern is not valid."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Pattern:
 
     Attributes:
         head: literal before the first slot.
-        pieces: for each slot its name, the literal after it, and that literal for content that ends its sentence
-            itself: without a leading full stop.
+        pieces: for each slot its name, the literal after it, and the same literal without a leading period, used when
+            the content already ends with punctuation.
         kinds: kinds of the strings that :meth:`fill` appends.
     """
 
@@ -75,7 +75,7 @@ def compile_pattern(source: str) -> Pattern:
     """Splits ``source`` at its ``{slots}``; ``{{`` and ``}}`` are literal braces.
 
     Raises:
-        PatternError: a brace without its partner, an empty slot, or a slot that appears twice.
+        PatternError: an unbalanced brace, or a slot that appears twice.
     """
     literals, slots = [""], []
     position = 0
@@ -106,18 +106,18 @@ def compile_pattern(source: str) -> Pattern:
 
 @dataclass(frozen=True)
 class Pool(Generic[T]):
-    """Entries to draw from by weight."""
+    """Entries, drawn at random by weight."""
 
     entries: tuple[T, ...]
     bounds: tuple[float, ...]
 
     @classmethod
     def of(cls, weighted: Sequence[tuple[T, float]]) -> Pool[T]:
-        """A pool of (entry, weight) pairs; what has no weight is left out."""
+        """A pool of (entry, weight) pairs; entries with weight 0 are dropped."""
         kept = [(entry, weight) for entry, weight in weighted if weight > 0]
         return cls(tuple(entry for entry, _ in kept), tuple(accumulate(weight for _, weight in kept)))
 
     def draw(self, uniform: Callable[[], float]) -> T:
-        """One entry, by one call of ``uniform``."""
+        """Draws one entry; calls ``uniform`` once."""
         bounds = self.bounds
         return self.entries[bisect_right(bounds, uniform() * bounds[-1], 0, len(bounds) - 1)]

@@ -1,7 +1,7 @@
-"""Sample documents for people: a few of every layout, with text, questions and answers told apart.
+"""Sample documents for the report: a few of every layout, with text, questions and answers marked.
 
-Which documents are shown is a matter of their ids, so the same run shows the same ones. A shard remembers the places
-of its candidates only; the few that are chosen are rendered again.
+Samples are chosen by a hash of their ids, so the choice is reproducible. A shard stores only the positions of its
+candidates; chosen documents are rendered again.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _LONG_CHARACTERS = 6000
 
 
 class Candidates:
-    """Of one shard and every layout, the first documents in the order of a hash of their ids, short ones first.
+    """The first documents of each layout in one shard, short ones first, ordered by a hash of their ids.
 
-    A candidate is (whether it is long, hash, place in the shard).
+    A candidate is (whether it is long, hash, position in the shard).
     """
 
     def __init__(self) -> None:
         self._first: dict[str, list[tuple[int, int, int]]] = {}
 
-    def add(self, chain_id: str, place: int, rendered: Rendered, seed: int) -> None:
-        candidate = (int(len(rendered.text) > _LONG_CHARACTERS), derive(seed, "sample", chain_id), place)
+    def add(self, chain_id: str, position: int, rendered: Rendered, seed: int) -> None:
+        candidate = (int(len(rendered.text) > _LONG_CHARACTERS), derive(seed, "sample", chain_id), position)
         first = self._first.setdefault(rendered.layout, [])
         if len(first) < _SAMPLES or candidate < first[-1]:
             first.append(candidate)
@@ -44,35 +44,35 @@ class Candidates:
 
 
 class Samples:
-    """The candidates of all shards, cut to as many as can be shown."""
+    """Candidates of all shards, limited to the number that is shown."""
 
     def __init__(self) -> None:
         self._first: dict[str, list[tuple[int, int, str, int]]] = {}
 
     def add(self, shard: Path, candidates: Mapping[str, Sequence[Sequence[int]]]) -> None:
-        """Takes in what :meth:`Candidates.to_json` gave for ``shard``."""
+        """Adds the result of :meth:`Candidates.to_json` for ``shard``."""
         for layout, found in candidates.items():
             first = self._first.setdefault(layout, [])
-            first += [(is_long, rank, str(shard), place) for is_long, rank, place in found]
+            first += [(is_long, order, str(shard), position) for is_long, order, position in found]
             first.sort()
             del first[_SAMPLES:]
 
     def chosen(self) -> list[tuple[Path, int]]:
-        """(shard, place in it) of the samples: every layout in turn until there are enough."""
-        lanes = [self._first[layout] for layout in sorted(self._first)]
-        turns = itertools.chain.from_iterable(itertools.zip_longest(*lanes))
+        """(shard, position in it) of the samples, round-robin over layouts."""
+        by_layout = [self._first[layout] for layout in sorted(self._first)]
+        turns = itertools.chain.from_iterable(itertools.zip_longest(*by_layout))
         samples = itertools.islice((candidate for candidate in turns if candidate), _SAMPLES)
-        return [(Path(shard), place) for _, _, shard, place in samples]
+        return [(Path(shard), position) for _, _, shard, position in samples]
 
     def render(self, templates: Templates, seed: int) -> list[dict[str, Any]]:
         """The chosen documents: id, split, layout, counts, and segments as (kind, string)."""
         chosen = self.chosen()
         found = {}
         for shard in {shard for shard, _ in chosen}:
-            places = {place for chosen_shard, place in chosen if chosen_shard == shard}
-            for place, record in enumerate(itertools.islice(read_jsonl(shard), max(places) + 1)):
-                if place in places:
-                    found[shard, place] = _sample(Chain.from_json(record), templates, seed)
+            positions = {position for chosen_shard, position in chosen if chosen_shard == shard}
+            for position, record in enumerate(itertools.islice(read_jsonl(shard), max(positions) + 1)):
+                if position in positions:
+                    found[shard, position] = _sample(Chain.from_json(record), templates, seed)
         return [found[key] for key in chosen]
 
 

@@ -1,6 +1,6 @@
-"""What a template file may hold, as tables, and the reading of one file against them.
+"""Schema of template files, as tables, and the reader that checks a file against it.
 
-Every problem of a file is reported at once, each with the file, the key, the number of the entry and what is wrong.
+All problems of a file are reported at once, each with file, key and entry number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OPTIONS = ("lines", "inline")
 
 @dataclass(frozen=True)
 class Slots:
-    """Slots of a pattern: ``a|b`` stands for at least one of the two; ``ordered`` holds them to the order given."""
+    """Slots of a pattern: ``a|b`` requires at least one of the two; with ``ordered``, slots must be in this order."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Slots:
         named = {*pattern.slots, *meant.values()}
         for group in groups:
             if not named.intersection(group):
-                yield f"lacks the slot {' or '.join(f'{{{slot}}}' for slot in group)}"
+                yield f"missing slot {' or '.join(f'{{{slot}}}' for slot in group)}"
         found = [slot for slot in pattern.slots if slot in known]
         wanted = [slot for slot in known if slot in found]
         if self.ordered and found != wanted:
@@ -49,10 +49,10 @@ class Slots:
 
 @dataclass(frozen=True)
 class Kind:
-    """A list of entries: its patterns by field (the first may stand alone as a string), and its other fields.
+    """A list of entries: patterns by field, and other fields. An entry given as a string is the first pattern.
 
-    ``choices`` maps a field to the values it may take (none: any string). ``literal`` names a field whose text is
-    taken as it is, without slots.
+    ``choices`` maps a field to its valid values (empty: any string). ``literal`` names a field whose text is used
+    verbatim, without slots.
     """
 
     patterns: dict[str, Slots] = field(default_factory=dict)
@@ -67,18 +67,20 @@ class Kind:
 _PAIR_FIELDS: dict[str, tuple[str, ...]] = {"asks": ASKS, "separator": ()}
 _CHOICE_FIELDS = _PAIR_FIELDS | {"options": OPTIONS}
 _FRAME_FIELDS = {"asks": ASKS, "pairs": PAIRS}
-_RIGHT = "answer|letter|choice"
+_CORRECT = "answer|letter|choice"
 
 KINDS: dict[str, Kind] = {
     "text_separators": Kind(literal="text"),
     "patterns.free": Kind({"pattern": Slots(("question", "answer"))}, _PAIR_FIELDS),
-    "patterns.choice": Kind({"pattern": Slots(("question", "options", _RIGHT))}, _CHOICE_FIELDS),
+    "patterns.choice": Kind({"pattern": Slots(("question", "options", _CORRECT))}, _CHOICE_FIELDS),
     "patterns.free_reasoning": Kind({"pattern": Slots(("question", "reasoning", "answer"))}, _PAIR_FIELDS),
-    "patterns.choice_reasoning": Kind({"pattern": Slots(("question", "options", "reasoning", _RIGHT))}, _CHOICE_FIELDS),
+    "patterns.choice_reasoning": Kind(
+        {"pattern": Slots(("question", "options", "reasoning", _CORRECT))}, _CHOICE_FIELDS
+    ),
     "patterns.completion": Kind({"pattern": Slots(("question", "answer"), ordered=True)}, _PAIR_FIELDS),
     "apart.choice_question": Kind({"pattern": Slots(("question", "options"))}, {"options": OPTIONS}),
     "apart.unmatched_question": Kind({"pattern": Slots(("question", "options"), ordered=True)}),
-    "apart.choice_answer": Kind({"pattern": Slots((_RIGHT,))}),
+    "apart.choice_answer": Kind({"pattern": Slots((_CORRECT,))}),
     "apart.reasoning_question": Kind({"pattern": Slots(("question",))}),
     "apart.reasoning_answer": Kind({"pattern": Slots(("reasoning", "answer"))}),
     "option_styles": Kind(
@@ -112,7 +114,7 @@ LAYOUTS = {
     "several": ("plain", "dialogue", "numbered", "examples", "next_turn"),
     "otherwise": ("plain", "dialogue"),
 }
-"""Layouts there are for documents in which every text has two or more pairs, and for all other documents."""
+"""Valid layouts for documents in which every text has two or more pairs, and for all other documents."""
 _WEIGHTS = tuple(f"layout_weights.{group}" for group in LAYOUTS)
 MARKS = "no_answer.marks"
 KEYS = (*KINDS, *SHARES, *_WEIGHTS, MARKS)
@@ -121,7 +123,7 @@ _SECTIONS = {key.split(".")[0] for key in KEYS if "." in key}
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a list: compiled patterns and plain fields by name."""
+    """One entry of a list: compiled patterns and other fields by name."""
 
     weight: float
     patterns: dict[str, Pattern]
@@ -130,7 +132,7 @@ class Entry:
 
 @dataclass
 class TemplateFile:
-    """The content of a file that passed every check, by dotted key; what it does not mention is absent."""
+    """The checked content of a file, by dotted key; only keys that the file sets."""
 
     entries: dict[str, list[Entry]]
     shares: dict[str, float]
@@ -142,7 +144,7 @@ def read_template_file(path: Path) -> TemplateFile:
     """Reads and checks one template file.
 
     Raises:
-        RecipeError: it cannot be read, is not YAML, or holds anything a template file may not hold; lists everything.
+        RecipeError: the file cannot be read or is not valid; lists all problems.
     """
     try:
         with open(path, encoding="utf-8") as stream:
@@ -152,7 +154,7 @@ def read_template_file(path: Path) -> TemplateFile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(loaded, dict):
-        raise RecipeError(f"{path}: a template file is a mapping of keys, found {_name(loaded)}")
+        raise RecipeError(f"{path}: expected a mapping of keys, found {_name(loaded)}")
     problems: list[str] = []
     content = _flatten(loaded, problems)
     result = TemplateFile({}, {}, {}, [])
@@ -171,16 +173,16 @@ def read_template_file(path: Path) -> TemplateFile:
 
 
 def layout_weight_problems(group: str, weights: dict[str, float]) -> Iterator[str]:
-    """What is wrong with the weights of the layouts of ``group``."""
+    """Problems of the layout weights of ``group``."""
     for name, weight in weights.items():
         if name not in LAYOUTS[group]:
             yield f"unknown layout {name!r}; valid here: {', '.join(LAYOUTS[group])}"
         elif not _is_number(weight) or weight < 0:
-            yield f"{name}: weight {weight!r} is not a number of zero or more"
+            yield f"{name}: weight {weight!r} is not a non-negative number"
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Refuses a key given twice, of which YAML would silently keep the last."""
+    """Rejects duplicate keys, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         names = [key.value for key, _ in node.value]
@@ -248,7 +250,7 @@ def _entry(kind: Kind, item: Any, problems: list[str]) -> Entry | None:
                 problems.append(f"{name}: {value!r} is not {' or '.join(choices) or 'text'}")
             fields[name] = value
     if "item" in patterns and ("letter" in patterns["item"].slots) != ("letters" in fields):
-        problems.append("{letter} in the item and the field 'letters' belong together")
+        problems.append("the slot {letter} in 'item' requires the field 'letters', and vice versa")
     return Entry(weight, patterns, fields)
 
 

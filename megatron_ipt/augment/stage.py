@@ -1,7 +1,7 @@
-"""Stage ``augment``: chains of texts with pairs to documents, shard by shard.
+"""Stage ``augment``: formats chains of texts and pairs as documents, shard by shard.
 
-``augmented/`` holds the documents with pairs and ``plain/`` those without any, one shard each for every shard read.
-That every text and every pair went into exactly one document is checked while writing.
+Every input shard gives one shard in ``augmented/``, with documents that have pairs, and one in ``plain/``, with all
+others. While writing, the stage checks that every text and every pair is in exactly one document.
 """
 
 from __future__ import annotations
@@ -21,32 +21,38 @@ from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, remove_lef
 from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_file
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
+from megatron_ipt.stages import CHAINS, Units
 from megatron_ipt.synthesis.pairs import Chain
 
 AUGMENTED, PLAIN = "augmented", "plain"
-"""Folders, and sources of their documents."""
+"""Folders, and the ``source`` of their documents."""
 _BY_NAME = ("layouts", "categories")
 _OTHER_CATEGORY = "other"
 
 
 def fingerprints(config: AugmentConfig) -> list[dict[str, Any]]:
-    """Fingerprints of the user's own template files, for the manifest.
+    """Fingerprints of custom template files, for the manifest.
 
     Raises:
-        InputError: one of them cannot be read.
+        InputError: a file cannot be read.
     """
     return [fingerprint_file(path) for path in template_files(config) if path != BUILT_IN]
 
 
+def units(config: AugmentConfig, context: StageContext) -> Units:
+    """The shards of the stage: one per input shard."""
+    return Units(tuple(path.name for path in list_shards(context.inputs[CHAINS])))
+
+
 def run(config: AugmentConfig, context: StageContext, shard: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Renders every chain of stage ``synthesis``, or those of share ``shard`` (i, N) only; returns the counts.
+    """Renders all chains, or those in share ``shard`` (i, N); returns the counts.
 
     Raises:
         RecipeError: the templates are not valid.
-        StageError: a text or pair would be lost or doubled.
+        StageError: a text or pair would be lost or duplicated.
     """
     templates = load_templates(config)
-    shards = share_of(list_shards(context.inputs["synthesis"]), shard)
+    shards = share_of(list_shards(context.inputs[CHAINS]), shard)
     total: Counter[str] = Counter()
     by_name: dict[str, Counter[str]] = {name: Counter() for name in _BY_NAME}
     samples = Samples()
@@ -87,16 +93,17 @@ def augment_shard(shard: Path, templates: Templates, seed: int, directory: Path,
         writers = {
             source: stack.enter_context(atomic_jsonl(directory / source / name)) for source in (AUGMENTED, PLAIN)
         }
-        for place, record in enumerate(read_jsonl(shard)):
+        for position, record in enumerate(read_jsonl(shard)):
             chain = Chain.from_json(record)
             rendered = render(chain, templates, seed)
-            _check(chain, rendered, shard, place)
+            _check(chain, rendered, shard, position + 1)
             source = AUGMENTED if rendered.pairs else PLAIN
             writers[source].write(
                 {
                     "id": chain.id,
                     "text": rendered.text,
                     "split": chain.split,
+                    **({"domain": chain.domain} if chain.domain else {}),
                     "source": source,
                     "layout": rendered.layout,
                     "pairs": rendered.pairs,
@@ -110,18 +117,18 @@ def augment_shard(shard: Path, templates: Templates, seed: int, directory: Path,
                 categories.update(pair.category or _OTHER_CATEGORY for pair in example.pairs)
             _count(rendered, counts)
             if rendered.pairs:
-                candidates.add(chain.id, place, rendered, seed)
+                candidates.add(chain.id, position, rendered, seed)
     result = {**counts, "layouts": dict(layouts), "categories": dict(categories), "samples": candidates.to_json()}
     markers.finish(shard.name, result)
     return result
 
 
-def _check(chain: Chain, rendered: Rendered, shard: Path, place: int) -> None:
+def _check(chain: Chain, rendered: Rendered, shard: Path, line: int) -> None:
     texts, pairs = len(chain.examples), sum(len(example.pairs) for example in chain.examples)
     if (rendered.texts, rendered.pairs) != (texts, pairs):
         raise StageError(
-            f"{shard}:{place + 1}: chain {chain.id} holds {texts} texts and {pairs} pairs, but {rendered.texts} and "
-            f"{rendered.pairs} were written; this is a fault of the renderer, please report it with this chain"
+            f"{shard}:{line}: chain {chain.id} has {texts} texts and {pairs} pairs, but {rendered.texts} and "
+            f"{rendered.pairs} were written; this is a bug in the renderer, please report it with this chain"
         )
 
 
@@ -144,5 +151,5 @@ def _count(rendered: Rendered, counts: Counter[str]) -> None:
 
 
 def _ordered(counter: Counter[str]) -> dict[str, int]:
-    """Most frequent first, equals by name, whatever the order in which shards finished."""
+    """Most frequent first, ties by name, independent of the order in which shards finished."""
     return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))

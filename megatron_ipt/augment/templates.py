@@ -1,7 +1,7 @@
-"""Templates, ready for rendering: what the files hold, sorted into pools by the conditions of their entries.
+"""Compiled templates: the entries of template files, sorted into pools by their conditions.
 
-Every condition is decided once per document by looking a pool up, so a draw costs the same whatever the number of
-patterns. Loading takes a few hundredths of a second; the result is immutable, pickles, and is handed to workers.
+A document's conditions select a pool once, so the cost of a draw does not depend on the number of patterns. Loading
+takes a few hundredths of a second; the result is immutable and picklable, and is passed to workers.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ T = TypeVar("T")
 
 BUILT_IN = Path(__file__).with_name("templates.yaml")
 ANY = "any"
-"""Condition of what is mixed: only entries without a condition fit."""
+"""Condition of mixed documents: only entries without a condition match."""
 NEEDS = ("any", "letter", "upper", "none")
-"""What is needed of an option style: nothing, letters that may stand alone, capital letters, no letters at all."""
+"""Requirements on an option style: none, letters that are readable on their own, capital letters, no letters."""
 
 
 @dataclass(frozen=True)
 class PairPattern:
-    """How one pair is written, and what stands before the next one."""
+    """How one pair is written, and the separator before the next one."""
 
     pattern: Pattern
     separator: str
@@ -48,7 +48,7 @@ class PairPattern:
 
 @dataclass(frozen=True)
 class OptionStyle:
-    """How options are listed; ``letters`` names a lettering or is empty."""
+    """How options are listed; ``letters`` is a key of ``LETTERINGS`` or empty."""
 
     item: Pattern
     letters: str
@@ -72,14 +72,14 @@ class NextTurn:
 
 
 ByAsks = Mapping[str, Pool[T]]
-"""Pools by what is asked: ``question``, ``instruction`` or ``any``."""
+"""Pools by the condition ``asks``: ``question``, ``instruction`` or ``any``."""
 Frames = Mapping[tuple[str, str], Pool[Pattern]]
-"""Pools by what is asked and by how many pairs a text has: ``one``, ``several`` or ``any``."""
+"""Pools by the conditions ``asks`` and ``pairs`` (pairs per text: ``one``, ``several`` or ``any``)."""
 
 
 @dataclass(frozen=True)
 class Templates:
-    """Everything rendering draws from. See the comments of ``templates.yaml``."""
+    """Everything that rendering draws from. See the comments in ``templates.yaml``."""
 
     layouts: Mapping[str, Pool[str]]
     text_last_share: float
@@ -101,18 +101,18 @@ class Templates:
 
 
 def template_files(config: AugmentConfig) -> list[Path]:
-    """The files that ``config`` names, the base first."""
+    """Template files of ``config``, base file first."""
     base = BUILT_IN if config.templates == "default" else Path(config.templates)
     return [base, *map(Path, config.extend_templates)]
 
 
 def load_templates(config: AugmentConfig | None = None) -> Templates:
-    """Reads, checks, joins and compiles the template files.
+    """Reads, checks, merges and compiles the template files.
 
-    Lists of later files add to those of earlier ones; shares, layout weights and marks replace them.
+    Lists in later files extend those in earlier ones; shares, layout weights and marks replace them.
 
     Raises:
-        RecipeError: lists what is wrong, with file, key and entry.
+        RecipeError: lists all problems, with file, key and entry.
     """
     config = config or AugmentConfig()
     files = template_files(config)
@@ -121,7 +121,8 @@ def load_templates(config: AugmentConfig | None = None) -> Templates:
     missing += [f"layout_weights.{group}" for group in LAYOUTS if group not in merged.layout_weights]
     if missing:
         raise RecipeError(
-            f"{files[0]}: lacks {', '.join(missing)}; a file that only adds belongs under augment.extend_templates"
+            f"{files[0]}: missing keys: {', '.join(missing)}; to add to the built-in templates, use "
+            "augment.extend_templates"
         )
     _override(merged, config)
     problems = list(_gaps(merged))
@@ -131,7 +132,7 @@ def load_templates(config: AugmentConfig | None = None) -> Templates:
 
 
 def normalized_mark(text: str) -> str:
-    """An answer as it is compared with the marks of unanswerable questions."""
+    """Normalizes an answer for comparison with the marks of unanswerable questions."""
     return text.strip(" \t\n.()[]<>").casefold()
 
 
@@ -147,7 +148,7 @@ def _merge(files: Sequence[TemplateFile]) -> TemplateFile:
 
 
 def _override(merged: TemplateFile, config: AugmentConfig) -> None:
-    """What the recipe says wins over every file."""
+    """Recipe settings override all files."""
     for group, weights in (("several", config.layout_weights), ("otherwise", config.layout_weights_otherwise)):
         problems = list(layout_weight_problems(group, weights))
         if problems:
@@ -161,20 +162,20 @@ def _override(merged: TemplateFile, config: AugmentConfig) -> None:
 
 
 def _gaps(merged: TemplateFile) -> Iterator[str]:
-    """Conditions under which there would be nothing to draw."""
+    """Conditions under which a pool would be empty."""
     for group, weights in merged.layout_weights.items():
         if not sum(weights.values()) > 0:
-            yield f"layout_weights.{group}: at least one layout needs a weight above zero"
+            yield f"layout_weights.{group}: at least one layout needs a positive weight"
     for key, kind in KINDS.items():
         restricting = [name for name in ("asks", "pairs") if name in kind.choices]
         if not any(all(name not in entry.fields for name in restricting) for entry in merged.entries[key]):
-            yield f"{key}: at least one entry without {' and '.join(restricting)} is needed"
+            yield f"{key}: needs at least one entry without {' and '.join(restricting)}"
     styles = [_style(entry) for entry in merged.entries["option_styles"]]
     for inline, need in itertools.product((False, True), NEEDS):
         if not any(_fits(style, inline, need) for style in styles):
-            where = "within a line" if inline else "one option a line"
+            where = "options on one line" if inline else "one option per line"
             wanted = {"any": "any", "letter": "upper or lower", "upper": "upper", "none": "no"}[need]
-            yield f"option_styles: a style with {wanted} letters and {where} is needed"
+            yield f"option_styles: needs a style with {wanted} letters and {where}"
 
 
 def _compile(merged: TemplateFile) -> Templates:
@@ -185,7 +186,7 @@ def _compile(merged: TemplateFile) -> Templates:
 
     def by_asks(key: str, make: Callable[[Entry], T]) -> ByAsks[T]:
         return {
-            asks: Pool.of([(make(entry), entry.weight) for entry in entries[key] if _admits(entry, "asks", asks)])
+            asks: Pool.of([(make(entry), entry.weight) for entry in entries[key] if _matches(entry, "asks", asks)])
             for asks in (*ASKS, ANY)
         }
 
@@ -195,7 +196,7 @@ def _compile(merged: TemplateFile) -> Templates:
                 [
                     (entry.patterns["pattern"], entry.weight)
                     for entry in entries[key]
-                    if _admits(entry, "asks", asks) and _admits(entry, "pairs", pairs)
+                    if _matches(entry, "asks", asks) and _matches(entry, "pairs", pairs)
                 ]
             )
             for asks, pairs in itertools.product((*ASKS, ANY), (*PAIRS, ANY))
@@ -233,7 +234,7 @@ def _compile(merged: TemplateFile) -> Templates:
     )
 
 
-def _admits(entry: Entry, name: str, value: str) -> bool:
+def _matches(entry: Entry, name: str, value: str) -> bool:
     return entry.fields.get(name, value) == value
 
 

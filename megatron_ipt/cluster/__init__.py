@@ -1,1 +1,1 @@
-"""Slurm and planning: submit a recipe as a chain of jobs, watch it, survive the cluster, and know the cost before."""
+"""Slurm and planning: plan, submit, watch, fault tolerance."""

@@ -1,1 +1,1 @@
-"""The commands that are not stages; each module holds those of one subject and imports its code when one is called."""
+"""Commands that are not stages, one module per topic. Their code is imported when a command is called."""

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import click
 
 from megatron_ipt.commands.common import json_option, overrides_argument, print_json, recipe_argument
+from megatron_ipt.models.hardware import GPUS
 from megatron_ipt.recipe import load_recipe
+from megatron_ipt.stages.costs import Assumptions, Machine
 
 
 @click.command()
 @recipe_argument
 @overrides_argument
-@click.option("--site", required=True, type=click.Path(dir_okay=False), help="The file a site edits (slurm/site.env).")
-@click.option("--scripts", help="Folder of the sbatch scripts; the checkout's slurm/ by default.")
-@click.option("--dry-run", is_flag=True, help="Print the exact sbatch lines and have Slurm check them; submit nothing.")
+@click.option(
+    "--site", required=True, type=click.Path(dir_okay=False), help="Settings of the cluster (slurm/site.env)."
+)
+@click.option("--scripts", help="Folder of the batch scripts; by default slurm/ of the checkout.")
+@click.option("--dry-run", is_flag=True, help="Print the sbatch commands and let Slurm check them, without submitting.")
 @json_option
 def submit(
     recipe: str, overrides: tuple[str, ...], site: str, scripts: str | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Submit what is left of RECIPE to Slurm, as a chain of jobs.
+    """Submit the unfinished stages of RECIPE to Slurm, as a chain of jobs.
 
     \b
     Example:
@@ -40,7 +45,7 @@ def submit(
 @overrides_argument
 @json_option
 def status(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show how far each stage of RECIPE is, here or on a cluster.
+    """Show the progress of each stage of RECIPE, here or on a cluster.
 
     \b
     Example:
@@ -58,15 +63,33 @@ def status(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @recipe_argument
 @overrides_argument
-@click.option("--gpus", type=int, required=True, help="GPUs altogether.")
-@click.option("--gpu", default="h100", show_default=True, help="Their kind.")
-@click.option("--gpus-per-node", default=8, show_default=True)
-@click.option("--cpus", default=64, show_default=True, help="Cores for the data stages.")
-@click.option("--vocab-size", type=int, help="Where the recipe's tokenizer cannot tell it yet.")
-@click.option("--documents", type=int, help="Documents of the corpus, where it is not read yet.")
-@click.option("--tokens-per-document", type=float, help="Their mean length.")
-@click.option("--pairs-per-text", type=float, help="Pairs that a text gets.")
-@click.option("--tokens-per-pair", type=float, help="Tokens of a pair.")
+@click.option("--gpus", type=int, required=True, help="Total number of GPUs.")
+@click.option("--gpu", default=Machine.gpu, show_default=True, help=f"GPU type: {', '.join(GPUS)}.")
+@click.option("--gpus-per-node", default=Machine.gpus_per_node, show_default=True, help="GPUs of one node.")
+@click.option("--cpus", default=Machine.cores, show_default=True, help="CPU cores for the data stages.")
+@click.option("--vocab-size", type=int, help="Vocabulary size, if the tokenizer is not here yet.")
+@click.option("--documents", type=int, help="Number of documents, if the data is not here yet.")
+@click.option(
+    "--tokens-per-document",
+    type=float,
+    default=Assumptions.tokens_per_document,
+    show_default=True,
+    help="Mean length of a document, in tokens.",
+)
+@click.option(
+    "--pairs-per-text",
+    type=float,
+    default=Assumptions.pairs_per_text,
+    show_default=True,
+    help="Mean number of pairs per text.",
+)
+@click.option(
+    "--tokens-per-pair",
+    type=float,
+    default=Assumptions.tokens_per_pair,
+    show_default=True,
+    help="Mean length of a pair, in tokens.",
+)
 @json_option
 def plan(
     recipe: str,
@@ -75,11 +98,13 @@ def plan(
     gpu: str,
     gpus_per_node: int,
     cpus: int,
-    vocab_size: int | None,
     as_json: bool,
-    **assumed: float | None,
+    **assumed: Any,
 ) -> None:
-    """Estimate memory, layout, time and storage of RECIPE on GPUs, before anything runs.
+    """Estimate time, memory, layout and storage of RECIPE before running it.
+
+    Every stage states what its estimate is based on. Data that is here is measured, data of finished stages is counted;
+    the options below are for data that does not exist yet.
 
     \b
     Example:
@@ -87,10 +112,9 @@ def plan(
     """
     from megatron_ipt.cluster.plan.estimate import make_plan
     from megatron_ipt.cluster.plan.text import render_plan
-    from megatron_ipt.cluster.plan.volume import Assumptions
 
-    assumptions = Assumptions(**{name: value for name, value in assumed.items() if value is not None})
-    made = make_plan(load_recipe(recipe, overrides), gpus, gpu, gpus_per_node, cpus, vocab_size, assumptions)
+    machine = Machine(gpus, gpu, gpus_per_node, cpus)
+    made = make_plan(load_recipe(recipe, overrides), machine, Assumptions(**assumed))
     if as_json:
         print_json(made.as_dict())
     else:
@@ -100,10 +124,12 @@ def plan(
 @click.command()
 @recipe_argument
 @overrides_argument
-@click.option("--gpus", type=int, help="GPUs this node must have; by default what the job asked Slurm for.")
+@click.option("--gpus", type=int, help="GPUs that each node must have; by default what the job asked Slurm for.")
 @json_option
 def preflight(recipe: str, overrides: tuple[str, ...], gpus: int | None, as_json: bool) -> None:
-    """Check this node, and under srun all nodes together, before hours are spent on RECIPE.
+    """Check this node, and under srun all nodes of the job, before a long run of RECIPE.
+
+    GPUs, driver, free space, the dataset as each node sees it, and an all-reduce over all ranks.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Arguments and output that commands share."""
+"""Arguments and output helpers shared by the commands."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from megatron_ipt.recipe import SAVED_RECIPE
 EXIT_STATUSES = """
 \b
 Exit status:
-  0         done
-  2         the recipe or the command line
-  3         an input: missing, damaged, too much of it rejected
-  4         a stage: it needs another one first, or holds output of other settings
-  5         storage: full disk, no permission
-  75        training was asked to stop, saved a checkpoint, and can go on
+  0         success
+  2         invalid recipe or command line
+  3         invalid input: missing, damaged, or too many records rejected
+  4         stage error: needs another stage first, or has output made with different settings
+  5         storage: disk full, permission denied
+  75        training was asked to stop and saved a checkpoint; rerun to resume
   130, 143  interrupted (Ctrl-C, TERM)
-  1         a bug, here or in an extension, shown with its traceback
+  1         bug, here or in an extension, shown with its traceback
 """
 
 
 def _complete_key(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from megatron_ipt.config import describe
-    from megatron_ipt.recipe import Recipe
+    from megatron_ipt.recipe import recipe_type
 
-    return [CompletionItem(f"{row[0]}=", help=row[3]) for row in describe(Recipe) if row[0].startswith(incomplete)]
+    return [
+        CompletionItem(f"{row[0]}=", help=row[3]) for row in describe(recipe_type()) if row[0].startswith(incomplete)
+    ]
 
 
 class _Recipe(click.Path):
-    """A recipe, or the folder of a run, whose recipe is in it."""
+    """A recipe, or the folder of a run, which contains its recipe."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         path = Path(str(super().convert(value, parameter, context)))
@@ -43,7 +45,7 @@ class _Recipe(click.Path):
             return str(path)
         inside = path / SAVED_RECIPE
         if not inside.is_file():
-            self.fail(f"{path} is a folder without {SAVED_RECIPE}; name a recipe or the folder of a run", parameter)
+            self.fail(f"{path}: folder has no {SAVED_RECIPE}; give a recipe or the folder of a run", parameter)
         return str(inside)
 
 
@@ -52,14 +54,14 @@ overrides_argument = click.argument(
     "overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=_complete_key, type=click.UNPROCESSED
 )
 overwrite_option = click.option(
-    "--overwrite", is_flag=True, help="Discard output that was made with other settings or inputs."
+    "--overwrite", is_flag=True, help="Discard output made with different settings or inputs."
 )
-replace_option = click.option("--overwrite", is_flag=True, help="Replace what is there.")
+replace_option = click.option("--overwrite", is_flag=True, help="Replace existing output.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 
 
 class Share(click.ParamType):
-    """``i/N`` as (i, N)."""
+    """Parses ``i/N`` as (i, N)."""
 
     name = "i/N"
 
@@ -75,12 +77,12 @@ class Share(click.ParamType):
 shard_option = click.option(
     "--shard",
     type=Share(),
-    help="Do the i-th of N shares (i from 0) beside other processes; run once without it to finish the stage.",
+    help="Process share i of N (i from 0), concurrently with others; then run once without it to finish the stage.",
 )
 
 
 def styled(text: str, **style: Any) -> str:
-    """``text`` in bold or in a colour, unless NO_COLOR is set; off a terminal click leaves the style out."""
+    """``text`` in bold or color, unless NO_COLOR is set; click drops the style if the output is not a terminal."""
     return text if os.environ.get("NO_COLOR") else click.style(text, **style)
 
 

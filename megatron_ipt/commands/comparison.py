@@ -15,10 +15,10 @@ from megatron_ipt.commands.common import json_option, overrides_argument, overwr
 @overwrite_option
 @json_option
 def compare(comparison: str, overrides: tuple[str, ...], overwrite: bool, as_json: bool) -> None:
-    """Train arms that differ in a few keys from the same seeds, and compare them on held-out text and questions.
+    """Train recipe variants from the same seeds, and compare them on held-out text and questions.
 
-    COMPARISON is a YAML file with the data, the common recipe, the arms and the seeds. Finished runs are skipped.
-    Writes results.md, results.png, results.svg and results.json into its output_dir.
+    COMPARISON is a YAML file with the data, a common recipe, its variants (key `arms`) and the seeds. Finished runs
+    are skipped. Writes results.md, results.png, results.svg and results.json to output_dir.
 
     \b
     Example:
@@ -34,4 +34,4 @@ def compare(comparison: str, overrides: tuple[str, ...], overwrite: bool, as_jso
         print_json(results)
     else:
         click.echo((folder / "results.md").read_text())
-        click.echo(f"picture  {folder / 'results.png'}")
+        click.echo(f"figure  {folder / 'results.png'}")

@@ -1,4 +1,4 @@
-"""Commands on Megatron indexed datasets: look, check, join, cut."""
+"""Commands for Megatron indexed datasets: inspect, verify, merge, split."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megatron_ipt.errors import InputError
 
 
 class Prefix(click.ParamType):
-    """What ``.bin`` and ``.idx`` have in common; either file's name stands for it, too."""
+    """Path prefix of a ``.bin`` and ``.idx`` pair; the name of either file is accepted too."""
 
     name = "prefix"
 
@@ -21,13 +21,13 @@ class Prefix(click.ParamType):
 
 @click.command()
 @click.argument("prefix", type=Prefix())
-@click.option("--samples", default=3, show_default=True, help="Documents to decode.")
-@click.option("--tokens", "tokens_each", default=120, show_default=True, help="Tokens of each sample.")
-@click.option("--tokenizer", help="Folder or .model file; by default the one named beside the dataset.")
-@click.option("--seed", default=0, show_default=True, help="Chooses the samples.")
+@click.option("--samples", default=3, show_default=True, help="Number of documents to decode.")
+@click.option("--tokens", "tokens_each", default=120, show_default=True, help="Maximum tokens per sample.")
+@click.option("--tokenizer", help="Folder or .model file; default: the one recorded with the dataset.")
+@click.option("--seed", default=0, show_default=True, help="Seed for choosing samples.")
 @json_option
 def inspect(prefix: str, samples: int, tokens_each: int, tokenizer: str | None, seed: int, as_json: bool) -> None:
-    """Show what is in the dataset PREFIX.bin/.idx: counts, lengths, sources, decoded documents.
+    """Show counts, lengths, sources and decoded documents of the dataset PREFIX.bin/.idx.
 
     \b
     Example:
@@ -44,10 +44,10 @@ def inspect(prefix: str, samples: int, tokens_each: int, tokenizer: str | None, 
 
 @click.command()
 @click.argument("prefixes", nargs=-1, required=True, metavar="PREFIX...", type=Prefix())
-@click.option("--vocab-size", type=int, help="Every id must be below it; by default as described beside the dataset.")
+@click.option("--vocab-size", type=int, help="Token ids must be below this; default: as recorded with the dataset.")
 @json_option
 def verify(prefixes: tuple[str, ...], vocab_size: int | None, as_json: bool) -> None:
-    """Check datasets: sizes, offsets, ids in range, counts and checksums. Exit status 3 when one is not sound.
+    """Check datasets: sizes, offsets, ids in range, counts and checksums. Exits with status 3 if one is damaged.
 
     \b
     Example:
@@ -62,7 +62,7 @@ def verify(prefixes: tuple[str, ...], vocab_size: int | None, as_json: bool) -> 
         for result in results:
             if not result["problems"]:
                 counts = f"{result['documents']:,} documents, {result['tokens']:,} tokens"
-                click.echo(f"{result['prefix']}: sound; {counts}; checked {', '.join(result['checked'])}")
+                click.echo(f"{result['prefix']}: OK; {counts}; checked {', '.join(result['checked'])}")
     problems = [f"{result['prefix']}: {problem}" for result in results for problem in result["problems"]]
     if problems:
         raise InputError("\n".join(problems))
@@ -74,7 +74,7 @@ def verify(prefixes: tuple[str, ...], vocab_size: int | None, as_json: bool) -> 
 @replace_option
 @json_option
 def merge(prefixes: tuple[str, ...], output: str, overwrite: bool, as_json: bool) -> None:
-    """Join datasets into one, documents in the order given.
+    """Concatenate datasets, in the order given.
 
     \b
     Example:
@@ -92,11 +92,11 @@ def merge(prefixes: tuple[str, ...], output: str, overwrite: bool, as_json: bool
 @click.command()
 @click.argument("prefix", type=Prefix())
 @click.option("--output", required=True, help="Prefix of the new datasets OUTPUT_0, OUTPUT_1, ...")
-@click.option("--parts", type=int, required=True, help="How many, of about equally many tokens.")
+@click.option("--parts", type=int, required=True, help="Number of parts, with about equal numbers of tokens.")
 @replace_option
 @json_option
 def split(prefix: str, output: str, parts: int, overwrite: bool, as_json: bool) -> None:
-    """Cut a dataset into runs of neighbouring documents.
+    """Split a dataset into parts of consecutive documents.
 
     \b
     Example:

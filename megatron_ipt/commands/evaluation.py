@@ -1,4 +1,4 @@
-"""Commands that measure: a model on benchmarks, the pairs of a synthesizer."""
+"""Commands ``benchmark`` (a model) and ``judge`` (the pairs of a synthesizer)."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from megatron_ipt.files import write_json
 from megatron_ipt.recipe import load_recipe
 from megatron_ipt.synthesis.config import SynthesisConfig
 
-_output_option = click.option("--output", type=click.Path(dir_okay=False), help="Also write the result as JSON here.")
+_output_option = click.option(
+    "--output", type=click.Path(dir_okay=False), help="Also write the result to this JSON file."
+)
 
 
 @click.command()
 @click.argument("folder", metavar="MODEL_FOLDER")
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="none", show_default=True, help="A known set.")
-@click.option("--tasks", default="", metavar="A,B:5", help="Tasks of lm-evaluation-harness, with :SHOTS.")
-@click.option("--include-path", default="", metavar="DIR", help="Folder of task files of your own.")
-@click.option("--limit", type=click.IntRange(1), help="Questions per task, from the first on.")
 @click.option(
-    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Requests in one forward pass."
+    "--preset", type=click.Choice(list(PRESETS)), default="none", show_default=True, help="Set of benchmarks."
 )
+@click.option("--tasks", default="", metavar="A,B:5", help="Tasks of lm-evaluation-harness, as TASK or TASK:SHOTS.")
+@click.option("--include-path", default="", metavar="DIR", help="Folder with custom task files.")
+@click.option("--limit", type=click.IntRange(1), help="Use only the first N questions per task.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Requests per forward pass.")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="Of the weights. auto: fp32 on CPU; on GPU that of the model, fp16 for fp32.",
+    help="Data type of the weights. auto: fp32 on CPU; on GPU that of the model, but fp16 if that is fp32.",
 )
-@click.option("--no-bos", is_flag=True, help="Do not begin requests with BOS.")
-@click.option("--seed", type=click.IntRange(0), default=1234, show_default=True, help="Chooses the worked examples.")
+@click.option("--no-bos", is_flag=True, help="Do not prepend BOS to requests.")
+@click.option("--seed", type=click.IntRange(0), default=1234, show_default=True, help="Seed for few-shot examples.")
 @_output_option
 @json_option
 def benchmark(
@@ -78,20 +80,26 @@ def benchmark(
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="SYNTHESIS_FOLDER_OR_SHARDS...")
 @click.option("--gold", multiple=True, metavar="FILE", help="Gold pairs of the same texts: SQuAD, or JSONL of tasks.")
-@click.option("--match", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Least F1 of two questions.")
-@click.option("--limit", type=click.IntRange(1), help="Texts to judge, from the first on.")
 @click.option(
-    "--retrieval-texts", default=1000, show_default=True, type=click.IntRange(2), help="Texts to choose the own one of."
+    "--match", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Minimum F1 of matching questions."
+)
+@click.option("--limit", type=click.IntRange(1), help="Judge only the first N texts.")
+@click.option(
+    "--retrieval-texts", default=1000, show_default=True, type=click.IntRange(2), help="Maximum texts for relevance."
 )
 @click.option("--tokenizer", help="Folder or file: also count tokens per pair.")
 @click.option(
     "--answer-with",
     metavar="RECIPE|ENGINE",
-    help="Also ask the gold questions: engine of this recipe's synthesis section, or of this name.",
+    help="Also let an engine answer the gold questions: that of a recipe's synthesis section, or one by name.",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="With --answer-with: key of synthesis.")
-@click.option("--questions", type=click.IntRange(1), help="With --answer-with: gold questions to ask; all by default.")
-@click.option("--seed", type=click.IntRange(0), default=1234, show_default=True, help="Chooses the retrieval texts.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="With --answer-with: set a key of synthesis."
+)
+@click.option("--questions", type=click.IntRange(1), help="With --answer-with: ask only the first N gold questions.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=1234, show_default=True, help="Seed for choosing retrieval texts."
+)
 @_output_option
 @json_option
 def judge(
@@ -108,7 +116,7 @@ def judge(
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Judge the pairs of any engine, from a folder of the stage synthesis or from shards.
+    """Measure the quality of pairs in a folder of the stage synthesis or in its shards.
 
     \b
     Example:
@@ -121,10 +129,10 @@ def judge(
     from megatron_ipt.evaluation.judge.table import render
 
     if answer_with and not gold:
-        raise RecipeError("--answer-with: needs --gold, the questions to ask")
+        raise RecipeError("--answer-with requires --gold, which has the questions")
     if (overrides or questions) and not answer_with:
-        raise RecipeError("--set and --questions belong to --answer-with, which is not given")
-    # First, so that a wrong key is said before the pairs are read.
+        raise RecipeError("--set and --questions require --answer-with")
+    # Loaded first, so that an invalid key is reported before the pairs are read.
     section = _synthesis_section(answer_with, overrides) if answer_with else None
     result = judge_pairs(paths, gold, limit, retrieval_texts, match, tokenizer, seed)
     if section is not None:
@@ -141,7 +149,7 @@ def judge(
 
 
 def _synthesis_section(source: str, overrides: tuple[str, ...]) -> SynthesisConfig:
-    """Section ``synthesis`` of a recipe file, or of nothing but an engine's name, with overrides."""
+    """Section ``synthesis`` of a recipe file, or the default section with the given engine; plus overrides."""
     if source.endswith((".yaml", ".yml")):
         return load_recipe(source, [f"synthesis.{override}" for override in overrides]).synthesis
     return load(SynthesisConfig, None, [f"engine={source}", *overrides])

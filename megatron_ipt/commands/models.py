@@ -1,4 +1,4 @@
-"""Commands between Hugging Face folders and Megatron-Core checkpoints."""
+"""Commands that convert between Hugging Face folders and Megatron-Core checkpoints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from megatron_ipt.commands.common import json_option, print_json, replace_option
 
 _common_options = (
     click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True),
-    click.option("--workers", default=2, show_default=True, help="Threads."),
-    click.option("--allow-not-finite", is_flag=True, help="Convert weights that are no numbers too."),
-    click.option("--verify", is_flag=True, help="Compare tensors and logits of both sides afterwards."),
-    click.option("--text", help="With --verify: file to compare logits on; random tokens if not given."),
+    click.option("--workers", default=2, show_default=True, help="Number of threads."),
+    click.option("--allow-not-finite", is_flag=True, help="Convert even if weights are NaN or infinite."),
+    click.option("--verify", is_flag=True, help="Compare tensors and logits of both models afterwards."),
+    click.option("--text", help="With --verify: text file to compare logits on; default: random tokens."),
     replace_option,
     json_option,
 )
@@ -30,11 +30,11 @@ def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("folder", metavar="HF_FOLDER")
 @click.argument("checkpoints")
 @click.option(
-    "--make-vocab-size-divisible-by", default=128, show_default=True, help="Pad the vocabulary to a multiple."
+    "--make-vocab-size-divisible-by", default=128, show_default=True, help="Pad the vocabulary to a multiple of this."
 )
 @_with_common_options
 def import_(as_json: bool, **options: Any) -> None:
-    """Write the Hugging Face model in HF_FOLDER as a Megatron-Core checkpoint CHECKPOINTS/release.
+    """Convert the Hugging Face model in HF_FOLDER to the Megatron-Core checkpoint CHECKPOINTS/release.
 
     \b
     Example:
@@ -48,16 +48,16 @@ def import_(as_json: bool, **options: Any) -> None:
 @click.command("export-checkpoint")
 @click.argument("checkpoint")
 @click.argument("folder", metavar="HF_FOLDER")
-@click.option("--iteration", type=int, help="Which checkpoint; the latest complete one if not given.")
-@click.option("--max-shard-size", default="5GB", show_default=True, help="Largest safetensors file.")
-@click.option("--tokenizer", help="Hugging Face folder to take tokenizer and control ids from.")
-@click.option("--family", help="Of a checkpoint that Megatron-LM wrote, where Llama is not meant.")
-@click.option("--vocab-size", type=int, help="Of a checkpoint that Megatron-LM wrote.")
+@click.option("--iteration", type=int, help="Iteration to export; default: the latest complete checkpoint.")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Maximum size of a safetensors file.")
+@click.option("--tokenizer", help="Hugging Face folder to copy tokenizer and special token ids from.")
+@click.option("--family", help="Model family, for checkpoints written by Megatron-LM; inferred by default.")
+@click.option("--vocab-size", type=int, help="Vocabulary size, for checkpoints written by Megatron-LM.")
 @_with_common_options
 def export_checkpoint(as_json: bool, **options: Any) -> None:
-    """Write CHECKPOINT (an iter_* folder, or the folder around it) as a Hugging Face model.
+    """Convert CHECKPOINT (an iter_* folder or its parent) to a Hugging Face model.
 
-    Works on any complete checkpoint, of a running training too. Within a recipe, the stage `export` does it.
+    Works on any complete checkpoint, also during training. In a recipe, use the stage `export`.
 
     \b
     Example:

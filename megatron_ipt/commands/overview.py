@@ -1,7 +1,7 @@
-"""The first page of the command: every command in one line, under headings, in the order of the flow.
+"""The main help page: one line per command, under headings, in the order of the flow.
 
-Unlike click's own page it never cuts a line off, and it keeps to 40 lines of 80 characters. On a terminal with fewer
-lines the commands of a heading share a line, so that the page needs no scrolling there either.
+Unlike click's own page it never truncates a line, and it fits in 40 lines of 80 characters. On a terminal with fewer
+lines, the commands under a heading share a line, so that the page fits without scrolling.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -18,7 +18,7 @@ import click
 
 @dataclass(frozen=True)
 class Heading:
-    """Commands that belong together, each with what it does in one line."""
+    """A group of commands, each with a one-line description."""
 
     title: str
     commands: Mapping[str, str]
@@ -28,14 +28,16 @@ class Overview(click.Group):
     """A group of commands under headings.
 
     Attributes:
-        headings: which commands the page lists, in its order.
-        aliases: other names of commands, not listed.
-        options: of the group itself, in one line.
+        headings: the commands to list, in order.
+        aliases: alternative names of commands, not listed.
+        options: options of the group itself, in one line.
+        look_further: called with the arguments if the first one is not a known command; may add commands.
     """
 
     headings: tuple[Heading, ...] = ()
     aliases: Mapping[str, str] = {}
     options = ""
+    look_further: Callable[[Sequence[str]], None] = staticmethod(lambda arguments: None)
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(chain.from_iterable(heading.commands for heading in self.headings))
@@ -43,6 +45,8 @@ class Overview(click.Group):
     def resolve_command(
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.aliases.get(arguments[0], arguments[0]) not in self.commands:
+            self.look_further(arguments)
         return super().resolve_command(context, [self.aliases.get(arguments[0], arguments[0]), *arguments[1:]])
 
     def format_help(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -51,10 +55,10 @@ class Overview(click.Group):
         before = formatter.getvalue()
         lines, columns = _terminal_size()
         page = ["", *self._list(), "", f"Options: {self.options}"]
-        # A line is left for the prompt.
+        # One line is reserved for the shell prompt.
         if len(before.splitlines()) + len(page) >= lines:
             page = ["", *self._names(columns), "", f"Options: {self.options}"]
-            page.append(f"`{context.command_path} COMMAND --help` tells more about a command.")
+            page.append(f"`{context.command_path} COMMAND --help` describes a command.")
         formatter.write("\n".join(page) + "\n")
 
     def _list(self) -> list[str]:
@@ -75,6 +79,6 @@ class Overview(click.Group):
 
 
 def _terminal_size() -> tuple[int, int]:
-    """(lines, columns) of the terminal; all the lines one wants where the output is no terminal."""
+    """(lines, columns) of the terminal; unlimited lines if the output is not a terminal."""
     size = shutil.get_terminal_size()
     return (size.lines if sys.stdout.isatty() else sys.maxsize), size.columns

@@ -1,4 +1,4 @@
-"""Completion of commands, options, recipe files and keys in the shell."""
+"""Shell completion of commands, options, recipe files and keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _VARIABLE = "_MEGATRON_IPT_COMPLETE"
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that makes SHELL complete commands, options, recipes and keys of this command.
+    """Print a completion script for SHELL: commands, options, recipes and keys.
 
     \b
     Example:

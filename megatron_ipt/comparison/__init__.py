@@ -1,1 +1,1 @@
-"""Several recipes that differ in a few keys, trained from the same seeds and held against each other."""
+"""Trains recipe variants from the same seeds and compares them."""

@@ -1,4 +1,4 @@
-"""The data that all arms share, divided once: what may be trained on, and what only measures.
+"""The data that all variants share, split once into training data and held-out data.
 
 Articles are held out whole, because the paragraphs of one article tell the same story. A question's options are its
 answer and the answers to the other questions about the same text, so that neither the topic nor the kind of text
@@ -8,7 +8,7 @@ gives the right one away.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,13 @@ from typing import Any
 import orjson
 
 from megatron_ipt.comparison.config import ComparisonConfig
-from megatron_ipt.corpus.config import CorpusConfig
-from megatron_ipt.corpus.readers import Record, read_file
-from megatron_ipt.corpus.stage import input_files
+from megatron_ipt.corpus.documents import Document
+from megatron_ipt.corpus.reading import open_rejects, read_documents
 from megatron_ipt.errors import InputError
-from megatron_ipt.files import atomic_folder, atomic_jsonl, open_bytes, write_json
-from megatron_ipt.rejects import Rejects
+from megatron_ipt.files import atomic_folder, atomic_jsonl, read_whole, write_json
 from megatron_ipt.seeding import unit_interval
 from megatron_ipt.synthesis.from_text.replay.formats import squad_pair
-from megatron_ipt.tokens.tokenizer.tokenizer import train_sentencepiece
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import train_sentencepiece
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +32,17 @@ _LEAST_OPTIONS = 2
 
 
 def prepare(config: ComparisonConfig, folder: Path) -> dict[str, Any]:
-    """Writes the files that arms refer to; returns what they hold.
+    """Writes the files that variants refer to; returns their counts.
 
     Raises:
         InputError: an input cannot be read, or nothing is left to train on or to ask.
     """
     folder.mkdir(parents=True, exist_ok=True)
     train, held_out = _divided_articles(config)
-    with Rejects(folder / "rejects.jsonl") as rejects:
-        documents = list(_plain(config, rejects))
-    train_text, held_out_text = _divided(documents, config, lambda record: record.id)
+    options = config.read.options("read")
+    with open_rejects(folder / "rejects.jsonl", options) as rejects:
+        documents = list(read_documents(config.text, options, rejects, "text")) if config.text else []
+    train_text, held_out_text = _divided(documents, config, lambda document: document.id)
     contexts = [record for article in train for record in _contexts(article)]
     questions = [record for article in held_out for record in questions_of(article)]
     if not contexts or not questions:
@@ -53,10 +52,10 @@ def prepare(config: ComparisonConfig, folder: Path) -> dict[str, Any]:
         )
     _write(folder / CONTEXTS, contexts)
     write_json(folder / PAIRS, {"data": train})
-    _write(folder / TEXT, [_document(record) for record in train_text])
-    _write(folder / TEXT_HELD_OUT, [_document(record) for record in held_out_text])
+    _write(folder / TEXT, map(_record, train_text))
+    _write(folder / TEXT_HELD_OUT, map(_record, held_out_text))
     _write(folder / QUESTIONS, questions)
-    lines = (line for record in chain(contexts, map(_document, train_text)) for line in record["text"].split("\n"))
+    lines = (line for record in chain(contexts, map(_record, train_text)) for line in record["text"].split("\n"))
     tokenizer = train_sentencepiece(filter(None, lines), config.vocab_size)
     with atomic_folder(folder / TOKENIZER) as temporary:
         tokenizer.save(temporary)
@@ -93,8 +92,7 @@ def _divided_articles(config: ComparisonConfig) -> tuple[list[dict[str, Any]], l
     articles = []
     for path in config.tasks:
         try:
-            with open_bytes(path) as stream:
-                data = orjson.loads(stream.read())["data"]
+            data = orjson.loads(read_whole(path))["data"]
             found = [
                 {
                     "title": str(article.get("title", "")),
@@ -119,24 +117,17 @@ def _divided(records: list[Any], config: ComparisonConfig, name: Any) -> tuple[l
     return parts
 
 
-def _plain(config: ComparisonConfig, rejects: Rejects) -> Iterator[Record]:
-    if config.text:
-        settings = CorpusConfig(inputs=config.text)
-        for file in input_files(settings):
-            yield from read_file(file, settings, rejects)
-
-
 def _contexts(article: dict[str, Any]) -> Iterator[dict[str, Any]]:
     title = article["title"].replace("_", " ")
     for number, paragraph in enumerate(article["paragraphs"]):
         yield {"id": f"{article['title']}:{number}", "title": title, "text": paragraph["context"]}
 
 
-def _document(record: Record) -> dict[str, Any]:
-    return {"id": record.id, "title": record.title, "text": record.text}
+def _record(document: Document) -> dict[str, Any]:
+    return {"id": document.id, "title": document.title, "text": document.text}
 
 
-def _write(path: Path, records: list[dict[str, Any]]) -> None:
+def _write(path: Path, records: Iterable[dict[str, Any]]) -> None:
     with atomic_jsonl(path) as writer:
         for record in records:
             writer.write(record)

@@ -1,7 +1,7 @@
-"""The runs of a comparison: every arm with every seed, each an ordinary ``megatron-ipt run`` in a process of its own.
+"""Runs of a comparison: every variant with every seed, each an ordinary ``megatron-ipt run`` in a separate process.
 
-Runs skip what they finished before, so an interrupted comparison continues with the same command. Seeds come first:
-after the first seed there is one result of every arm.
+Finished stages are skipped, so rerunning the command resumes an interrupted comparison. All variants of a seed run
+before the next seed, so after the first seed there is one result per variant.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pathlib import Path
 from megatron_ipt.comparison.config import ComparisonConfig
 from megatron_ipt.errors import StageError
 from megatron_ipt.files import atomic_open
-from megatron_ipt.pipeline import status_of
+from megatron_ipt.pipeline import folder_of, status_of
 from megatron_ipt.progress import Progress, duration
 from megatron_ipt.recipe import Recipe, load_recipe
+from megatron_ipt.stages import CHECKPOINTS
 from megatron_ipt.training.loop.metrics import METRICS_FILE, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -30,10 +31,10 @@ _LOG_LINES = 15
 
 @dataclass(frozen=True)
 class Run:
-    """One arm with one seed.
+    """One variant with one seed.
 
     Attributes:
-        command: what a user would type after ``megatron-ipt``.
+        command: command line arguments of ``megatron-ipt``.
     """
 
     arm: str
@@ -55,15 +56,15 @@ class Run:
 
     @property
     def steps_done(self) -> int:
-        steps = [int(record["step"]) for record in read_metrics(self.folder / "training" / METRICS_FILE)]
+        steps = [int(record["step"]) for record in read_metrics(folder_of(self.recipe, CHECKPOINTS) / METRICS_FILE)]
         return max(steps, default=0)
 
 
 def runs_of(config: ComparisonConfig, folder: Path) -> list[Run]:
-    """All runs, in order; writes the common recipe that their commands name.
+    """All runs, in order; writes the common recipe that their commands use.
 
     Raises:
-        RecipeError: a recipe is wrong, or does not say how many steps it trains.
+        RecipeError: a recipe is invalid.
     """
     import yaml
 
@@ -74,20 +75,20 @@ def runs_of(config: ComparisonConfig, folder: Path) -> list[Run]:
     for seed in config.seeds:
         for arm, overrides in config.arms.items():
             name = f"{arm}-{seed}"
-            own = (*overrides, f"name={name}", f"output_dir={folder / 'runs' / name}", f"seed={seed}")
-            runs.append(Run(arm, seed, load_recipe(common, own), ("run", str(common), *own)))
+            settings = (*overrides, f"name={name}", f"output_dir={folder / 'runs' / name}", f"seed={seed}")
+            runs.append(Run(arm, seed, load_recipe(common, settings), ("run", str(common), *settings)))
     return runs
 
 
 def run_all(runs: list[Run], processes: int) -> None:
-    """Runs what is unfinished, ``processes`` at a time.
+    """Runs all unfinished runs, ``processes`` at a time.
 
     Raises:
-        StageError: a run failed; the others were told to stop and continue with the next call.
+        StageError: a run failed; the others were stopped, and resume with the next call.
     """
     waiting = [run for run in runs if not run.finished]
     total = sum(run.recipe.training.steps or 0 for run in waiting)
-    logger.info("%d of %d runs left, %s training steps in all", len(waiting), len(runs), f"{total:,}")
+    logger.info("%d of %d runs left, %s training steps in total", len(waiting), len(runs), f"{total:,}")
     working: list[tuple[Run, subprocess.Popen[bytes], float]] = []
     done = 0
     with Progress("compare", total, "steps") as bar:
@@ -134,4 +135,4 @@ def _log(run: Run) -> Path:
 
 def _failure(run: Run, status: int) -> str:
     tail = _log(run).read_text(errors="replace").splitlines()[-_LOG_LINES:]
-    return f"{run.name} ended with status {status}; the end of {_log(run)}:\n" + "\n".join(tail)
+    return f"{run.name} failed with status {status}; last lines of {_log(run)}:\n" + "\n".join(tail)

@@ -1,7 +1,7 @@
-"""What the runs measured, by arm: means over seeds, their spread, and the differences from the baseline.
+"""Result table by variant: means over seeds, their standard deviation, and differences from the baseline.
 
-A difference is taken seed by seed and then averaged, because arms of one seed share initial weights and so part of
-their luck. With three seeds an interval is wide; the spread is shown as it is, the standard deviation over seeds.
+Differences are taken per seed and then averaged, because variants with the same seed share initial weights and part of
+the noise. With few seeds a confidence interval would be wide, so the standard deviation over seeds is shown instead.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Measure:
-    """Something measured of every run.
+    """A metric of every run.
 
     Attributes:
-        key: in the results.
-        title: with its unit.
-        higher_is_better: whether more is better.
-        percent: shown as a percentage.
-        reference: key of the level without any knowledge, where there is one.
+        key: key in the results.
+        title: title with unit.
+        higher_is_better: whether higher values are better.
+        percent: whether to show a percentage.
+        reference: key of the value expected by chance; empty if there is none.
     """
 
     key: str
@@ -45,11 +45,11 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One measure of one arm.
+    """One metric of one variant.
 
     Attributes:
-        values: by seed.
-        difference: mean over seeds of this arm less the baseline; None for the baseline.
+        values: values by seed.
+        difference: mean over seeds of the difference from the baseline; None for the baseline.
         difference_deviation: standard deviation of that difference over seeds.
     """
 
@@ -72,7 +72,7 @@ def deviation(values: Sequence[float]) -> float:
 
 
 def measured(results: Mapping[str, Any], counts: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of one run, from its evaluation's ``results.json`` and its training's counts."""
+    """Metrics of one run, from the ``results.json`` of its evaluation and the counts of its training."""
     questions = results["questions"]["held_out"]
     row = {name: questions[name] for name in ("answer_loss", "accuracy", "accuracy_per_byte", "chance")}
     if "plain" in results["perplexity"]:
@@ -81,10 +81,10 @@ def measured(results: Mapping[str, Any], counts: Mapping[str, Any]) -> dict[str,
 
 
 def cells(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, Cell]]:
-    """By measure and arm.
+    """Cells by metric and variant.
 
     Args:
-        rows: by arm, one of :func:`measured` a seed, seeds in the same order; the first arm is the baseline.
+        rows: results of :func:`measured` by variant, one per seed, in the same order; the first is the baseline.
     """
     baseline = next(iter(rows))
     table: dict[str, dict[str, Cell]] = {}
@@ -93,8 +93,8 @@ def cells(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[s
             continue
         base = [row[measure.key] for row in rows[baseline]]
         table[measure.key] = {}
-        for arm, of_arm in rows.items():
-            values = tuple(row[measure.key] for row in of_arm)
+        for arm, runs in rows.items():
+            values = tuple(row[measure.key] for row in runs)
             if arm == baseline:
                 table[measure.key][arm] = Cell(values)
             else:
@@ -104,7 +104,7 @@ def cells(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[s
 
 
 def markdown(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """The table, with a line on what every number is."""
+    """The table in Markdown, with a line that explains the numbers."""
     table = cells(rows)
     arms = list(rows)
     lines = ["| | " + " | ".join(arms) + " |", "|---|" + "---|" * len(arms)]
@@ -125,9 +125,9 @@ def markdown(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     tokens = sorted({int(row["tokens"]) for arm in rows.values() for row in arm})
     lines += [
         "",
-        f"Mean ± standard deviation over {len(rows[arms[0]])} seeds; in brackets the difference from {arms[0]}, taken "
-        f"seed by seed. {int(first['questions'])} held-out questions, chance {100 * first['chance']:.1f} %; "
+        f"Mean ± standard deviation over {len(rows[arms[0]])} seeds; in parentheses the difference from {arms[0]}, "
+        f"taken per seed. {int(first['questions'])} held-out questions, chance {100 * first['chance']:.1f} %; "
         f"{int(first['parameters']):,} parameters, {' or '.join(f'{count:,}' for count in tokens)} training tokens "
-        "a run.",
+        "per run.",
     ]
     return "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
-"""Between Hugging Face folders and Megatron-Core checkpoints, streamed both ways.
+"""Hugging Face folders to checkpoints and back, streamed.
 
-``names`` says which tensors correspond and how large they are, ``layouts`` where their rows lie; ``importer`` and
-``export`` read the same list in opposite directions, ``work`` makes the target appear when it is complete, ``commands``
-is what people call. Nothing here needs Megatron-Core or transformers, except to compare predictions.
+:mod:`megatron_ipt.models.tensor_mapping` says which tensors correspond and where their rows are; ``importer`` and
+``exporter`` read that list in opposite directions, ``output_folder`` makes the target appear when it is complete,
+``commands`` has the functions to call. ``checkpoint`` and ``hugging_face`` read and write the two kinds of folder,
+``formats`` the files in them. Only comparing predictions needs Megatron-Core or transformers.
 """

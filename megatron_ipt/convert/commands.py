@@ -1,6 +1,6 @@
-"""The conversions as a person asks for them, between a Hugging Face folder and a folder of checkpoints.
+"""Conversions between a Hugging Face folder and a folder of checkpoints, as plain functions.
 
-Plain functions, so that the command line, the script in tools/ and a notebook call the same.
+The command line, the script in tools/ and notebooks call the same ones.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.convert.checkpoint.folder import describe, find_checkpoint
+from megatron_ipt.convert.checkpoint.description import describe
+from megatron_ipt.convert.checkpoint.find import find_checkpoint
 from megatron_ipt.convert.checkpoint.reader import CheckpointReader
 from megatron_ipt.convert.dtypes import DTYPES
-from megatron_ipt.convert.export import plan_export, write_export
+from megatron_ipt.convert.exporter import plan_export, write_export
 from megatron_ipt.convert.hugging_face.model_card import model_card
-from megatron_ipt.convert.hugging_face.tokenizer_files import TokenIds, check_tokenizer, control_ids, tokenizer_files
+from megatron_ipt.convert.hugging_face.tokenizer_files import check_tokenizer, control_ids, tokenizer_files
 from megatron_ipt.convert.importer import import_checkpoint
 from megatron_ipt.convert.output_folder import unfinished_folder
 from megatron_ipt.convert.verify import verify as verify_both
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.files import is_remote
+from megatron_ipt.models.hugging_face_config import TokenIds
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +40,13 @@ def import_model(
     verify: bool = False,
     text: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Hugging Face model in ``folder`` -> ``checkpoints``/release; see :func:`.importer.import_checkpoint`.
+    """Writes the Hugging Face model in ``folder`` to ``checkpoints``/release.
 
     Args:
-        verify: afterwards compare tensors and logits of both sides.
-        text: file to compare logits on; random tokens if None.
+        dtype, make_vocab_size_divisible_by, overwrite, workers, allow_not_finite: see
+            :func:`megatron_ipt.convert.importer.import_checkpoint`.
+        verify: compare tensors and logits of both sides afterwards.
+        text: file whose beginning the logits are compared on; random tokens if None.
 
     Returns:
         What was written and, under ``verified``, what was compared.
@@ -77,18 +81,21 @@ def export_model(
     verify: bool = False,
     text: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Checkpoint -> Hugging Face model in ``folder``, a new folder.
+    """Writes a checkpoint as a Hugging Face model to ``folder``, a new folder.
 
     Args:
-        checkpoint: an ``iter_*`` folder, or the folder of its tracker file.
+        checkpoint: an ``iter_*`` folder, or the folder with its tracker file.
         iteration: which of the checkpoints there; the latest complete one if None.
         dtype: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for that of the checkpoint.
         max_shard_size: largest safetensors file, e.g. ``5GB``.
-        tokenizer: Hugging Face folder whose tokenizer, control ids and generation settings the model takes.
-        family: of a checkpoint that Megatron-LM wrote, where Llama is not meant.
-        vocab_size: of a checkpoint that Megatron-LM wrote; its padded size if None and not known.
-        verify: afterwards compare tensors and logits of both sides.
-        text: file to compare logits on; random tokens if None.
+        tokenizer: Hugging Face folder whose tokenizer, control ids and generation settings the model gets.
+        family: for a checkpoint that Megatron-LM wrote, if it is not a Llama.
+        vocab_size: for a checkpoint that Megatron-LM wrote; its padded size if None and not known.
+        overwrite: replace an existing ``folder``.
+        workers: number of threads.
+        allow_not_finite: convert weights that are NaN or infinite, with a warning, instead of rejecting them.
+        verify: compare tensors and logits of both sides afterwards.
+        text: file whose beginning the logits are compared on; random tokens if None.
 
     Returns:
         What was written and, under ``verified``, what was compared.
@@ -103,10 +110,10 @@ def export_model(
     plan = plan_export(reader, model, dtype, max_shard_size)
     tokens = TokenIds(None, None, None)
     if tokenizer is None:
-        logger.warning("export: no tokenizer was named, so the model comes without one and without control ids")
+        logger.warning("export: no tokenizer was given, so the model has neither tokenizer files nor control ids")
     else:
         if not tokenizer_files(_local(tokenizer)):
-            raise InputError(f"{tokenizer}: holds no tokenizer files")
+            raise InputError(f"{tokenizer}: contains no tokenizer files")
         check_tokenizer(_local(tokenizer), model.vocab_size)
         tokens = control_ids(_local(tokenizer))
     target = _local(folder)
@@ -132,7 +139,7 @@ def export_model(
 
 def _local(path: str | Path) -> Path:
     if is_remote(path):
-        raise RecipeError(f"{path}: conversions work on local folders; copy the model here first")
+        raise RecipeError(f"{path}: conversions need local folders; copy the model first")
     return Path(path)
 
 

@@ -1,4 +1,4 @@
-"""Program of :mod:`~megatron_ipt.convert.verify`: what both models make of the same tokens, written as JSON.
+"""The program that :mod:`~megatron_ipt.convert.verify` runs: compares the logits of both models for the same tokens.
 
 ``python -m megatron_ipt.convert.compare_logits CHECKPOINT FOLDER ANSWER [TEXT]``
 """
@@ -19,7 +19,7 @@ _BATCH, _LENGTH = 2, 64
 
 
 def main(checkpoint: Path, folder: Path, answer: Path, text: Path | None) -> None:
-    """Compares, and writes ``answer`` when all went well."""
+    """Compares, and writes the result as JSON to ``answer`` if everything succeeded."""
     tokens, theirs, their_layers = _transformers(folder, text)
     ours, our_layers = _megatron(checkpoint, tokens)
     result = {
@@ -54,12 +54,12 @@ def _megatron(checkpoint: Path, tokens: torch.Tensor) -> tuple[torch.Tensor, lis
     with CheckpointModel(checkpoint) as model:
         layers = _watch(model.module.decoder.layers)
         logits = model.logits(tokens).cpu()
-    # Megatron-Core has the sequence first.
+    # Megatron-Core's first dimension is the sequence.
     return logits, [layer.transpose(0, 1).cpu() for layer in layers]
 
 
 def _watch(layers: Iterable[Any]) -> list[torch.Tensor]:
-    """A list that takes up what each layer returns."""
+    """A list that collects the output of each layer."""
     seen: list[torch.Tensor] = []
 
     def keep(_: Any, __: Any, output: Any) -> None:
@@ -79,7 +79,7 @@ def _tokens(folder: Path, text: Path | None, vocab_size: int) -> torch.Tensor:
     with open(text, encoding="utf-8", errors="replace") as stream:
         ids = tokenizer(stream.read(100_000))["input_ids"][: 8 * _BATCH * _LENGTH]
     if len(ids) < 2:
-        raise SystemExit(f"{text}: holds no text to predict")
+        raise SystemExit(f"{text}: contains no text to predict")
     length = min(_LENGTH, len(ids))
     return torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
 

@@ -12,7 +12,7 @@ class ExportConfig:
     iteration: int | None = key(None, "Checkpoint to export; the latest if null.", minimum=1)
     dtype: str = key(
         "auto",
-        "Type of the exported weights; auto keeps that of the checkpoint.",
+        "Type of the exported weights; auto keeps the checkpoint's.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     max_shard_size: str = key("5GB", "Largest safetensors file, e.g. 500MB or 5GB.")

@@ -1,4 +1,4 @@
-"""Types of weights, and weights that are no numbers."""
+"""Types of weights, and weights that are not finite."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
+from megatron_ipt.convert.messages import listed
 from megatron_ipt.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Name in recipes and on the command line -> type."""
+"""Type by its name in recipes and on the command line."""
 
 WEIGHTS = tuple(DTYPES.values())
-_LISTED = 12
 
 
 def type_name(dtype: torch.dtype) -> str:
@@ -24,9 +24,9 @@ def type_name(dtype: torch.dtype) -> str:
 
 
 def not_finite(values: torch.Tensor) -> int:
-    """How many of ``values`` are infinite or no number.
+    """How many of ``values`` are NaN or infinite.
 
-    Smallest and largest value carry any of them, and are found several times faster than by testing each.
+    The minimum and maximum show whether there are any, several times faster than testing each value.
     """
     if not values.numel() or torch.isfinite(torch.stack(torch.aminmax(values))).all():
         return 0
@@ -34,16 +34,18 @@ def not_finite(values: torch.Tensor) -> int:
 
 
 def report_not_finite(source: Path, found: dict[str, int], allowed: bool) -> None:
-    """Warns about weights that are infinite or no number, or refuses them.
+    """Warns about weights that are NaN or infinite, or rejects them.
+
+    Args:
+        found: how many there are, by tensor.
 
     Raises:
         InputError: there are some and they are not allowed.
     """
     if not found:
         return
-    listed = ", ".join(f"{name} ({count:,})" for name, count in sorted(found.items())[:_LISTED])
-    more = f" and {len(found) - _LISTED} more tensors" if len(found) > _LISTED else ""
-    message = f"{source}: holds weights that are infinite or no number: {listed}{more}"
+    tensors = listed([f"{name} ({count:,})" for name, count in sorted(found.items())])
+    message = f"{source}: weights are NaN or infinite: {tensors}"
     if not allowed:
-        raise InputError(f"{message}. Such a model cannot predict; say --allow-not-finite to convert it all the same.")
+        raise InputError(f"{message}. Such a model cannot predict; use --allow-not-finite to convert it anyway.")
     logger.warning("%s", message)

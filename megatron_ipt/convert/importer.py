@@ -1,9 +1,9 @@
-"""A Hugging Face folder as a Megatron-Core checkpoint, chunk by chunk.
+"""Writes a Hugging Face folder as a Megatron-Core checkpoint, chunk by chunk.
 
-``config.json`` says what model it is; from that follow the names and shapes of all tensors, which the files are held
-against before anything is written. Nothing of the folder is executed, no model is built, and neither transformers nor
+``config.json`` describes the model; from that follow the names and shapes of all tensors, which are compared with the
+files before anything is written. No code in the folder is run, no model is built, and neither transformers nor
 Megatron-Core is needed. The checkpoint appears as ``CHECKPOINTS/release``, which is what Megatron-LM calls weights
-without a history of training: whoever loads it starts at step 0 with a fresh optimizer.
+without a training history: a training that loads it starts at step 0 with a new optimizer.
 """
 
 from __future__ import annotations
@@ -27,26 +27,33 @@ from megatron_ipt.convert.checkpoint.writer import (
 from megatron_ipt.convert.dtypes import DTYPES, WEIGHTS, not_finite, report_not_finite, type_name
 from megatron_ipt.convert.formats.chunk_file import save_chunk
 from megatron_ipt.convert.formats.stored_tensor import StoredTensor, as_bytes, rows_of_block
-from megatron_ipt.convert.hugging_face.folder import read_folder
 from megatron_ipt.convert.hugging_face.tokenizer_files import check_tokenizer
+from megatron_ipt.convert.hugging_face.weight_files import read_weights
+from megatron_ipt.convert.messages import listed
 from megatron_ipt.convert.output_folder import Output, Segment, Workers, unfinished_folder
-from megatron_ipt.convert.tensor_mapping import Joined, tensors
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import atomic_open, read_json
-from megatron_ipt.models.families import ModelShape, padded_vocabulary, resolve_shape
-from megatron_ipt.models.hugging_face import config_file, read_model_config
+from megatron_ipt.models.families import ModelShape, padded_vocabulary
+from megatron_ipt.models.hugging_face_config import config_file, read_model_config
+from megatron_ipt.models.presets import resolve_shape
+from megatron_ipt.models.tensor_mapping import (
+    MegatronTensor,
+    count_hugging_face_tensors,
+    hugging_face_shapes,
+    megatron_tensors,
+)
 from megatron_ipt.training.checkpoints.megatron_arguments import megatron_arguments
 from megatron_ipt.training.checkpoints.model_file import RELEASE, TRACKER, ModelFile
 
 _STATES_FILE = "__0_0.distcp"
 _FILE_BYTES = 2_000_000_000
-_FEWEST_FILES = 4
-_LISTED = 12
+_MINIMUM_FILES = 4
+_MOST_MISSING = 1000
 
 
 @dataclass(frozen=True)
-class Source:
-    """A Hugging Face folder that was read and found to be what its configuration says."""
+class SourceModel:
+    """A Hugging Face folder whose headers were read and found to match its configuration."""
 
     folder: Path
     shape: ModelShape
@@ -54,29 +61,28 @@ class Source:
     weights: dict[str, StoredTensor]
 
 
-def read_source(folder: Path) -> Source:
+def read_source(folder: Path) -> SourceModel:
     """Reads configuration and headers of ``folder``; no weight is read.
 
     Raises:
-        InputError: it is no model folder, holds an architecture that is not supported, misses tensors or holds others,
-            or its configuration contradicts the shapes of its tensors.
+        InputError: it is not a model folder, has an architecture that is not supported, lacks tensors or has others, or
+            its configuration contradicts the shapes of its tensors.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected the folder of a Hugging Face model")
-    config = read_json(config_file(folder))
     values, vocab_size = read_model_config(folder)
-    if "norm_epsilon" not in values:
-        raise InputError(f"{config_file(folder)}: key rms_norm_eps is missing; without it the model is not known")
-    if config.get("quantization_config"):
+    quantized = read_json(config_file(folder)).get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise InputError(
-            f"{config_file(folder)}: the weights are quantized ({config['quantization_config'].get('quant_method')}); "
-            "export the model in bf16, fp16 or fp32 first"
+            f"{config_file(folder)}: quantization_config: the weights are quantized ({method}); export the model in "
+            "bf16, fp16 or fp32 first"
         )
     shape = resolve_shape({}, values)
-    weights = read_folder(folder)
+    weights = read_weights(folder)
     _check(folder, shape, vocab_size, weights)
     check_tokenizer(folder, vocab_size)
-    return Source(folder, shape, vocab_size, weights)
+    return SourceModel(folder, shape, vocab_size, weights)
 
 
 def import_checkpoint(
@@ -95,8 +101,8 @@ def import_checkpoint(
         make_vocab_size_divisible_by: rows of zeros are added to the vocabulary up to a multiple of this; the tensor
             parallel size of a training must divide it.
         overwrite: replace an earlier import.
-        workers: threads.
-        allow_not_finite: convert weights that are infinite or no number, with a warning, instead of refusing them.
+        workers: number of threads.
+        allow_not_finite: convert weights that are NaN or infinite, with a warning, instead of rejecting them.
 
     Returns:
         ``{checkpoint, family, parameters, bytes, files, dtype, vocab_size, padded_vocab_size, not_finite}``
@@ -108,9 +114,9 @@ def import_checkpoint(
     """
     source = read_source(folder)
     padded = padded_vocabulary(source.vocab_size, make_vocab_size_divisible_by)
-    model = list(tensors(source.shape, source.vocab_size, padded))
-    dtypes = _dtypes(source, model, dtype)
-    chunks = [chunk for joined in model for chunk in chunks_of(joined, dtypes[joined.megatron])]
+    tensors = list(megatron_tensors(source.shape, source.vocab_size, padded))
+    dtypes = _dtypes(source, tensors, dtype)
+    chunks = [chunk for tensor in tensors for chunk in chunks_of(tensor, dtypes[tensor.name])]
     total = sum(chunk.size for chunk in chunks)
     final = checkpoints / RELEASE
     _refuse_other_checkpoints(checkpoints, overwrite)
@@ -141,7 +147,15 @@ def import_checkpoint(
 
 
 def _check(folder: Path, shape: ModelShape, vocab_size: int, weights: dict[str, StoredTensor]) -> None:
-    expected = {part.name: part.shape for joined in tensors(shape, vocab_size, vocab_size) for part in joined.parts}
+    count = count_hugging_face_tensors(shape)
+    if count > 2 * len(weights) + _MOST_MISSING:
+        # Listing them could take forever.
+        experts = f" and {shape.num_moe_experts:,} experts each" if shape.num_moe_experts else ""
+        raise InputError(
+            f"{config_file(folder)}: describes {shape.num_layers:,} layers{experts}, {count:,} tensors in all, but the "
+            f"folder has {len(weights):,}: configuration and weights do not belong to the same model"
+        )
+    expected = dict(hugging_face_shapes(shape, vocab_size))
     missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if not shape.untie_embeddings_and_output_weights and extra == ["lm_head.weight"]:
         # Some tools write the shared matrix twice.
@@ -149,19 +163,19 @@ def _check(folder: Path, shape: ModelShape, vocab_size: int, weights: dict[str, 
         extra = []
     if missing or extra:
         raise InputError(
-            f"{folder}: does not hold the {shape.family} model that config.json describes. "
-            f"Missing: {_list(missing)}. Unexpected: {_list(extra)}"
+            f"{folder}: does not contain the {shape.family} model that config.json describes. "
+            f"Missing: {listed(missing)}. Unexpected: {listed(extra)}"
         )
     for name, wanted in expected.items():
         tensor = weights[name]
         if tensor.shape != wanted:
             raise InputError(
-                f"{tensor.file.path}: {name} is {list(tensor.shape)}, config.json says {list(wanted)}: "
-                "configuration and weights are not of the same model"
+                f"{tensor.file.path}: {name} has shape {list(tensor.shape)}, config.json says {list(wanted)}: "
+                "configuration and weights do not belong to the same model"
             )
         if tensor.dtype not in WEIGHTS:
             raise InputError(
-                f"{tensor.file.path}: {name} is of {type_name(tensor.dtype)}; supported: "
+                f"{tensor.file.path}: {name} has type {type_name(tensor.dtype)}; supported: "
                 f"{', '.join(map(type_name, WEIGHTS))}"
             )
 
@@ -172,7 +186,7 @@ def _check_tied(folder: Path, weights: dict[str, StoredTensor]) -> None:
     if not same or _digest(one) != _digest(other):
         raise InputError(
             f"{folder}: config.json ties the output layer to the embedding, but lm_head.weight is another matrix. "
-            "Set tie_word_embeddings to false there if it is to be used."
+            "Set tie_word_embeddings to false there to use it."
         )
 
 
@@ -183,28 +197,23 @@ def _digest(tensor: StoredTensor) -> str:
     return str(digest.hexdigest())
 
 
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more or "none"
-
-
-def _dtypes(source: Source, model: list[Joined], dtype: str) -> dict[str, torch.dtype]:
-    """The type of each Megatron-Core tensor, all of whose layers and parts share one."""
+def _dtypes(source: SourceModel, tensors: list[MegatronTensor], dtype: str) -> dict[str, torch.dtype]:
+    """The type of each Megatron-Core tensor, which all its layers and parts share."""
     if dtype != "auto":
-        return {joined.megatron: DTYPES[dtype] for joined in model}
+        return {tensor.name: DTYPES[dtype] for tensor in tensors}
     found: dict[str, torch.dtype] = {}
-    for joined in model:
-        for part in joined.parts:
+    for tensor in tensors:
+        for part in tensor.parts:
             kind = source.weights[part.name].dtype
-            if found.setdefault(joined.megatron, kind) != kind:
+            if found.setdefault(tensor.name, kind) != kind:
                 raise InputError(
-                    f"{source.folder}: {part.name} is {type_name(kind)}, but other parts of the Megatron-Core tensor "
-                    f"that it goes into are {type_name(found[joined.megatron])}; choose one type with --dtype"
+                    f"{source.folder}: {part.name} is {type_name(kind)}, but other parts of the same Megatron-Core "
+                    f"tensor are {type_name(found[tensor.name])}; choose one type with --dtype"
                 )
     return found
 
 
-def _identity(source: Source) -> list[list[Any]]:
+def _identity(source: SourceModel) -> list[list[Any]]:
     files = {tensor.file.path: tensor.file.size for tensor in source.weights.values()}
     paths = [*files, config_file(source.folder)]
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)]
@@ -214,19 +223,19 @@ def _refuse_other_checkpoints(checkpoints: Path, overwrite: bool) -> None:
     tracker = checkpoints / TRACKER
     if tracker.exists() and not overwrite and tracker.read_text().strip() != RELEASE:
         raise InputError(
-            f"{checkpoints}: holds checkpoints of a training ({TRACKER} names {tracker.read_text().strip()}); import "
-            "into another folder"
+            f"{checkpoints}: contains the checkpoints of a training ({TRACKER} names {tracker.read_text().strip()}); "
+            "import into another folder"
         )
 
 
 def _write_chunks(
-    source: Source, chunks: list[Chunk], folder: Path, workers: int, total: int
+    source: SourceModel, chunks: list[Chunk], folder: Path, workers: int, total: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[Chunk]]]:
-    size = min(_FILE_BYTES, -(-total // _FEWEST_FILES))
+    size = min(_FILE_BYTES, -(-total // _MINIMUM_FILES))
     files: dict[str, list[Chunk]] = {}
     used = size
     for chunk in chunks:
-        # File 0 is that of the empty FP8 states.
+        # File 0 has the empty FP8 states.
         if used >= size:
             files[f"__0_{len(files) + 1}.distcp"] = []
             used = 0
@@ -240,7 +249,7 @@ def _write_chunks(
     return pool.run(folder, {name: [segment(members)] for name, members in files.items()}), files
 
 
-def _write_file(source: Source, chunks: list[Chunk], output: Output, pool: Workers) -> dict[str, Any]:
+def _write_file(source: SourceModel, chunks: list[Chunk], output: Output, pool: Workers) -> dict[str, Any]:
     found: dict[str, int] = {}
     places = [
         save_chunk(output, chunk.full_shape, chunk.dtype, _blocks(source, chunk, found, pool)) for chunk in chunks
@@ -248,20 +257,20 @@ def _write_file(source: Source, chunks: list[Chunk], output: Output, pool: Worke
     return {"places": places, "not_finite": found}
 
 
-def _blocks(source: Source, chunk: Chunk, found: dict[str, int], pool: Workers) -> Iterator[torch.Tensor]:
-    """The chunk in blocks of whole rows; ``found`` takes up how many values of which parts are not finite."""
-    runs = [(run.megatron - chunk.first, part, run) for part in chunk.parts for run in part.runs]
+def _blocks(source: SourceModel, chunk: Chunk, found: dict[str, int], pool: Workers) -> Iterator[torch.Tensor]:
+    """The chunk in blocks of whole rows; counts in ``found``, by part, the values that are not finite."""
+    placed = [(rows.megatron - chunk.first, part, rows) for part in chunk.parts for rows in part.ranges]
     most = rows_of_block(chunk.shape, chunk.dtype)
     for first in range(0, chunk.shape[0], most):
         count = min(most, chunk.shape[0] - first)
-        # Rows that no run fills are those that pad the vocabulary.
+        # Rows that no range fills pad the vocabulary.
         block = torch.zeros((count, *chunk.shape[1:]), dtype=chunk.dtype)
-        for place, part, run in runs:
-            begin, end = max(first, place), min(first + count, place + run.count)
+        for place, part, rows in placed:
+            begin, end = max(first, place), min(first + count, place + rows.count)
             if begin >= end:
                 continue
             target = block[begin - first : end - first]
-            _read(source.weights[part.name], run.hugging_face + begin - place, target)
+            _read(source.weights[part.name], rows.hugging_face + begin - place, target)
             bad = not_finite(target)
             if bad:
                 found[part.name] = found.get(part.name, 0) + bad
@@ -279,7 +288,7 @@ def _read(stored: StoredTensor, first: int, target: torch.Tensor) -> None:
 
 
 def _write_rest(
-    source: Source,
+    source: SourceModel,
     padded: int,
     folder: Path,
     places: list[tuple[Chunk, str, tuple[int, int]]],

@@ -1,9 +1,9 @@
-"""The edge of a conversion: a folder that appears when it is complete, written file by file, continued after a crash.
+"""The output of a conversion: a folder that appears when it is complete, written file by file, resumed after a crash.
 
-Everything is written into ``.NAME.partial`` beside the final folder; each finished file leaves a marker with what is
-known of it, and the folder is renamed at the end. A rerun with the same source and settings skips finished files; with
-others it starts over. Files are written by threads, since nearly all the time goes to the system and to torch, which
-both release Python's lock.
+Everything is written into ``.NAME.partial`` next to the final folder; each finished file leaves a marker with what is
+known about it, and the folder is renamed at the end. A rerun with the same source and settings skips finished files;
+with others it starts over. Files are written by threads, since nearly all the time is spent in the system and in torch,
+which both release Python's lock.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def unfinished_folder(final: Path, identity: dict[str, Any], size: int, overwrit
 
     Args:
         identity: what the output depends on; output of an earlier attempt with another identity is discarded.
-        size: bytes that will be written in all.
-        overwrite: replace what is at ``final``.
+        size: total number of bytes that will be written.
+        overwrite: replace ``final`` if it exists.
 
     Raises:
-        StageError: something is at ``final``, or another process writes it.
+        StageError: ``final`` exists, or another process is writing it.
         StorageError: the disk is too small, or a folder cannot be written.
     """
     if final.exists() and not overwrite:
-        raise StageError(f"{final}: exists already; name another folder, or say --overwrite to replace it")
+        raise StageError(f"{final}: exists already; choose another folder, or use --overwrite to replace it")
     partial = final.with_name(f".{final.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -83,13 +83,13 @@ def _check_space(partial: Path, final: Path, size: int) -> None:
     needed = max(0, size - written) + _SPARE
     if needed > free:
         raise StorageError(
-            f"{final}: needs {needed / _MB:,.0f} MB, {free / _MB:,.0f} MB are free on that disk; make room or name "
-            "another place"
+            f"{final}: needs {needed / _MB:,.0f} MB, {free / _MB:,.0f} MB are free on that disk; free some space or "
+            "choose another folder"
         )
 
 
 class Output:
-    """Part of a file being written, from ``position`` on: counts and hashes what passes."""
+    """Part of a file being written, starting at ``position``: counts and hashes the bytes."""
 
     def __init__(self, descriptor: int, position: int = 0):
         self._descriptor = descriptor
@@ -106,17 +106,17 @@ class Output:
 
     @property
     def checksum(self) -> str:
-        """XXH3 (128 bits, hexadecimal) of all that was written."""
+        """XXH3 (128 bits, hexadecimal) of everything that was written."""
         return str(self._hash.hexdigest())
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a file that is written apart from the others.
+    """A part of a file that is written independently of the others.
 
     Attributes:
         position: first byte.
-        write: writes it; returns what is to be known of it, by name.
+        write: writes it; returns what to record about it, by name.
     """
 
     position: int
@@ -125,7 +125,7 @@ class Segment:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Keeps torch from starting threads of its own inside each worker: on blocks this small they only wait."""
+    """Keeps torch from starting threads inside each worker: on blocks this small they only wait."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -140,7 +140,7 @@ class Workers:
     Args:
         label: for the progress bar.
         total: bytes of all tensors.
-        threads: segments written at a time.
+        threads: number of segments written at a time.
     """
 
     def __init__(self, label: str, total: int, threads: int):
@@ -151,13 +151,13 @@ class Workers:
         self._bar: Progress | None = None
 
     def run(self, folder: Path, files: dict[str, list[Segment]]) -> dict[str, dict[str, Any]]:
-        """Writes ``files``; returns what is known of each.
+        """Writes ``files``; returns what is known about each.
 
-        The record of a file is the union of those of its segments, and ``bytes``; of a file of one segment also its
+        The record of a file is the union of those of its segments, and ``bytes``; for a file of one segment also its
         ``checksum``.
 
         Raises:
-            Whatever a segment raises; the others are stopped, and files that were finished are kept for a rerun.
+            Exception: whatever a segment raises; the others are stopped, and finished files are kept for a rerun.
         """
         records = {name: record for name in files if (record := _finished(folder, name)) is not None}
         with (
@@ -190,7 +190,7 @@ class Workers:
         """Counts ``size`` bytes of tensors as done.
 
         Raises:
-            StageError: another thread has failed, and this one is to end.
+            StageError: another thread has failed, and this one should stop.
         """
         if self._stopped:
             raise StageError(f"{self._label}: stopped")
@@ -224,7 +224,7 @@ class _File:
         return {**record, **checksum, "bytes": output.position}
 
     def take(self, record: dict[str, Any]) -> bool:
-        """Adds what is known of a segment; returns whether it was the last."""
+        """Adds what is known about a segment; returns whether it was the last."""
         for name, value in record.items():
             if name == "bytes":
                 self._end = max(self._end, value)
@@ -234,12 +234,12 @@ class _File:
                 self._record[name] = value
         self._left -= 1
         if self._left and self._descriptor is not None:
-            # The disk works while the other segments are being written, instead of at the end.
+            # Lets the disk work while the other segments are being written, instead of at the end.
             os.fdatasync(self._descriptor)
         return self._left == 0
 
     def finish(self) -> dict[str, Any]:
-        """Gives the file its name."""
+        """Gives the file its final name."""
         self._open.close()
         return {**self._record, "bytes": self._end}
 
@@ -257,7 +257,7 @@ def _marker(folder: Path, name: str) -> Path:
 
 
 def _finished(folder: Path, name: str) -> dict[str, Any] | None:
-    """What is known of a file that an earlier attempt finished; None where it did not."""
+    """What is known about a file that an earlier attempt finished; None if it did not."""
     marker = _marker(folder, name)
     if not marker.exists() or not (folder / name).exists():
         return None

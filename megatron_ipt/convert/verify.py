@@ -1,8 +1,8 @@
-"""Is it the same model on both sides?
+"""Checks that a checkpoint and a Hugging Face folder contain the same model.
 
-Two answers, from cheap to thorough: every tensor is read back and its hash compared (streamed, no model is built), and
-both models predict the same text, transformers' and Megatron-Core's on this machine's CPU, compared layer by layer. The
-second needs memory for the model in fp32, and runs in a process of its own because Megatron-Core on CPU changes torch.
+There are two checks, from cheap to thorough. Every tensor is read back and its hash compared (streamed, no model is
+built). Then transformers and Megatron-Core predict the same text on this machine's CPU, compared layer by layer; this
+needs memory for the model in fp32, and runs in a separate process because Megatron-Core on CPU changes torch.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any
 import torch
 import xxhash
 
-from megatron_ipt.convert.checkpoint.folder import describe
+from megatron_ipt.convert.checkpoint.description import describe
 from megatron_ipt.convert.checkpoint.reader import CheckpointReader
 from megatron_ipt.convert.dtypes import type_name
-from megatron_ipt.convert.export import blocks, plan_export
+from megatron_ipt.convert.exporter import blocks, plan_export
 from megatron_ipt.convert.formats.stored_tensor import as_bytes
-from megatron_ipt.convert.hugging_face.folder import read_folder
+from megatron_ipt.convert.hugging_face.weight_files import read_weights
+from megatron_ipt.convert.messages import listed
 from megatron_ipt.errors import InputError, StageError
 from megatron_ipt.training.checkpoints.model_file import MODEL_FILE, ModelFile
 
@@ -33,35 +34,34 @@ logger = logging.getLogger(__name__)
 SAME_TYPE_TOLERANCE = 1e-3
 OTHER_TYPE_TOLERANCE = 0.1
 """Largest difference of logits, in units of their standard deviation, with and without weights rounded in between."""
-_LISTED = 12
 _BYTES_PER_PARAMETER = 5
-"""Four for fp32, and some for what loading holds besides; the two models are built one after the other."""
+"""Four for fp32, and some that loading needs; the two models are built one after the other."""
 
 
 def verify(
     checkpoint: Path, folder: Path, logits: bool = True, text: Path | None = None, model: ModelFile | None = None
 ) -> dict[str, Any]:
-    """Compares the checkpoint with the Hugging Face folder, tensors and then logits.
+    """Compares the checkpoint with the Hugging Face folder, first tensors, then logits.
 
     Args:
         logits: also build both models and compare what they predict.
         text: file whose beginning is predicted, tokenized by the folder's tokenizer; random ids if None.
-        model: description of the checkpoint, where it does not describe itself.
+        model: description of the checkpoint, if it does not describe itself.
 
     Returns:
-        ``{tensors, hash, same_type}`` and, of the logits, ``{tokens, max_abs_difference, logit_spread,
-        argmax_agreement, layers}``; ``layers`` has the largest difference after each, by their deviation. Where memory
-        is too small to build a model, ``logits_not_compared`` says so in their place.
+        ``{tensors, hash, same_type}`` and, for the logits, ``{tokens, max_abs_difference, logit_spread,
+        argmax_agreement, layers}``; ``layers`` has the largest difference after each layer, in standard deviations. If
+        there is not enough memory to build a model, ``logits_not_compared`` says so instead.
 
     Raises:
-        StageError: they are not the same model; says which tensors, or from which layer on.
+        StageError: they are not the same model; names the tensors, or the first layer that differs.
     """
     reader = CheckpointReader(checkpoint)
     model = model or describe(checkpoint, reader)
     result = compare_tensors(reader, model, folder)
     lacking = _lacking_memory(model) if logits else None
     if lacking:
-        logger.warning("verify: tensors are equal; logits were not compared: %s", lacking)
+        logger.warning("verify: the tensors are equal; logits were not compared: %s", lacking)
         result["logits_not_compared"] = lacking
     elif logits:
         result |= _compare_logits(checkpoint, folder, model, text)
@@ -76,22 +76,23 @@ def _lacking_memory(model: ModelFile) -> str | None:
     free = psutil.virtual_memory().available
     if needed <= free:
         return None
-    return f"one model in fp32 needs {needed / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free"
+    return f"one model in fp32 needs {needed / 1e9:,.1f} GB of memory, only {free / 1e9:,.1f} GB are free"
 
 
 def compare_tensors(reader: CheckpointReader, model: ModelFile, folder: Path) -> dict[str, Any]:
-    """Hashes every tensor of both sides; where the types differ, in the type of either: one was made from the other.
+    """Hashes every tensor of both sides; if the types differ, in the type of either, as one was made from the other.
 
     Raises:
         InputError: a side cannot be read.
         StageError: tensors differ; lists them.
     """
     plan = plan_export(reader, model, "auto", "5GB")
-    weights = read_folder(folder)
+    weights = read_weights(folder)
     if not model.shape.untie_embeddings_and_output_weights:
         weights.pop("lm_head.weight", None)
     if weights.keys() != plan.parts.keys():
-        raise StageError(f"{folder}: holds other tensors than {reader.folder}: {weights.keys() ^ plan.parts.keys()}")
+        others = sorted(weights.keys() ^ plan.parts.keys())
+        raise StageError(f"{folder} and {reader.folder} do not have the same tensors: only one has {listed(others)}")
     total, different, same_type = xxhash.xxh3_128(), [], True
     for name, part in plan.parts.items():
         theirs, ours = weights[name], reader.dtype(part.megatron)
@@ -103,10 +104,8 @@ def compare_tensors(reader: CheckpointReader, model: ModelFile, folder: Path) ->
             different.append(name)
         total.update(f"{name}={_hash(theirs.blocks(), theirs.dtype)};".encode())
     if different:
-        more = f" and {len(different) - _LISTED} more" if len(different) > _LISTED else ""
         raise StageError(
-            f"{reader.folder} and {folder} differ in {len(different)} of {len(plan.parts)} tensors: "
-            f"{', '.join(different[:_LISTED])}{more}"
+            f"{reader.folder} and {folder} differ in {len(different)} of {len(plan.parts)} tensors: {listed(different)}"
         )
     return {"tensors": len(plan.parts), "hash": total.hexdigest(), "same_type": same_type}
 
@@ -143,10 +142,10 @@ def _judge(result: dict[str, Any], checkpoint: Path, folder: Path) -> None:
     if relative <= tolerance:
         return
     first = next((number for number, difference in enumerate(result["layers"]) if difference > tolerance), None)
-    where = "only the output layer differs" if first is None else f"they differ from layer {first} on"
+    where = "only the output layer differs" if first is None else f"they differ starting with layer {first}"
     types = "" if result["same_type"] else f" (weights rounded to {type_name(torch.bfloat16)} or fp16 in between)"
     raise StageError(
-        f"{checkpoint} and {folder} hold the same tensors but predict differently{types}: logits differ by up to "
-        f"{result['max_abs_difference']:.3g}, {relative:.3g} of their spread; {where}. The configuration (rotary base "
-        "and scaling, epsilon, heads) is at fault."
+        f"{checkpoint} and {folder} have the same tensors but predict differently{types}: logits differ by up to "
+        f"{result['max_abs_difference']:.3g}, {relative:.3g} of their spread; {where}. The cause is the configuration "
+        "(rotary base and scaling, epsilon, heads)."
     )

@@ -1,1 +1,1 @@
-"""Raw documents in: readers, ids, splits, rejects, shards."""
+"""Raw documents: readers, ids, splits, domains, rejects, shards."""

@@ -1,4 +1,4 @@
-"""Stage ``corpus``: from the user's files to sharded documents with id and split, in two lanes.
+"""Stage ``corpus``: from the user's files to sharded documents with id, split and domain, in two lanes.
 
 ``synthesis/`` holds the documents that get pairs, ``raw/`` those that stay as they are. Lane and split of a document
 are functions of its id and the seed, so they survive reordering, resharding and growth of the corpus. Memory does not
@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.corpus.config import CorpusConfig
-from megatron_ipt.corpus.documents import Document
-from megatron_ipt.corpus.inputs import InputFile, find_files
-from megatron_ipt.corpus.readers import is_readable, own_reader, read_file, readable_suffixes
+from megatron_ipt.corpus.documents import NO_DOMAIN, Document, DomainCounts, split_of
+from megatron_ipt.corpus.readers import custom_reader
+from megatron_ipt.corpus.reading import DocumentReader, input_files, input_fingerprints, open_rejects
 from megatron_ipt.errors import InputError
-from megatron_ipt.extensions import own_file
 from megatron_ipt.files import JsonlWriter, atomic_jsonl, shard_name
-from megatron_ipt.manifest import StageContext, fingerprint_code, fingerprint_file
+from megatron_ipt.manifest import StageContext
 from megatron_ipt.progress import Progress
-from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import unit_interval
 
 logger = logging.getLogger(__name__)
@@ -31,40 +29,18 @@ logger = logging.getLogger(__name__)
 LANES = ("synthesis", "raw")
 
 
-def input_files(config: CorpusConfig) -> list[InputFile]:
-    """The files the stage will read.
-
-    Raises:
-        InputError: an input is missing or of an unknown format.
-    """
-    takes = (lambda path: True) if config.reader else is_readable
-    files, passed_over = find_files(config.inputs, takes, readable_suffixes())
-    if passed_over:
-        logger.warning("corpus: %d files of other formats passed over, e.g. %s", len(passed_over), passed_over[0])
-    return files
-
-
 def check(config: CorpusConfig) -> None:
     """Raises what the first file would raise.
 
     Raises:
-        RecipeError: ``corpus.reader`` cannot be imported.
+        RecipeError: ``corpus.reader`` cannot be used.
     """
-    own_reader(config)
+    custom_reader(config.options())
 
 
 def fingerprints(config: CorpusConfig) -> list[dict[str, Any]]:
-    """Fingerprints of all input files and of a reader of the user's own, for the manifest."""
-    files = [fingerprint_file(file.path) for file in input_files(config)]
-    return files + (fingerprint_code(own_file(config.reader)) if config.reader else [])
-
-
-def split_of(document_id: str, seed: int, valid_share: float, test_share: float) -> str:
-    """``train``, ``valid`` or ``test`` for a document, by hash of its id."""
-    draw = unit_interval(seed, "split", document_id)
-    if draw < valid_share:
-        return "valid"
-    return "test" if draw < valid_share + test_share else "train"
+    """Fingerprints of all input files and of a custom reader, for the manifest."""
+    return input_fingerprints(config.inputs, config.options())
 
 
 def run(config: CorpusConfig, context: StageContext) -> dict[str, Any]:
@@ -75,44 +51,48 @@ def run(config: CorpusConfig, context: StageContext) -> dict[str, Any]:
     """
     for lane in LANES:
         shutil.rmtree(context.directory / lane, ignore_errors=True)
-    files = input_files(config)
+    options = config.options()
+    files = input_files(config.inputs, options)
     counts: Counter[str] = Counter()
     splits: Counter[str] = Counter()
-    empty_files = []
+    domains = DomainCounts()
     with ExitStack() as stack:
-        rejects = stack.enter_context(Rejects(context.directory / "rejects.jsonl", config.maximum_reject_share))
+        rejects = stack.enter_context(open_rejects(context.directory / "rejects.jsonl", options))
         writers = {lane: stack.enter_context(_LaneWriter(config, context, lane)) for lane in LANES}
         bar = stack.enter_context(Progress("corpus"))
-        for index, file in enumerate(files, 1):
-            before = counts["documents"] + rejects.count
-            for record in read_file(file, config, rejects):
-                if len(record.text) < config.minimum_characters or not record.text.strip():
-                    rejects.add("too short", file.path, None, f"{record.id}: {len(record.text)} characters")
-                    rejects.check(counts["documents"])
-                    continue
-                split = split_of(record.id, context.seed, config.valid_share, config.test_share)
-                lane = "synthesis" if unit_interval(context.seed, "lane", record.id) < config.synthesis_share else "raw"
-                writers[lane].write(Document(record.id, record.text, record.title, split))
-                counts["documents"] += 1
-                counts["characters"] += len(record.text)
-                counts[f"{lane}_documents"] += 1
-                splits[split] += 1
-                rejects.check(counts["documents"])
-                bar.advance(1, file=f"{index}/{len(files)}", rejected=rejects.count)
-            if counts["documents"] + rejects.count == before:
-                empty_files.append(file.path)
-                logger.warning("corpus: %s holds no document", file.path)
-        rejects.check(counts["documents"], final=True)
+        reader = DocumentReader(files, options, rejects)
+        for document in reader:
+            document.split = split_of(document.id, context.seed, config.valid_share, config.test_share)
+            lane = "synthesis" if unit_interval(context.seed, "lane", document.id) < config.synthesis_share else "raw"
+            writers[lane].write(document)
+            counts["documents"] += 1
+            counts["characters"] += len(document.text)
+            counts[f"{lane}_documents"] += 1
+            splits[document.split] += 1
+            domains.add(document.domain, 1, len(document.text))
+            bar.advance(1, file=f"{reader.place}/{len(files)}", rejected=rejects.count)
         if not counts["documents"]:
             raise InputError(f"corpus.inputs: no document in {', '.join(config.inputs)}: every file is empty")
         _check_splits(config, splits)
+    _log_domains(config, domains.to_json())
     return {
         **counts,
         "splits": dict(splits),
+        **domains.summary(),
         "files": len(files),
-        "empty_files": empty_files,
+        "empty_files": reader.empty_files,
         "rejected": dict(rejects.reasons),
     }
+
+
+def _log_domains(config: CorpusConfig, domains: dict[str, dict[str, int]]) -> None:
+    if domains.keys() - {NO_DOMAIN}:
+        shown = (f"{name} {count['documents']:,} ({count['characters']:,})" for name, count in domains.items())
+        logger.info("corpus: documents (characters) by domain: %s", ", ".join(shown))
+        if NO_DOMAIN in domains:
+            logger.warning("corpus: %s documents have no domain", f"{domains[NO_DOMAIN]['documents']:,}")
+    elif config.domain_key or config.domains:
+        logger.warning("corpus: no document has a domain under corpus.domain_key or in corpus.domains")
 
 
 def _check_splits(config: CorpusConfig, splits: Counter[str]) -> None:

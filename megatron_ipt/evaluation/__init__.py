@@ -1,1 +1,1 @@
-"""What a trained model can do, and that its exported copy is the same model."""
+"""Parity, perplexity, benchmarks, judging of pairs."""

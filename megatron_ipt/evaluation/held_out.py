@@ -1,18 +1,15 @@
-"""Held-out tokens: read back from the indexed datasets, and the least that a model must beat."""
+"""Held-out tokens, and the baseline that every model should beat: the entropy of single tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron_ipt.corpus.config import CorpusConfig
-from megatron_ipt.corpus.readers import read_file
-from megatron_ipt.corpus.stage import input_files
-from megatron_ipt.errors import InputError
-from megatron_ipt.rejects import Rejects
+from megatron_ipt.corpus.documents import Document
 from megatron_ipt.tokens.dataset.indexed import IndexedReader
 
 
@@ -27,19 +24,15 @@ def first_documents(folder: Path, entry: dict[str, Any], count: int) -> list[npt
     return [reader[index].astype(np.int64) for index in range(min(count, len(reader)))]
 
 
-def tokens_of_text(path: str, tokenizer: Any, rejects: Rejects, limit: int) -> npt.NDArray[np.int64]:
-    """Ids of the documents in a file that the corpus readers take, framed as in training, up to ``limit``."""
-    config = CorpusConfig(inputs=[path])
+def tokens_of(documents: Iterable[Document], tokenizer: Any, limit: int) -> npt.NDArray[np.int64]:
+    """Ids of ``documents``, each framed as in training, up to ``limit``; empty where there is no document."""
     head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids: list[int] = []
-    for file in input_files(config):
-        for record in read_file(file, config, rejects):
-            ids += [*head, *tokenizer(record.text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-            if len(ids) >= limit:
-                return np.array(ids[:limit])
-    if len(ids) < 2:
-        raise InputError(f"{path}: holds no text")
-    return np.array(ids)
+    for document in documents:
+        ids += [*head, *tokenizer(document.text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        if len(ids) >= limit:
+            break
+    return np.array(ids[:limit], np.int64)
 
 
 def training_frequencies(folder: Path, entries: list[dict[str, Any]], vocab_size: int, limit: int) -> Any:
@@ -51,5 +44,5 @@ def training_frequencies(folder: Path, entries: list[dict[str, Any]], vocab_size
 
 
 def unigram_entropy(ids: npt.NDArray[np.int64], frequencies: npt.NDArray[np.float64]) -> float:
-    """Nats per token of ``ids`` for a model that knows only how frequent each token is in the training data."""
+    """Nats per token of ``ids`` under a model that only knows how frequent each token is in the training data."""
     return float(-np.log(frequencies[ids]).mean())

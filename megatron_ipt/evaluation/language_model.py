@@ -1,4 +1,4 @@
-"""Loss and generations of a Hugging Face model, as transformers computes them."""
+"""Loss and generations of a Hugging Face model, computed with transformers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BATCH_TOKENS = 4096
 
 
 class LanguageModel:
-    """An exported model and its tokenizer, in fp32 on a GPU if there is one."""
+    """An exported model and its tokenizer, in fp32, on a GPU if available."""
 
     def __init__(self, folder: Path):
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -30,16 +30,15 @@ class LanguageModel:
 
     @torch.no_grad()
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
-        """``[batch, seq]`` ids to ``[batch, seq, vocabulary]`` logits in fp32, on the CPU."""
+        """Maps ``[batch, seq]`` ids to ``[batch, seq, vocabulary]`` logits in fp32, on the CPU."""
         return self.model(ids.to(self.device)).logits.float().cpu()
 
     @torch.no_grad()
     def loss(self, ids: npt.NDArray[np.int64], seq_length: int, label: str) -> dict[str, Any]:
-        """Mean loss over a stream of ids, cut into sequences as in training.
+        """Mean loss over a stream of ids, split into sequences as in training.
 
         Returns:
-            ``{tokens, loss, perplexity, bits_per_byte}``: loss in nats per predicted token; bytes are those of the
-            decoded text.
+            ``{tokens, loss, perplexity, bits_per_byte}``: loss in nats per predicted token; bytes of the decoded text.
         """
         total, predicted = 0.0, 0
         starts = range(0, len(ids) - 1, seq_length)
@@ -65,7 +64,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def generate(self, ids: list[int], max_new_tokens: int) -> str:
-        """Greedy continuation of ``ids`` as text."""
+        """Greedy continuation of ``ids``, decoded."""
         prompt = torch.tensor([ids], device=self.device)
         output = self.model.generate(
             prompt,
@@ -78,7 +77,7 @@ class LanguageModel:
 
 
 def _equal_lengths(pieces: list[npt.NDArray[np.int64]]) -> list[torch.Tensor]:
-    """Pieces stacked by length: full sequences together, a shorter last one by itself."""
+    """Stacks pieces of equal length: full sequences together, a shorter last one separately."""
     by_length: dict[int, list[npt.NDArray[np.int64]]] = {}
     for piece in pieces:
         by_length.setdefault(len(piece), []).append(piece)

@@ -1,7 +1,7 @@
-"""Loss on rows of which only a part is to be predicted: pairs but not texts, responses but not prompts.
+"""Loss on rows with a loss mask: on pairs but not texts, on responses but not prompts.
 
-A row is read as training reads it: whole, or sequence by sequence where ``training.data.reset_attention_mask`` keeps
-what is packed in a row apart. The mean is over predicted tokens, as the training loss is.
+Rows are read as in training: as a whole, or sequence by sequence if ``training.data.reset_attention_mask`` isolates
+packed sequences. Like the training loss, the mean is over predicted tokens.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ _Piece = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
 
 
 @torch.no_grad()
-def masked_loss(model: LanguageModel, rows: RowReader, limit: int, apart: bool, label: str) -> dict[str, Any]:
-    """Mean loss of the tokens that the mask lets in.
+def masked_loss(model: LanguageModel, rows: RowReader, limit: int, isolated: bool, label: str) -> dict[str, Any]:
+    """Mean loss of the tokens that the mask selects.
 
     Args:
-        limit: tokens of rows to read; the row that reaches it is the last.
-        apart: sequences of one row do not see each other.
+        limit: tokens to read; the row that reaches the limit is the last one.
+        isolated: packed sequences of a row do not attend to each other.
 
     Returns:
         ``{tokens, read_tokens, loss, perplexity}``: ``tokens`` were predicted, loss in nats per predicted token.
     """
     total, predicted, read = 0.0, 0, 0
     with Progress(label, min(limit, rows.tokens), "tokens") as bar:
-        for batch in _batches(_pieces(rows, limit, apart)):
+        for batch in _batches(_pieces(rows, limit, isolated)):
             width = max(len(ids) for ids, _ in batch)
-            # Padding stands behind, where causal attention does not see it.
+            # Padding is on the right, where causal attention ignores it.
             ids = torch.zeros(len(batch), width, dtype=torch.long)
             mask = torch.zeros(len(batch), width, dtype=torch.bool)
-            for place, (piece, wanted) in enumerate(batch):
-                ids[place, : len(piece)] = torch.from_numpy(piece)
-                mask[place, 1 : len(piece)] = torch.from_numpy(wanted[1:])
+            for row, (piece, predict) in enumerate(batch):
+                ids[row, : len(piece)] = torch.from_numpy(piece)
+                mask[row, 1 : len(piece)] = torch.from_numpy(predict[1:])
                 read += len(piece)
             logits = model.model(ids[:, :-1].to(model.device)).logits.float()
-            wanted_targets = mask[:, 1:].to(model.device)
-            targets = ids[:, 1:].to(model.device)[wanted_targets]
-            total += torch.nn.functional.cross_entropy(logits[wanted_targets], targets, reduction="sum").item()
+            target_mask = mask[:, 1:].to(model.device)
+            targets = ids[:, 1:].to(model.device)[target_mask]
+            total += torch.nn.functional.cross_entropy(logits[target_mask], targets, reduction="sum").item()
             predicted += targets.numel()
             bar.advance(sum(len(piece) for piece, _ in batch), loss=total / max(predicted, 1))
     loss = total / max(predicted, 1)
@@ -58,20 +58,20 @@ def masked_loss(model: LanguageModel, rows: RowReader, limit: int, apart: bool, 
 
 
 def masked_targets(rows: RowReader, limit: int) -> npt.NDArray[np.int64]:
-    """Ids of the tokens to be predicted in the rows that :func:`masked_loss` reads."""
-    found = [ids[mask] for ids, mask in _pieces(rows, limit, apart=False)]
+    """Ids of the predicted tokens in the rows that :func:`masked_loss` reads."""
+    found = [ids[mask] for ids, mask in _pieces(rows, limit, isolated=False)]
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
-def _pieces(rows: RowReader, limit: int, apart: bool) -> Iterator[_Piece]:
-    """Rows up to ``limit`` tokens, or their sequences; the first token of each is not predicted."""
+def _pieces(rows: RowReader, limit: int, isolated: bool) -> Iterator[_Piece]:
+    """Rows up to ``limit`` tokens, or their sequences if ``isolated``; the first token of each is not predicted."""
     read = 0
     for index in range(len(rows)):
         if read >= limit:
             return
         row = rows[index]
         read += len(row.ids)
-        cuts = np.cumsum(row.lengths if apart else [len(row.ids)])[:-1]
+        cuts = np.cumsum(row.lengths if isolated else [len(row.ids)])[:-1]
         for ids, mask in zip(np.split(row.ids, cuts), np.split(row.mask, cuts)):
             if len(ids) > 1 and mask[1:].any():
                 yield ids, mask

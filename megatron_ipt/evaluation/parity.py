@@ -1,4 +1,4 @@
-"""Is the exported model the trained one? Both read the same tokens, and their logits are compared."""
+"""Checks that the exported model is the trained one, by comparing their logits on the same tokens."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from megatron_ipt.errors import StageError
 
 
 def compare_logits(trained: torch.Tensor, exported: torch.Tensor) -> dict[str, float]:
-    """Differences of two logit tensors ``[tokens, vocabulary]`` in fp32.
+    """Differences between two logit tensors ``[tokens, vocabulary]`` in fp32.
 
     Returns:
-        ``max_abs_difference``; ``logit_spread``, the standard deviation of the trained model's logits, as a scale for
-        it; ``argmax_agreement``, the share of positions where both prefer the same token.
+        ``max_abs_difference``; ``logit_spread``, the standard deviation of the trained model's logits, as its scale;
+        ``argmax_agreement``, the fraction of positions with the same most likely token.
     """
     return {
         "max_abs_difference": (trained - exported).abs().max().item(),
@@ -24,21 +24,22 @@ def compare_logits(trained: torch.Tensor, exported: torch.Tensor) -> dict[str, f
 
 
 ROUNDING = {"bfloat16": 0.2, "float16": 0.03}
-"""Differences, in spreads of the logits, that rounding fp32 weights to these types may make in a deep model. A mistake
-of the conversion makes differences of the order of the spread itself."""
+"""Differences, in standard deviations of the logits, that rounding fp32 weights to these types can cause in a deep
+model. A conversion bug causes differences of about one standard deviation."""
 
 
 def parity_tolerance(tolerance: float, trained_dtype: str, exported_dtype: str) -> float:
-    """``tolerance``, or what rounding explains where the export has fewer bits than the checkpoint."""
+    """``tolerance``, or the effect of rounding if the export's data type differs from the checkpoint's."""
     return tolerance if exported_dtype == trained_dtype else max(tolerance, ROUNDING.get(exported_dtype, 0.0))
 
 
 def check_parity(result: dict[str, Any], tolerance: float) -> None:
-    """Raises StageError when the difference exceeds ``tolerance`` of the logits' spread."""
+    """Raises StageError if the difference exceeds ``tolerance`` times the standard deviation of the logits."""
     relative = result["max_abs_difference"] / max(result["logit_spread"], 1e-12)
     if not relative <= tolerance:
         raise StageError(
-            f"evaluation: the exported model is not the trained one: logits differ by up to "
-            f"{result['max_abs_difference']:.3g}, {relative:.3g} of their spread; allowed are {tolerance:g} "
-            "(evaluation.parity_tolerance). Export again; if it persists, the conversion of this family is at fault."
+            f"evaluation: the exported model does not match the trained one: logits differ by up to "
+            f"{result['max_abs_difference']:.3g}, {relative:.3g} of their standard deviation; the maximum is "
+            f"{tolerance:g} (evaluation.parity_tolerance). Export again; if the error persists, the conversion of this "
+            "model family has a bug."
         )

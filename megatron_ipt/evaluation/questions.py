@@ -1,9 +1,9 @@
-r"""Does a model know the answer to a question about a text it has not seen? Measured by likelihood, without generating.
+r"""Scores answers to questions about unseen texts by likelihood, without generating.
 
-Every question stands after its text in one fixed layout, ``{context}\n\nQuestion: {question}\nAnswer:``. Two figures
-come from the log-likelihood of `` {answer}`` after it: the answer's loss in nats per token, and whether the right
-answer ranks first among the options. Options differ in length, so the ranking is also done per byte, as
-lm-evaluation-harness's ``acc_norm`` does. A model that knows nothing is at the share of ``chance``.
+The prompt has one fixed format, ``{context}\n\nQuestion: {question}\nAnswer:``. Two metrics derive from the
+log-likelihood of `` {answer}`` after it: the loss of the answer in nats per token, and whether the correct answer ranks
+first among the options. Because options differ in length, they are also ranked by likelihood per byte
+(``acc_norm`` of lm-evaluation-harness uses characters). ``chance`` is the accuracy of guessing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """``options`` hold the answer; they are empty where only its loss can be measured."""
+    """A question; ``options`` include the answer, and are empty if only its loss can be measured."""
 
     context: str
     question: str
@@ -41,10 +41,10 @@ class Question:
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """JSON Lines with ``context``, ``question``, ``answer`` and, for ranking, ``options``.
+    """Reads JSON Lines with ``context``, ``question``, ``answer`` and, for ranking, ``options``.
 
     Raises:
-        InputError: names the file and line that cannot be used; nothing is left out, so that figures are comparable.
+        InputError: a line cannot be used; names file and line. No line is skipped, so that results are comparable.
     """
     questions = []
     for number, line in enumerate(iter_lines(path), 1):
@@ -68,33 +68,33 @@ def read_questions(path: str | Path) -> list[Question]:
             raise InputError(f"{path}:{number}: the answer {question.answer!r} is not among the options")
         questions.append(question)
     if not questions:
-        raise InputError(f"{path}: holds no questions")
+        raise InputError(f"{path}: contains no questions")
     return questions
 
 
 def measure(model: LanguageModel, questions: list[Question], seq_length: int, label: str) -> dict[str, Any]:
-    """Figures over all questions.
+    """Metrics over all questions.
 
     Args:
-        seq_length: tokens that the model was trained on at once; of a longer prompt the end is kept.
+        seq_length: tokens per training sequence; longer prompts are truncated on the left.
 
     Returns:
-        ``{questions, answer_loss, accuracy, accuracy_per_byte, chance, ranked}``: loss in nats per token of all right
-        answers together; accuracies and chance over the ``ranked`` questions, those with two options or more.
+        ``{questions, answer_loss, accuracy, accuracy_per_byte, chance, ranked}``: loss in nats per token over all
+        correct answers; accuracies and chance over the ``ranked`` questions, those with two or more options.
     """
-    asked = [_Asked(model, question, seq_length) for question in questions]
-    likelihoods = _log_likelihoods(model, asked, label)
+    tokenized = [_TokenizedQuestion(model, question, seq_length) for question in questions]
+    likelihoods = _log_likelihoods(model, tokenized, label)
 
     loss, tokens, first, first_per_byte, ranked, chance = 0.0, 0, 0, 0, 0, 0.0
-    for question, row, plain in zip(questions, asked, likelihoods):
-        loss -= plain[0]
+    for question, row, scores in zip(questions, tokenized, likelihoods):
+        loss -= scores[0]
         tokens += len(row.answers[0])
-        if len(plain) > 1:
+        if len(scores) > 1:
             ranked += 1
-            chance += 1 / len(plain)
-            per_byte = [value / len(text.strip().encode()) for text, value in zip(_candidates(question), plain)]
-            # The answer stands first; a tie is no knowledge.
-            first += plain[0] > max(plain[1:])
+            chance += 1 / len(scores)
+            per_byte = [value / len(text.strip().encode()) for text, value in zip(_candidates(question), scores)]
+            # The answer comes first; a tie counts as wrong.
+            first += scores[0] > max(scores[1:])
             first_per_byte += per_byte[0] > max(per_byte[1:])
     return {
         "questions": len(questions),
@@ -111,10 +111,10 @@ def _candidates(question: Question) -> tuple[str, ...]:
     return question.answer, *(option for option in question.options if option != question.answer)
 
 
-class _Asked:
-    """Ids of a question: the prompt, and the candidates that may follow it, within ``seq_length`` tokens.
+class _TokenizedQuestion:
+    """Token ids of the prompt and of all candidate answers, within ``seq_length`` tokens.
 
-    Of a prompt that is too long the end is kept, after BOS.
+    A prompt that is too long is truncated on the left; BOS is kept.
     """
 
     def __init__(self, model: LanguageModel, question: Question, seq_length: int):
@@ -129,15 +129,15 @@ class _Asked:
 
 
 @torch.no_grad()
-def _log_likelihoods(model: LanguageModel, asked: list[_Asked], label: str) -> list[list[float]]:
+def _log_likelihoods(model: LanguageModel, questions: list[_TokenizedQuestion], label: str) -> list[list[float]]:
     """Natural log of the probability of every candidate after its prompt.
 
-    Questions about one text stand together: what their prompts have in common is read once, and so is every prompt for
-    all of its candidates.
+    The common prefix of consecutive questions about one text is computed once, and so is each prompt for all of its
+    candidates.
     """
     found = []
-    with Progress(label, len(asked), "questions") as bar:
-        for group in _groups(asked):
+    with Progress(label, len(questions), "questions") as bar:
+        for group in _groups(questions):
             shared = _common_prefix([row.prompt for row in group])
             cache = model.model(_tensor([group[0].prompt[:shared]], model), use_cache=True).past_key_values
             for row in group:
@@ -146,11 +146,11 @@ def _log_likelihoods(model: LanguageModel, asked: list[_Asked], label: str) -> l
     return found
 
 
-def _score(model: LanguageModel, row: _Asked, shared: int, cache: Any) -> list[float]:
+def _score(model: LanguageModel, row: _TokenizedQuestion, shared: int, cache: Any) -> list[float]:
     output = model.model(_tensor([row.prompt[shared:]], model), past_key_values=cache, use_cache=True)
     first = torch.log_softmax(output.logits[0, -1].float(), dim=-1)
     length = max(map(len, row.answers))
-    # Padding stands behind, where causal attention does not see it.
+    # Padding is on the right, where causal attention ignores it.
     answers = _tensor([[*ids, *[0] * (length - len(ids))] for ids in row.answers], model)
     scores = first[answers[:, :1]]
     if length > 1:
@@ -162,10 +162,10 @@ def _score(model: LanguageModel, row: _Asked, shared: int, cache: Any) -> list[f
     return [scores[number, : len(ids)].sum().item() for number, ids in enumerate(row.answers)]
 
 
-def _groups(asked: list[_Asked]) -> Iterator[list[_Asked]]:
-    """Runs of questions whose prompts share at least half of the first one's tokens."""
-    group: list[_Asked] = []
-    for row in asked:
+def _groups(questions: list[_TokenizedQuestion]) -> Iterator[list[_TokenizedQuestion]]:
+    """Groups of consecutive questions whose prompts share at least half of the first prompt's tokens."""
+    group: list[_TokenizedQuestion] = []
+    for row in questions:
         if group and _common_prefix([group[0].prompt, row.prompt]) < len(group[0].prompt) // 2:
             yield group
             group = []
@@ -175,10 +175,10 @@ def _groups(asked: list[_Asked]) -> Iterator[list[_Asked]]:
 
 
 def _common_prefix(prompts: list[list[int]]) -> int:
-    """Tokens that all begin with, the last one of each left out, so that something is always left to read."""
+    """Length of the common prefix, at least one token shorter than each prompt, so that some input is always left."""
     shortest = min(map(len, prompts)) - 1
     first = prompts[0]
-    return next((place for place in range(shortest) if any(ids[place] != first[place] for ids in prompts)), shortest)
+    return next((i for i in range(shortest) if any(ids[i] != first[i] for ids in prompts)), shortest)
 
 
 def _tensor(rows: list[list[int]], model: LanguageModel) -> torch.Tensor:

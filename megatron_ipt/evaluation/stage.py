@@ -1,6 +1,6 @@
-"""Stage ``evaluation``: is the exported model the trained one, how well does it predict, what does it write?
+"""Stage ``evaluation``: parity of the exported model with the trained one, losses, benchmarks and generations.
 
-Everything is measured on the exported folder through transformers; Megatron-Core runs only to be compared with it.
+Everything is measured on the exported folder with transformers; Megatron-Core runs only for the parity check.
 """
 
 from __future__ import annotations
@@ -11,41 +11,47 @@ from typing import Any
 import torch
 
 from megatron_ipt.convert.stage import MODEL_FOLDER
+from megatron_ipt.corpus.reading import input_fingerprints
 from megatron_ipt.evaluation.config import EvaluationConfig
-from megatron_ipt.evaluation.curves import measure_checkpoints, measured_once
+from megatron_ipt.evaluation.curves import measure_checkpoints, measure_once
 from megatron_ipt.evaluation.harness import run as harness
 from megatron_ipt.evaluation.held_out import first_documents, first_tokens
 from megatron_ipt.evaluation.language_model import LanguageModel
 from megatron_ipt.evaluation.measures import Measures
+from megatron_ipt.evaluation.output_files import RESULTS
 from megatron_ipt.evaluation.parity import check_parity, compare_logits, parity_tolerance
 from megatron_ipt.files import write_json
 from megatron_ipt.manifest import StageContext, fingerprint_file, read_manifest
+from megatron_ipt.stages import CHECKPOINTS, MODEL, TOKENS
 from megatron_ipt.training.checkpoints.model_file import ModelFile
 
-RESULTS = "results.json"
 _PROMPT_TOKENS = 32
 
 
 def fingerprints(config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Fingerprints of the files that the recipe names itself."""
-    named: list[str | Path] = [*config.texts.values(), *config.questions.values(), *config.harness.files()]
-    return [fingerprint_file(path) for path in named]
+    """Fingerprints of the files named in the section."""
+    options = config.read.options("evaluation.read")
+    prints = []
+    for name, path in config.texts.items():
+        prints += input_fingerprints([path], options, f"evaluation.texts.{name}")
+    named: list[str | Path] = [*config.questions.values(), *config.harness.files()]
+    return prints + [fingerprint_file(path) for path in named]
 
 
 def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
-    """Writes ``results.json``; returns its figures.
+    """Writes ``results.json``; returns the main metrics.
 
     Raises:
-        StageError: the exported model is not the trained one.
+        StageError: the exported model does not match the trained one.
     """
-    tokens = context.inputs["tokens"]
+    tokens = context.inputs[TOKENS]
     checkpoint = _exported_checkpoint(context)
-    exported = context.inputs["export"] / MODEL_FOLDER
+    exported = context.inputs[MODEL] / MODEL_FOLDER
     seq_length = ModelFile.read(checkpoint).seq_length
-    measures = Measures(config, tokens, seq_length, _kept_apart(context))
-    # Their data first: what cannot be fetched is said before anything was computed.
+    measures = Measures(config, tokens, seq_length, _sequences_isolated(context))
+    # Loads benchmark data first, so that a failed download is reported before anything is computed.
     benchmarks = harness.load(config.harness)
-    # Parity and generations need any text; held-out text is the better one.
+    # Parity and generations work with any text, but held-out text is preferred.
     texts = measures.held_out or {entry["name"]: entry for entry in measures.dataset["train"]}
     model = LanguageModel(exported)
 
@@ -60,18 +66,18 @@ def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
                 "continuation": model.generate(prompt, config.max_new_tokens),
             }
         )
-    del model  # Makes room for the model of the measures, which may be of another type.
+    del model  # Frees memory: `measure` loads the model again, for benchmarks in another data type.
 
     def measure(folder: Path) -> dict[str, Any]:
         figures = measures.run(LanguageModel(folder), context.directory)
         return figures | ({"harness": harness.run(config.harness, folder, benchmarks)} if benchmarks else {})
 
-    point = measured_once(context.directory, checkpoint, lambda: measure(exported))
+    point = measure_once(context.directory, checkpoint, lambda: measure(exported))
     results |= {name: figures for name, figures in point.items() if name in ("perplexity", "questions", "harness")}
     if config.checkpoints == "all":
-        dtype = (read_manifest(context.inputs["export"]) or {})["settings"]["dtype"]
+        dtype = (read_manifest(context.inputs[MODEL]) or {})["settings"]["dtype"]
         tokenizer = tokens / measures.dataset["tokenizer"]
-        folder = context.inputs["training"] / "checkpoints"
+        folder = context.inputs[CHECKPOINTS] / "checkpoints"
         measure_checkpoints(folder, tokenizer, dtype, context.directory, measure)
     write_json(context.directory / RESULTS, results)
     return {
@@ -86,15 +92,15 @@ def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
     }
 
 
-def _kept_apart(context: StageContext) -> bool:
-    """Whether the training kept documents or examples of one sequence from seeing each other."""
-    settings = (read_manifest(context.inputs["training"]) or {}).get("settings", {})
+def _sequences_isolated(context: StageContext) -> bool:
+    """Whether training reset the attention mask between documents or examples in one sequence."""
+    settings = (read_manifest(context.inputs[CHECKPOINTS]) or {}).get("settings", {})
     return bool(settings.get("data", {}).get("reset_attention_mask"))
 
 
 def _exported_checkpoint(context: StageContext) -> Path:
-    manifest = read_manifest(context.inputs["export"]) or {}
-    return context.inputs["training"] / "checkpoints" / manifest["counts"]["checkpoint"]
+    manifest = read_manifest(context.inputs[MODEL]) or {}
+    return context.inputs[CHECKPOINTS] / "checkpoints" / manifest["counts"]["checkpoint"]
 
 
 def _parity(
@@ -115,7 +121,7 @@ def _parity(
     with CheckpointModel(checkpoint) as trained_model:
         trained = trained_model.logits(batch)
     exported = model.logits(batch)
-    exported_dtype = (read_manifest(context.inputs["export"]) or {})["counts"]["dtype"]
+    exported_dtype = (read_manifest(context.inputs[MODEL]) or {})["counts"]["dtype"]
     tolerance = parity_tolerance(config.parity_tolerance, ModelFile.read(checkpoint).dtype, exported_dtype)
     result = {
         "tokens": batch.numel(),
@@ -129,7 +135,7 @@ def _parity(
 def _prompts(
     config: EvaluationConfig, model: LanguageModel, tokens: Path, texts: dict[str, dict[str, Any]]
 ) -> list[list[int]]:
-    """Ids to continue: the recipe's prompts, or beginnings of documents from every set in turn."""
+    """Ids of prompts: those in the recipe, or beginnings of documents, round-robin over the sets."""
     if config.prompts:
         return [model.tokenizer(prompt)["input_ids"] for prompt in config.prompts]
     documents = [_beginnings(tokens, entry, config.generations) for entry in texts.values()]
@@ -138,7 +144,7 @@ def _prompts(
 
 
 def _beginnings(tokens: Path, entry: dict[str, Any], count: int) -> list[list[int]]:
-    """Beginnings of documents; of masked rows what stands before the first token to be predicted."""
+    """Beginnings of documents; for rows with a loss mask, the tokens before the first predicted one."""
     if "loss_mask" not in entry:
         return [ids[:_PROMPT_TOKENS].tolist() for ids in first_documents(tokens, entry, count)]
     from megatron_ipt.tuning.rows import RowReader

@@ -30,7 +30,7 @@ def generate_all(engine: Engine, requests: Iterable[Request], window: int | None
         RequestRefused: of the first request that the engine refuses.
         UserError: see :meth:`.engine.Engine.generate`.
     """
-    return _run(_all(engine, engine.generate, requests, window or engine.window))
+    return run_coroutine(_all(engine, engine.generate, requests, window or engine.window))
 
 
 def score_all(engine: Engine, requests: Iterable[ScoreRequest], window: int | None = None) -> list[Score]:
@@ -45,7 +45,7 @@ def score_all(engine: Engine, requests: Iterable[ScoreRequest], window: int | No
         RequestRefused: of the first request that the engine refuses.
         UserError: see :meth:`.engine.Engine.score`.
     """
-    return _run(_all(engine, engine.score, requests, window or engine.score_window))
+    return run_coroutine(_all(engine, engine.score, requests, window or engine.score_window))
 
 
 async def _all(
@@ -69,8 +69,8 @@ async def _all(
     return [results[number] for number in range(len(results))]
 
 
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Runs ``work`` to its end, in a thread where this one has an event loop already, as notebooks do."""
+def run_coroutine(work: Coroutine[Any, Any, Result]) -> Result:
+    """Runs ``work`` to its end, in a thread of its own where this one has an event loop already, as notebooks do."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

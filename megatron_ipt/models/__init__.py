@@ -1,1 +1,1 @@
-"""Model families as tables: shapes, presets, Hugging Face configuration, weight names, FLOPs. No torch."""
+"""Model families as tables: shapes, presets, weight names, FLOPs."""

@@ -1,4 +1,4 @@
-"""The ``training.model`` section: which architecture, how large, or whose."""
+"""Recipe section ``training.model``: which architecture, and how large, or the sizes of an existing model."""
 
 from __future__ import annotations
 
@@ -11,58 +11,62 @@ from typing import Any
 from megatron_ipt.config import key
 from megatron_ipt.errors import InputError
 from megatron_ipt.models import divisibility
-from megatron_ipt.models.families import FAMILIES, PRESETS, ModelShape, resolve_shape
-from megatron_ipt.models.hugging_face import config_file, read_model_config
+from megatron_ipt.models.families import FAMILIES, ModelShape
+from megatron_ipt.models.hugging_face_config import config_file, read_model_config
+from megatron_ipt.models.presets import PRESETS, resolve_shape
 
 
 @dataclass
 class ModelConfig:
-    """Architecture. Keys left empty take the value of from_hf, or else the preset's."""
+    """Architecture. Keys left empty take the value of from_hf if given, else the preset's."""
 
-    family: str | None = key(None, "Architecture; mistral where nothing says otherwise.", choices=FAMILIES)
-    preset: str = key("small", "Sizes to start from; the keys below win over it.", choices=PRESETS)
+    family: str | None = key(None, "Architecture; mistral by default.", choices=FAMILIES)
+    preset: str = key("small", "Sizes to start from; the keys below override it.", choices=PRESETS)
     from_hf: str | None = key(
         None,
-        "Hugging Face folder whose sizes and weights to start from, in the place of a preset; "
-        "its config.json, to take the sizes alone.",
+        "Hugging Face folder whose sizes and weights to start from instead of a preset; its config.json, to take the "
+        "sizes only.",
     )
-    num_layers: int | None = key(None, "Transformer layers.", minimum=1)
-    hidden_size: int | None = key(None, "Width of the residual stream.", minimum=1)
-    ffn_hidden_size: int | None = key(None, "Inner width of the feed-forward block, or of each expert.", minimum=1)
-    num_attention_heads: int | None = key(None, "Query heads.", minimum=1)
-    num_query_groups: int | None = key(None, "Key-value heads; equal to the query heads without grouping.", minimum=1)
-    kv_channels: int | None = key(None, "Channels of one head; hidden_size / num_attention_heads if empty.", minimum=2)
-    max_position_embeddings: int | None = key(None, "Longest sequence the model is meant for, in tokens.", minimum=2)
-    rotary_base: float | None = key(None, "Base of the rotary position embedding.", minimum=1)
+    num_layers: int | None = key(None, "Transformer layers.")
+    hidden_size: int | None = key(None, "Width of the residual stream.")
+    ffn_hidden_size: int | None = key(None, "Inner width of the feed-forward block, or of each expert.")
+    num_attention_heads: int | None = key(None, "Query heads.")
+    num_query_groups: int | None = key(None, "Key-value heads; equal to the query heads without grouping.")
+    kv_channels: int | None = key(None, "Channels of one head; hidden_size / num_attention_heads if empty.")
+    max_position_embeddings: int | None = key(None, "Longest sequence the model is meant for, in tokens.")
+    rotary_base: float | None = key(None, "Base of the rotary position embedding.")
     rope_scaling_factor: float | None = key(
-        None, "Llama 3.1's stretching of low rotary frequencies; empty for none.", minimum=1
+        None, "Llama 3.1: factor by which low rotary frequencies are divided; empty for none."
     )
     rope_low_freq_factor: float | None = key(
-        None, "Llama 3.1: wavelengths above the original length over this are stretched in full.", minimum=0
+        None, "Llama 3.1: wavelengths above the original length divided by this are scaled in full."
     )
     rope_high_freq_factor: float | None = key(
-        None, "Llama 3.1: wavelengths below the original length over this are left alone.", minimum=0
+        None, "Llama 3.1: wavelengths below the original length divided by this are not scaled."
     )
     rope_original_max_position_embeddings: int | None = key(
-        None, "Llama 3.1: sequence length before the stretching, in tokens.", minimum=1
+        None, "Llama 3.1: sequence length before the scaling, in tokens."
     )
-    norm_epsilon: float | None = key(None, "Added to the variance in RMSNorm.", minimum=0)
+    norm_epsilon: float | None = key(None, "Added to the variance in RMSNorm.")
     untie_embeddings_and_output_weights: bool | None = key(None, "Separate weights for embedding and output layer.")
-    init_method_std: float | None = key(None, "Standard deviation of the initial weights.", minimum=0)
-    num_moe_experts: int | None = key(None, "Experts of each layer (families with experts).", minimum=2)
-    moe_router_topk: int | None = key(None, "Experts that each token is sent to.", minimum=1)
-    moe_aux_loss_coeff: float = key(0.01, "Weight of the loss that keeps the experts equally busy.", minimum=0)
+    init_method_std: float | None = key(None, "Standard deviation of the initial weights.")
+    num_moe_experts: int | None = key(None, "Experts of each layer (families with experts).")
+    moe_router_topk: int | None = key(None, "Experts that each token is sent to.")
+    moe_aux_loss_coeff: float = key(0.01, "Weight of the auxiliary loss that balances the experts.", minimum=0)
     attention: str = key(
         "auto",
-        "Attention kernel: Transformer Engine's, torch's scaled_dot_product_attention, or the first there is.",
+        "Attention kernel: Transformer Engine's, torch's scaled_dot_product_attention, or the first available.",
         choices=("auto", "transformer_engine", "torch"),
     )
     make_vocab_size_divisible_by: int = key(
-        128, "The vocabulary is padded to a multiple of this; tensor parallelism must divide it.", minimum=1
+        128,
+        "The vocabulary is padded to a multiple of this; tensor parallelism must divide it.",
+        minimum=1,
+        maximum=1 << 20,
     )
 
     def shape(self) -> ModelShape:
-        """The complete sizes: own keys over those of ``from_hf`` or the preset.
+        """The complete sizes: own keys override those of ``from_hf`` or the preset.
 
         Raises:
             InputError: ``from_hf`` cannot be used.
@@ -71,60 +75,47 @@ class ModelConfig:
         return resolve_shape(asdict(self), base)
 
     def hugging_face_weights(self) -> Path | None:
-        """The Hugging Face folder that the weights are to come from; None where they start at random."""
+        """The Hugging Face folder whose weights to start from; None for random initial weights."""
         if self.from_hf is None or config_file(self.from_hf) == Path(self.from_hf):
             return None
         return Path(self.from_hf)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.preset not in PRESETS or self.family not in (None, *FAMILIES):
+        if not self._names_exist():
             return
         try:
             shape = self.shape()
         except InputError as error:
             yield "from_hf", str(error)
             return
-        yield from self._problems_of_heads(shape)
-        if FAMILIES[shape.family].mixture_of_experts:
-            if shape.num_moe_experts is None:
-                yield "num_moe_experts", f"family {shape.family} has experts; say how many"
-            elif shape.moe_router_topk > shape.num_moe_experts:
-                yield "moe_router_topk", f"{shape.moe_router_topk} is above num_moe_experts={shape.num_moe_experts}"
-        elif self.num_moe_experts is not None:
+        yield from self._problem_of_width(shape)
+        yield from shape.problems()
+        if self.num_moe_experts is not None and not FAMILIES[shape.family].mixture_of_experts:
             with_experts = ", ".join(name for name, family in FAMILIES.items() if family.mixture_of_experts)
-            yield "num_moe_experts", f"family {shape.family} has no experts; families that have: {with_experts}"
+            yield "num_moe_experts", f"family {shape.family} has no experts; families that do: {with_experts}"
 
     def is_readable(self) -> bool:
-        """Whether :meth:`shape` can be asked for: what is wrong otherwise is reported by :meth:`problems`."""
-        if self.preset not in PRESETS or self.family not in (None, *FAMILIES):
-            return False
+        """Whether :meth:`shape` gives a possible model; if not, :meth:`problems` says why."""
         try:
-            self.shape()
+            return self._names_exist() and not any(self.shape().problems())
         except InputError:
             return False
-        return True
 
-    def _problems_of_heads(self, shape: ModelShape) -> Iterator[tuple[str, str]]:
-        heads, groups = shape.num_attention_heads, shape.num_query_groups
-        if (
-            self.kv_channels is None
-            and self.from_hf is None
-            and shape.hidden_size % heads
-            and (shape.kv_channels == shape.hidden_size // heads)
-        ):
+    def _problem_of_width(self, shape: ModelShape) -> Iterator[tuple[str, str]]:
+        """A hidden size that does not divide into heads, where that is how wide they are."""
+        width, heads = shape.hidden_size, shape.num_attention_heads
+        if self.kv_channels is not None or self.from_hf is not None or heads < 1 or width < 1:
+            return
+        if width % heads and shape.kv_channels == width // heads:
             yield (
                 "hidden_size",
-                f"{shape.hidden_size} is not divisible by num_attention_heads={heads}; "
-                f"nearest that are: {divisibility.multiples(shape.hidden_size, heads)}. Or set kv_channels.",
+                f"{width} is not divisible by num_attention_heads={heads}; "
+                f"nearest that are: {divisibility.multiples(width, heads)}. Or set kv_channels.",
             )
-        if shape.kv_channels % 2:
-            yield "kv_channels", f"{shape.kv_channels} is odd; rotary position embedding rotates pairs of channels"
-        if heads % groups:
-            yield (
-                "num_query_groups",
-                f"{groups} does not divide num_attention_heads={heads}; "
-                f"nearest that do: {divisibility.divisors(heads, groups)}",
-            )
+
+    def _names_exist(self) -> bool:
+        """Whether family and preset are known; those that are not are reported by the keys' choices."""
+        return self.preset in PRESETS and self.family in (None, *FAMILIES)
 
 
 @lru_cache(maxsize=8)
@@ -133,5 +124,5 @@ def _hugging_face(path: str) -> tuple[dict[str, Any], int]:
 
 
 def hugging_face_vocabulary(path: str) -> int:
-    """Vocabulary size that ``config.json`` in ``path`` names."""
+    """Vocabulary size in the ``config.json`` at ``path``."""
     return _hugging_face(path)[1]

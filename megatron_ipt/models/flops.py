@@ -1,17 +1,19 @@
-"""Arithmetic of one token, and what a GPU could do at most: the two halves of TFLOP/s and MFU. Formulas, no torch.
+"""Floating-point operations of training, and the peak of the GPUs they run on.
 
 Per trained token, as counted in Narayanan et al. (arXiv:2104.04473, appendix) and in PaLM's appendix B
 (arXiv:2204.02311), with causal attention at half of full attention::
 
     6 * (weights of matrix products) + 6 * layers * heads * channels * seq_length
 
-Two operations (multiply, add) for each weight forward and four backward; the embedding is a look-up and does not count,
-the output layer does. Activations computed again are not counted: MFU is about the model, not the machine's work.
+Two operations (multiply, add) per weight in the forward pass and four in the backward pass. The embedding is a look-up
+and does not count, the output layer does. Recomputed activations are not counted: MFU measures the model, not the work
+of the machine.
 """
 
 from __future__ import annotations
 
-from megatron_ipt.models.families import ModelShape
+from megatron_ipt.models.families import FAMILIES, ModelShape
+from megatron_ipt.models.weights import OUTPUT_LAYER
 
 PEAK_TFLOPS = {
     "A100": {"bf16": 312.0},
@@ -30,16 +32,18 @@ PEAK_TFLOPS = {
 
 def flops_per_token(shape: ModelShape, padded_vocab_size: int, seq_length: int) -> float:
     """Floating-point operations, forward and backward, for one token of a sequence of ``seq_length``."""
-    embedding = padded_vocab_size * shape.hidden_size
-    norms = (2 * shape.num_layers + 1) * shape.hidden_size
-    weights = shape.parameters(padded_vocab_size, active_only=True) - norms
-    # Tied weights are counted once and used twice, of which the look-up is free; untied ones hold it apart.
-    products = weights - (embedding if shape.untie_embeddings_and_output_weights else 0)
+    sizes = shape.sizes(padded_vocab_size)
+    experts = min(shape.moe_router_topk, shape.num_moe_experts or 0)
+    of_layer = sum(
+        weight.parameters(sizes) * (experts if weight.per_expert else 1)
+        for weight in FAMILIES[shape.family].layer
+        if weight.is_matrix
+    )
     attention = shape.num_layers * shape.num_attention_heads * shape.kv_channels * seq_length
-    return 6.0 * (products + attention)
+    return 6.0 * (shape.num_layers * of_layer + OUTPUT_LAYER.parameters(sizes) + attention)
 
 
 def peak_tflops(device: str, precision: str) -> float | None:
-    """Most TFLOP/s of a GPU called ``device`` in ``precision``; None where the table does not know it."""
+    """Peak TFLOP/s of a GPU called ``device`` in ``precision``; None if it is not in the table."""
     matches = [name for name in PEAK_TFLOPS if name.lower() in device.lower()]
     return PEAK_TFLOPS[max(matches, key=len)].get(precision) if matches else None

@@ -1,8 +1,8 @@
-"""Curves as inline SVG that takes its colours from the page.
+"""Curves as inline SVG that takes its colors from the page.
 
-matplotlib draws with placeholder colours, which become CSS variables afterwards, so that one drawing serves light and
-dark. Text stays text in the page's own font. The same figures give the same bytes: ids derive from the chart's name,
-and no date is written. Curves of any length become about one point per pixel without losing a spike.
+matplotlib draws with placeholder colors, which become CSS variables afterwards, so that one drawing serves light and
+dark. Text stays text in the page's own font. The same chart gives the same bytes: ids derive from a name that the
+caller gives, and no date is written. Curves of any length become about one point per pixel without losing a spike.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-from megatron_ipt.report.readable import compact, tick
+from megatron_ipt.stages.page import COLORS, Chart, Curve
+from megatron_ipt.stages.readable import tick
 
 MARKED_POINTS = 40
 """Curves of fewer points show each as a dot."""
@@ -23,63 +23,16 @@ MARKED_POINTS = 40
 _POINTS_PER_INCH = 72
 _TICK_STEPS = [1, 2, 2.5, 5, 10]
 _LOG_RANGE = 100
-"""A positive curve whose largest value is this many times its smallest is drawn on a logarithmic axis, if it may be."""
+"""Positive values of which the largest is this many times the smallest get a logarithmic axis, if the chart allows."""
 
-_COLORS = {
-    "ink": "#010101",
-    "line": "#010102",
-    "training": "#010103",
-    "augmented": "#010104",
-    "raw": "#010105",
-    "other-1": "#010106",
-    "other-2": "#010107",
-    "other-3": "#010108",
-}
+_PALETTE = {name: f"#0101{index:02x}" for index, name in enumerate(("ink", "line", *COLORS), 1)}
 """Name of a CSS variable of the page to the placeholder drawn in its place."""
-
-OTHER_COLORS = tuple(name for name in _COLORS if name.startswith("other"))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Values ``y`` at ``x``.
-
-    Attributes:
-        label: for the legend, which the page writes.
-        color: one of the names in the page's palette.
-        dashed: a reference rather than a measurement.
-    """
-
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    color: str = "training"
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One set of axes. What the y axis measures is said by the page, above the chart.
-
-    Attributes:
-        name: unique on the page.
-        curves: drawn in order, later ones above.
-        x_label: of the lower axis.
-        may_be_log: the y axis may be logarithmic where the values ask for it.
-        tokens_per_step: adds an upper axis in tokens to a lower one in steps.
-    """
-
-    name: str
-    curves: Sequence[Curve]
-    x_label: str = ""
-    may_be_log: bool = False
-    tokens_per_step: float = 0.0
 
 
 def thin_out(x: Sequence[float], y: Sequence[float], points: int) -> tuple[list[float], list[float]]:
     """At most ``points`` of a curve, with its first, last, lowest and highest ones among them.
 
-    Equal stretches of the curve keep their lowest and highest point each. Values that are no numbers are left out.
+    Equal stretches of the curve keep their lowest and highest point each. Values that are not finite are left out.
     """
     finite = [index for index, value in enumerate(y) if math.isfinite(value)]
     if len(finite) > points:
@@ -93,8 +46,12 @@ def thin_out(x: Sequence[float], y: Sequence[float], points: int) -> tuple[list[
     return [x[index] for index in finite], [y[index] for index in finite]
 
 
-def draw(chart: Chart, width: int, height: int) -> str:
-    """``chart`` as an ``<svg>`` element of ``width`` by ``height`` CSS pixels, to be placed in HTML."""
+def draw(chart: Chart, width: int, height: int, name: str) -> str:
+    """``chart`` as an ``<svg>`` element of ``width`` by ``height`` CSS pixels, to be placed in HTML.
+
+    Args:
+        name: unique on the page; ids in the drawing derive from it.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -102,18 +59,18 @@ def draw(chart: Chart, width: int, height: int) -> str:
 
     style = {
         "svg.fonttype": "none",
-        "svg.hashsalt": f"{chart.name} {width}",
+        "svg.hashsalt": name,
         "font.family": "DejaVu Sans",
         "font.size": 11,
         "axes.linewidth": 0.8,
-        "text.color": _COLORS["ink"],
-        "axes.labelcolor": _COLORS["ink"],
-        "axes.edgecolor": _COLORS["line"],
-        "xtick.color": _COLORS["line"],
-        "ytick.color": _COLORS["line"],
-        "xtick.labelcolor": _COLORS["ink"],
-        "ytick.labelcolor": _COLORS["ink"],
-        "grid.color": _COLORS["line"],
+        "text.color": _PALETTE["ink"],
+        "axes.labelcolor": _PALETTE["ink"],
+        "axes.edgecolor": _PALETTE["line"],
+        "xtick.color": _PALETTE["line"],
+        "ytick.color": _PALETTE["line"],
+        "xtick.labelcolor": _PALETTE["ink"],
+        "ytick.labelcolor": _PALETTE["ink"],
+        "grid.color": _PALETTE["line"],
         "path.simplify": False,
         "axes.unicode_minus": True,
     }
@@ -130,7 +87,7 @@ def draw(chart: Chart, width: int, height: int) -> str:
         axes.tick_params(length=0, pad=6)
         for curve in chart.curves:
             _plot(axes, curve, width)
-        if chart.may_be_log and _spans_decades(chart):
+        if chart.log and _spans_decades(chart):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(numticks=6))
             axes.yaxis.set_minor_locator(NullLocator())
@@ -138,12 +95,12 @@ def draw(chart: Chart, width: int, height: int) -> str:
             axes.yaxis.set_major_locator(MaxNLocator(5 if height < 200 else 7, steps=_TICK_STEPS))
         narrow = width < 500
         axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8, integer=True, steps=_TICK_STEPS))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         axes.margins(x=0.02)
-        axes.set_xlabel(chart.x_label)
-        if chart.tokens_per_step:
-            _add_token_axis(axes, chart.tokens_per_step, MaxNLocator(4 if narrow else 8, steps=_TICK_STEPS))
+        axes.set_xlabel(chart.x_label, parse_math=False)
+        if chart.upper_per_x:
+            _add_upper_axis(axes, chart, MaxNLocator(4 if narrow else 8, steps=_TICK_STEPS))
         stream = StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", metadata=nothing, dpi=_POINTS_PER_INCH)
@@ -152,7 +109,7 @@ def draw(chart: Chart, width: int, height: int) -> str:
 
 def _plot(axes: Any, curve: Curve, points: int) -> None:
     x, y = thin_out(curve.x, curve.y, points)
-    color = _COLORS[curve.color]
+    color = _PALETTE[curve.color]
     if curve.dashed:
         axes.plot(x, y, color=color, linewidth=1.2, linestyle=(0, (4, 3)))
         return
@@ -160,18 +117,17 @@ def _plot(axes: Any, curve: Curve, points: int) -> None:
     axes.plot(x, y, color=color, linewidth=1 if len(x) > MARKED_POINTS else 1.6, marker=marker, markersize=3.5)
 
 
-def _add_token_axis(axes: Any, tokens_per_step: float, locator: Any) -> None:
+def _add_upper_axis(axes: Any, chart: Chart, locator: Any) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    upper = axes.secondary_xaxis(
-        "top", functions=(lambda step: step * tokens_per_step, lambda tokens: tokens / tokens_per_step)
-    )
+    scale = chart.upper_per_x
+    upper = axes.secondary_xaxis("top", functions=(lambda x: x * scale, lambda upper: upper / scale))
     upper.xaxis.set_major_locator(locator)
-    upper.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    upper.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     upper.spines["top"].set_visible(False)
     upper.patch.set_visible(False)
     upper.tick_params(length=0, pad=4)
-    upper.set_xlabel("tokens", labelpad=8)
+    upper.set_xlabel(chart.upper_label, labelpad=8, parse_math=False)
 
 
 def _spans_decades(chart: Chart) -> bool:
@@ -193,6 +149,6 @@ def _for_page(svg: str, width: int, height: int) -> str:
     used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg))
     names = {name for pair in used for name in pair}
     svg = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in names else "", svg)
-    for name, placeholder in _COLORS.items():
+    for name, placeholder in _PALETTE.items():
         svg = svg.replace(placeholder, "currentColor" if name == "ink" else f"var(--{name})")
     return re.sub(r"\n\s*", "\n", svg)

@@ -9,4 +9,4 @@ from megatron_ipt.config import key
 
 @dataclass
 class ReportConfig:
-    samples: int = key(6, "Augmented documents shown in full.", minimum=0)
+    samples: int = key(6, "Sample documents shown in full, of each stage that has some.", minimum=0)

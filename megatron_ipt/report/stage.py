@@ -1,30 +1,32 @@
 """Stage ``report``: one self-contained HTML page about a run.
 
-Reads what the other stages left (manifests, metrics, samples, results) and writes ``report.html``, which opens from a
-file and asks the network for nothing. Stages that are not there are left out. The page depends on those files alone,
-so writing it again gives the same bytes.
+Reads what the other stages left and writes ``report.html``, which opens from a file and asks the network for nothing.
+What is shown of a stage is described by its room (:mod:`megatron_ipt.stages.page`). The page depends on what the
+stages left alone, so writing it again gives the same bytes.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+import itertools
+import re
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from megatron_ipt.errors import StageError, UserError
-from megatron_ipt.files import atomic_open, read_json
-from megatron_ipt.manifest import StageContext, read_manifest
-from megatron_ipt.report import figures, measured, readable
-from megatron_ipt.report.charts import Chart, draw
+from megatron_ipt.files import atomic_open
+from megatron_ipt.manifest import StageContext
+from megatron_ipt.report import fitting
+from megatron_ipt.report.charts import draw
 from megatron_ipt.report.config import ReportConfig
-from megatron_ipt.report.figures import Metrics, Run
-from megatron_ipt.tokens.dataset.description import DATASET
-from megatron_ipt.training.loop.metrics import METRICS_FILE, read_metrics
+from megatron_ipt.report.layout import Page, lay_out, read_records
+from megatron_ipt.stages import all_stages, readable
+from megatron_ipt.stages.page import Chart, Element
 
 PAGE = "report.html"
 _REQUIRED = ("jinja2", "matplotlib")
+_FORMATS = ("exact", "number", "percent", "plural", "time")
+_FITTING = ("bars_of", "pieces_of", "preview_of")
 
 
 def run(config: ReportConfig, context: StageContext) -> dict[str, Any]:
@@ -32,49 +34,43 @@ def run(config: ReportConfig, context: StageContext) -> dict[str, Any]:
 
     Raises:
         UserError: the extra ``report`` is not installed.
-        StageError: no stage has begun.
+        StageError: no stage has begun, or a stage's part of the page cannot be shown.
     """
     missing = [package for package in _REQUIRED if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(
-            f"report: {' and '.join(missing)} not installed; `pip install megatron-ipt[report]` brings what it needs"
+            f"report: {' and '.join(missing)} not installed; `pip install megatron-ipt[report]` installs everything "
+            "it needs"
         )
-    record = read_run(context.recipe_name, context.inputs)
-    if not record.manifests:
+    stages = [stage for stage in all_stages() if stage.name in context.inputs]
+    records = read_records(stages, context.inputs)
+    if not records:
         folders = ", ".join(str(folder) for folder in context.inputs.values())
         raise StageError(f"report: no stage has begun in {folders}; run the recipe first")
-    page = render(record, config.samples).encode()
+    page = lay_out(context.recipe_name, records, config.samples)
+    content = render(page).encode()
     with atomic_open(context.directory / PAGE) as stream:
-        stream.write(page)
-    return {
-        "bytes": len(page),
-        "stages": len(record.manifests),
-        "samples": min(config.samples, len(record.samples)),
-    }
+        stream.write(content)
+    return {"bytes": len(content), "stages": len(records), "samples": page.samples}
 
 
-def read_run(name: str, folders: Mapping[str, Path]) -> Run:
-    """What the stages in ``folders`` left behind; absent ones are absent in the result."""
-    manifests = {stage: read_manifest(folder) for stage, folder in folders.items()}
-    metrics = folders.get("training", Path()) / METRICS_FILE
-    return Run(
-        name=name,
-        manifests={stage: manifest for stage, manifest in manifests.items() if manifest is not None},
-        metrics=Metrics.of(read_metrics(metrics) if "training" in folders else ()),
-        samples=_read(folders, "augment", "samples.json", []),
-        dataset=_read(folders, "tokens", DATASET, {}),
-        results=_read(folders, "evaluation", "results.json", {}),
-        curves=_read(folders, "evaluation", "curves.json", {}),
-    )
-
-
-def render(run: Run, samples: int) -> str:
+def render(page: Page) -> str:
     """The page as HTML."""
     import jinja2
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
+
+    numbers = itertools.count(1)
 
     def chart(chart: Chart, width: int, height: int) -> Markup:
-        return Markup(draw(chart, width, height))
+        return Markup(draw(chart, width, height, f"chart {next(numbers)}"))
+
+    def prose(text: str) -> Markup:
+        runs = (f"<code>{escape(run)}</code>" if code else escape(run) for run, code in fitting.runs_of(text))
+        return Markup("".join(runs))
+
+    def show(element: Element) -> Markup:
+        macro = getattr(elements.module, macro_name(type(element)))
+        return Markup(macro(element))
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
@@ -83,15 +79,17 @@ def render(run: Run, samples: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(figures=figures, measured=measured, draw=chart, style=Markup(_asset("style.css")))
-    formats = ("exact", "compact", "number", "percent", "plural", "size", "time")
-    environment.filters.update({name: getattr(readable, name) for name in formats})
-    return environment.get_template("page.html.j2").render(run=run, most_samples=samples)
+    environment.globals.update(draw=chart, show=show, style=Markup(_asset("style.css")))
+    environment.globals.update({name: getattr(fitting, name) for name in _FITTING})
+    environment.filters.update({name: getattr(readable, name) for name in _FORMATS})
+    environment.filters["prose"] = prose
+    elements = environment.get_template("elements.html.j2")
+    return environment.get_template("page.html.j2").render(page=page)
 
 
-def _read(folders: Mapping[str, Path], stage: str, name: str, default: Any) -> Any:
-    path = folders[stage] / name if stage in folders else None
-    return read_json(path) if path is not None and path.exists() else default
+def macro_name(element: type) -> str:
+    """``SmallCharts`` -> ``small_charts``: the macro that shows elements of this class."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", element.__name__).lower()
 
 
 def _asset(name: str) -> str:

@@ -52,6 +52,10 @@ class SynthesisConfig:
         1, "Processes that work on shards in parallel, for mined and replay.", minimum=1, affects_output=False
     )
 
+    def begins(self) -> bool:
+        """Whether pairs come from files, so that no corpus is needed."""
+        return self.engine == "replay" and bool(self.replay.inputs)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         for name, table in (("engine", all_sources()), ("prompt", STYLES)):
             value = getattr(self, name)

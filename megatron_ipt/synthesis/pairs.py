@@ -75,15 +75,24 @@ class Example:
 
 @dataclass
 class Chain:
-    """Examples that become one document; ``split`` is ``train``, ``valid`` or ``test``."""
+    """Examples that become one document; ``split`` is ``train``, ``valid`` or ``test``.
+
+    ``domain`` is that of all its texts, empty where they have none.
+    """
 
     id: str
     split: str
     examples: list[Example]
+    domain: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "split": self.split, "examples": [example.to_json() for example in self.examples]}
+        record: dict[str, Any] = {"id": self.id, "split": self.split}
+        if self.domain:
+            record["domain"] = self.domain
+        record["examples"] = [example.to_json() for example in self.examples]
+        return record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Chain:
-        return cls(record["id"], record["split"], [Example.from_json(example) for example in record["examples"]])
+        examples = [Example.from_json(example) for example in record["examples"]]
+        return cls(record["id"], record["split"], examples, record.get("domain", ""))

@@ -7,7 +7,6 @@ two processes from making the same one.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -22,12 +21,14 @@ from megatron_ipt.errors import RecipeError
 from megatron_ipt.extensions import own_file
 from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
 from megatron_ipt.inference.engines import load_engine, open_engine
+from megatron_ipt.inference.run import run_coroutine
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import find_tokenizer
 from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_code, fingerprint_file, read_manifest
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
+from megatron_ipt.stages import DOCUMENTS, Units
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.shard import REJECTS_FOLDER, ShardTask
 from megatron_ipt.synthesis.from_text.prompted.styles import load_style, style_code
@@ -75,7 +76,20 @@ def tasks_of(config: SynthesisConfig, context: StageContext) -> list[ShardTask]:
     if source_named(config.engine).kind == "files":
         files = load_source(config.engine)(config, context.seed).files()
         return [ShardTask(shard_name(index, context.compression), path) for index, path in enumerate(files)]
-    return [ShardTask(path.name, path) for path in list_shards(context.inputs["corpus"] / "synthesis")]
+    return [ShardTask(path.name, path) for path in list_shards(context.inputs[DOCUMENTS] / "synthesis")]
+
+
+def units(config: SynthesisConfig, context: StageContext) -> Units:
+    """The shards of the stage."""
+    return Units(tuple(task.name for task in tasks_of(config, context)))
+
+
+def gpus_per_task(config: SynthesisConfig) -> int:
+    """GPUs that one process needs by default: none without a model in it, or with one on the CPU."""
+    on_cpu = config.engine == "transformers" and config.transformers.device == "cpu"
+    if source_named(config.engine).kind != "model" or config.engine == "openai" or on_cpu:
+        return 0
+    return config.tensorrt_llm.tensor_parallel_size
 
 
 def unfinished(config: SynthesisConfig, context: StageContext) -> list[str]:
@@ -211,14 +225,14 @@ def _generate(
         )
         with monitor:
             runner = Runner(config, context.seed, context.directory, prompts, engine, identity)
-            asyncio.run(runner.run(tasks, monitor))
+            run_coroutine(runner.run(tasks, monitor))
     own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
     check_refused(own.counts, config.generation.max_refused_share)
 
 
 def _documents(context: StageContext) -> int | None:
-    """Documents in the lane ``synthesis``, as the corpus stage counted them."""
-    manifest = read_manifest(context.inputs["corpus"]) or {}
+    """Documents in lane ``synthesis``, as the corpus stage counted them."""
+    manifest = read_manifest(context.inputs[DOCUMENTS]) or {}
     count = manifest.get("counts", {}).get("synthesis_documents")
     return count if isinstance(count, int) else None
 

@@ -1,1 +1,1 @@
-"""Documents to token ids: tokenizers, interleaving, Megatron indexed datasets."""
+"""Tokenizers, interleaving, Megatron indexed datasets."""

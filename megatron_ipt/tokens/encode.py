@@ -1,13 +1,13 @@
-"""Texts to indexed datasets: the parallel part of tokenization, one small dataset a part and output.
+"""Texts to indexed datasets: the parallel part of tokenization, one small dataset per part and output.
 
-A part is what one process encodes in one go: a shard of documents, or a piece of a user's file. It leaves a marker with
-its counts, so that an interrupted run repeats one part. Ids stay arrays throughout; a Python list of them would cost
-more than making them.
+A part is what one process encodes at a time: a shard of documents, or a piece of a user's file. It leaves a marker with
+its counts, so that a rerun after an interruption repeats one part. Ids stay arrays throughout; a Python list of them
+would cost more than computing them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from megatron_ipt.corpus.documents import Document
+from megatron_ipt.corpus.documents import Document, DomainCounts
 from megatron_ipt.files import read_jsonl
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.tokens.dataset.indexed import IndexedWriter
-from megatron_ipt.tokens.tokenizer.engines import Ids
-from megatron_ipt.tokens.tokenizer.tokenizer import engine_in
+from megatron_ipt.tokens.tokenizer.loading import encoder_for
+from megatron_ipt.tokens.tokenizer.long_texts import Ids
 
 BATCH_CHARACTERS = 1 << 22
 
 
 class Item(NamedTuple):
-    """A document on its way to an output: the texts that become its sequences."""
+    """A document and the output it goes to: its texts become its sequences."""
 
     output: str
     texts: list[str]
@@ -36,7 +36,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """Ids put around texts. A document without ids of its own gets none and stays without sequences.
+    """Ids put around texts. A document whose texts have no ids gets none and stays without sequences.
 
     Attributes:
         text_head, text_tail: around every text.
@@ -54,11 +54,11 @@ class Encoding:
     """How to encode, the same for all parts of a run.
 
     Attributes:
-        tokenizer: folder that the tokenizer was saved in.
-        engine: as chosen for it, never ``auto``.
+        tokenizer: folder in which the tokenizer was saved.
+        engine: name of the encoder that was chosen for it, never ``auto``.
         frame: ids around the texts.
         dtype: name of the data type of the datasets.
-        keep_empty: whether a document without ids is written as one without sequences, or only counted.
+        keep_empty: whether a document without ids is written, with no sequences, or only counted.
     """
 
     tokenizer: Path
@@ -86,53 +86,55 @@ class Part:
 
 
 def encode_part(part: Part, encoding: Encoding) -> dict[str, Any]:
-    """Encodes a part unless its marker says it is done; returns ``{split: {documents, tokens, empty}}``."""
+    """Encodes a part unless its marker says it is done.
+
+    Returns:
+        ``{split: {documents, tokens, empty, domains: {domain: {documents, characters}}}}``.
+    """
     markers = ShardMarkers(part.directory)
     done = markers.counts(part.name)
     if done is not None:
         return done
-    documents = (Document.from_json(record) for record in read_jsonl(part.path))
-    counts = _encode((Item(document.split, [document.text]) for document in documents), part, encoding)
+    domains: dict[str, DomainCounts] = {}
+
+    def items() -> Iterator[Item]:
+        for record in read_jsonl(part.path):
+            document = Document.from_json(record)
+            domains.setdefault(document.split, DomainCounts()).add(document.domain, 1, len(document.text))
+            yield Item(document.split, [document.text])
+
+    counts: dict[str, Any] = encode_items(items(), part.prefix, encoding)
+    for split, by_domain in domains.items():
+        counts[split]["domains"] = by_domain.to_json()
     markers.finish(part.name, counts)
     return counts
 
 
-def _encode(items: Iterable[Item], part: Part, encoding: Encoding) -> dict[str, Any]:
-    prefixes = _Prefixes(part)
-    return encode_items(items, prefixes, encoding)
-
-
-class _Prefixes(dict[str, Path]):
-    def __init__(self, part: Part):
-        self._part = part
-
-    def __missing__(self, split: str) -> Path:
-        return self._part.prefix(split)
-
-
-def encode_items(items: Iterable[Item], prefixes: dict[str, Path], encoding: Encoding) -> dict[str, dict[str, int]]:
+def encode_items(
+    items: Iterable[Item], prefix_of: Callable[[str], Path], encoding: Encoding
+) -> dict[str, dict[str, int]]:
     """Writes every item to the dataset of its output; all appear together when the last item is written.
 
     Args:
-        prefixes: of the datasets, by output. An output without items gets no dataset.
+        prefix_of: path prefix of the dataset of an output. An output without items gets no dataset.
 
     Returns:
         ``{output: {documents, tokens, empty}}``: documents written, their tokens, and those without any.
     """
-    engine = engine_in(encoding.tokenizer, encoding.engine)
+    encoder = encoder_for(encoding.tokenizer, encoding.engine)
     dtype = np.dtype(encoding.dtype)
     empty: dict[str, int] = {}
     with ExitStack() as stack:
         writers: dict[str, IndexedWriter] = {}
         for batch in batches(items):
-            encoded = engine.encode([text for item in batch for text in item.texts])
+            encoded = encoder.encode([text for item in batch for text in item.texts])
             for output, counts, ids in _by_output(batch, encoded):
                 tokens, lengths, sequences = frame_documents(ids, counts, encoding.frame, dtype)
                 empty[output] = empty.get(output, 0) + int((sequences == 0).sum())
                 if not encoding.keep_empty:
                     sequences = sequences[sequences > 0]
                 if output not in writers:
-                    writers[output] = stack.enter_context(IndexedWriter(prefixes[output], dtype))
+                    writers[output] = stack.enter_context(IndexedWriter(prefix_of(output), dtype))
                 writers[output].add(tokens, lengths, sequences)
     return {
         output: {"documents": writer.documents, "tokens": writer.tokens, "empty": empty[output]}
@@ -143,14 +145,14 @@ def encode_items(items: Iterable[Item], prefixes: dict[str, Path], encoding: Enc
 def frame_documents(
     encoded: Iterable[Ids], counts: Iterable[int], frame: Frame, dtype: np.dtype[Any]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Documents end to end, with the ids of ``frame`` around them.
+    """Concatenates documents, with the ids of ``frame`` around them.
 
     Args:
         encoded: ids of every text, in order.
-        counts: texts of each document.
+        counts: number of texts in each document.
 
     Returns:
-        The ids (1-d, ``dtype``), the tokens of each sequence, and the sequences of each document.
+        The ids (1-d, ``dtype``), the number of tokens in each sequence, and of sequences in each document.
     """
     text_head, text_tail, document_head, document_tail = (
         np.array(ids, np.uint32) if ids else None
@@ -185,7 +187,7 @@ def frame_documents(
 
 
 def batches(items: Iterable[Item], characters: int = BATCH_CHARACTERS) -> Iterator[list[Item]]:
-    """Neighbouring items, together at most ``characters`` long; a longer one goes alone."""
+    """Consecutive items, together at most ``characters`` long; a longer one is a batch by itself."""
     batch: list[Item] = []
     size = 0
     for item in items:
@@ -200,7 +202,7 @@ def batches(items: Iterable[Item], characters: int = BATCH_CHARACTERS) -> Iterat
 
 
 def _by_output(batch: list[Item], encoded: list[Ids]) -> Iterator[tuple[str, list[int], list[Ids]]]:
-    """(output, texts of each document, ids of the texts) for every output in ``batch``."""
+    """(output, number of texts in each document, ids of the texts) for every output in ``batch``."""
     outputs = {item.output for item in batch}
     if len(outputs) == 1:
         yield batch[0].output, [len(item.texts) for item in batch], encoded

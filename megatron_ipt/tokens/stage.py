@@ -1,11 +1,11 @@
-"""Stage ``tokens``: documents of all sources to Megatron indexed datasets and the tokenizer they were made with.
+"""Stage ``tokens``: converts documents of all sources to Megatron indexed datasets, and saves the tokenizer.
 
 Shards are encoded in parallel into parts, and the parts of a split are then interleaved by token share. Training data
-is mixed; validation and test data stay apart by source, so that losses can be told apart. ``dataset.json`` says what
-there is; training reads nothing else.
+is mixed; validation and test data are kept separate by source, so that each source has its own loss. ``dataset.json``
+describes the datasets; training reads nothing else.
 
-``run(config, context, shard=(i, N))`` encodes every N-th part from the i-th on, beside other processes on any machines
-that see the folder; a last ``run(config, context)`` encodes what is left, if anything, and mixes.
+``run(config, context, shard=(i, N))`` encodes every N-th part starting with the i-th, concurrently with other processes
+on any machine that sees the folder; a final ``run(config, context)`` encodes any remaining parts and mixes them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.corpus.config import CorpusConfig
-from megatron_ipt.corpus.documents import SPLITS, Document
-from megatron_ipt.corpus.readers import read_file
-from megatron_ipt.corpus.stage import input_files, split_of
+from megatron_ipt.corpus.documents import SPLITS, Document, DomainCounts, split_of
+from megatron_ipt.corpus.options import ReadOptions
+from megatron_ipt.corpus.readers import custom_reader
+from megatron_ipt.corpus.reading import input_files, input_fingerprints, open_rejects, read_documents
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import (
     atomic_folder,
@@ -35,43 +35,61 @@ from megatron_ipt.locks import locked
 from megatron_ipt.manifest import StageContext, fingerprint_file
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
-from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import derive
+from megatron_ipt.stages import AUGMENTED, DOCUMENTS, Units
 from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
 from megatron_ipt.tokens.dataset.description import DATASET, tokenizer_keys
 from megatron_ipt.tokens.dataset.indexed import dtype_for
-from megatron_ipt.tokens.dataset.mix import Source, write_interleaved, write_single
+from megatron_ipt.tokens.dataset.mix import TokenizedSource, write_interleaved, write_single
 from megatron_ipt.tokens.dataset.verify import checksums
 from megatron_ipt.tokens.encode import Encoding, Frame, Part, encode_part
-from megatron_ipt.tokens.tokenizer.tokenizer import (
-    TOKENIZER_FILES,
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    choose_engine,
-    open_tokenizer,
-    train_sentencepiece,
-)
+from megatron_ipt.tokens.tokenizer.hugging_face_folder import HuggingFaceTokenizer
+from megatron_ipt.tokens.tokenizer.interface import Tokenizer
+from megatron_ipt.tokens.tokenizer.loading import choose_encoder, open_tokenizer
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer, train_sentencepiece
+from megatron_ipt.tokens.tokenizer.transformers_files import TOKENIZER_FILES
 
 logger = logging.getLogger(__name__)
 
 _LINE_CHARACTERS = 10_000
+_SHARD_DOCUMENTS = 20_000
+"""Documents per shard of a source that is read from files."""
 
 
 def built_in_folders(inputs: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """Folders of shards behind the sources ``augmented`` and ``raw``, given the folders of earlier stages."""
-    return {
-        "augmented": [inputs["augment"] / "augmented"],
-        "raw": [inputs["corpus"] / "raw", inputs["augment"] / "plain"],
-    }
+    """Folders of shards behind the sources ``augmented`` and ``raw``, as far as the recipe makes them.
+
+    Args:
+        inputs: folders of earlier stages by kind.
+    """
+    folders: dict[str, list[Path]] = {"augmented": [], "raw": []}
+    if DOCUMENTS in inputs:
+        folders["raw"].append(inputs[DOCUMENTS] / "raw")
+    if AUGMENTED in inputs:
+        folders["augmented"].append(inputs[AUGMENTED] / "augmented")
+        folders["raw"].append(inputs[AUGMENTED] / "plain")
+    elif DOCUMENTS in inputs:
+        # Nothing makes pairs for them: documents meant for pairs are trained on as they are.
+        folders["raw"].append(inputs[DOCUMENTS] / "synthesis")
+    return folders
+
+
+def units(config: TokensConfig, context: StageContext) -> Units:
+    """The parts that are encoded apart. A source of the user's own files counts as one while it is not read yet."""
+    folders = built_in_folders(context.inputs)
+    names = []
+    for source, settings in config.sources.items():
+        count = sum(len(list_shards(folder)) for folder in folders.get(source, [])) + bool(settings.inputs)
+        names += [f"{source}-{index:05d}" for index in range(count)]
+    return Units(tuple(names), "parts")
 
 
 def fingerprints(config: TokensConfig) -> list[dict[str, Any]]:
     """Fingerprints of what the recipe names itself: a given tokenizer and the files of further sources."""
     prints = tokenizer_fingerprints(config.tokenizer)
-    for source in config.sources.values():
+    for name, source in config.sources.items():
         if source.inputs:
-            prints += [fingerprint_file(file.path) for file in input_files(CorpusConfig(inputs=source.inputs))]
+            prints += input_fingerprints(source.inputs, _options(name, source))
     return prints
 
 
@@ -79,9 +97,18 @@ def check(config: TokensConfig) -> None:
     """Raises what would otherwise be found when all pairs are made.
 
     Raises:
-        InputError: the tokenizer that the recipe gives is not there, or cannot be used.
+        InputError: the tokenizer that the recipe gives or a file of a source is missing, or cannot be used.
+        RecipeError: the custom reader of a source cannot be used.
     """
     _given_tokenizer(config.tokenizer)
+    for name, source in config.sources.items():
+        if source.inputs:
+            input_files(source.inputs, _options(name, source))
+            custom_reader(_options(name, source))
+
+
+def _options(name: str, source: SourceConfig) -> ReadOptions:
+    return source.options(f"tokens.sources.{name}")
 
 
 def tokenizer_fingerprints(settings: TokenizerConfig) -> list[dict[str, Any]]:
@@ -119,7 +146,7 @@ def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | No
     tokenizer = open_tokenizer(tokenizer_folder)
     encoding = Encoding(
         tokenizer_folder,
-        choose_engine(config.tokenizer.engine, tokenizer_folder),
+        choose_encoder(config.tokenizer.engine, tokenizer_folder),
         _frame(config, tokenizer),
         dtype_for(config.dtype, tokenizer.vocab_size, "tokens.dtype").name,
         keep_empty=False,
@@ -148,6 +175,7 @@ def run(config: TokensConfig, context: StageContext, shard: tuple[int, int] | No
             for split in SPLITS
         },
         "train_by_source": _by_source(dataset["train"]),
+        **_by_domain(parts, encoded),
         "empty_documents": sum(split["empty"] for counts in encoded.values() for split in counts.values()),
         "rejected": _rejected(context.directory),
     }
@@ -171,37 +199,27 @@ def _collect_parts(config: TokensConfig, context: StageContext, work: Path) -> l
             shards += _import_source(name, source, context)
         parts += [Part(name, index, shard, work) for index, shard in enumerate(shards)]
         if not shards:
-            logger.warning("tokens: source %s holds no documents", name)
+            logger.warning("tokens: source %s contains no documents", name)
     return parts
 
 
 def _import_source(name: str, source: SourceConfig, context: StageContext) -> list[Path]:
-    """Reads the user's own files of a source into shards of documents with ids and splits."""
+    """Reads the files of a source into shards of documents with ids and splits."""
     folder = context.directory / "parts" / f"{name}-import"
     if not folder.exists():
-        settings = CorpusConfig(inputs=source.inputs)
+        options = _options(name, source)
         rejects_path = context.directory / f"rejects-{name}.jsonl"
-        with Rejects(rejects_path, settings.maximum_reject_share) as rejects, atomic_folder(folder) as temporary:
-            documents = _read_documents(settings, context.seed, rejects)
-            accepted = 0
+        with open_rejects(rejects_path, options) as rejects, atomic_folder(folder) as temporary:
+            documents = read_documents(source.inputs, options, rejects)
             for index in count():
-                shard = list(islice(documents, settings.shard_documents))
+                shard = list(islice(documents, _SHARD_DOCUMENTS))
                 if not shard:
                     break
-                accepted += len(shard)
                 with atomic_jsonl(temporary / shard_name(index, context.compression)) as writer:
                     for document in shard:
+                        document.split = split_of(document.id, context.seed, *source.held_out_shares())
                         writer.write(document.to_json())
-                rejects.check(accepted)
-            rejects.check(accepted, final=True)
     return list_shards(folder)
-
-
-def _read_documents(settings: CorpusConfig, seed: int, rejects: Rejects) -> Iterator[Document]:
-    for file in input_files(settings):
-        for record in read_file(file, settings, rejects):
-            split = split_of(record.id, seed, settings.valid_share, settings.test_share)
-            yield Document(record.id, record.text, record.title, split)
 
 
 def prepare_tokenizer(settings: TokenizerConfig, lines: Iterator[str], folder: Path) -> None:
@@ -215,7 +233,7 @@ def prepare_tokenizer(settings: TokenizerConfig, lines: Iterator[str], folder: P
         tokenizer = train_sentencepiece(lines, settings.vocab_size)
         if tokenizer.vocab_size < settings.vocab_size:
             logger.warning(
-                "tokens.tokenizer.vocab_size: %d pieces wanted, the corpus gives %d",
+                "tokens.tokenizer.vocab_size: %d pieces requested, but the corpus yields only %d",
                 settings.vocab_size,
                 tokenizer.vocab_size,
             )
@@ -239,7 +257,7 @@ def _training_lines(parts: list[Part], seed: int, characters: int) -> Iterator[s
             if document.split != "train":
                 continue
             for line in filter(None, document.text.split("\n")):
-                # SentencePiece passes over lines beyond its limit.
+                # SentencePiece skips lines beyond its limit.
                 yield from (line[i : i + _LINE_CHARACTERS] for i in range(0, len(line), _LINE_CHARACTERS))
             characters -= len(document.text)
             if characters <= 0:
@@ -258,9 +276,11 @@ def _encode_all(config: TokensConfig, parts: list[Part], encoding: Encoding) -> 
     return encoded
 
 
-def _sources(split: str, config: TokensConfig, parts: list[Part], encoded: dict[str, dict[str, Any]]) -> list[Source]:
+def _sources(
+    split: str, config: TokensConfig, parts: list[Part], encoded: dict[str, dict[str, Any]]
+) -> list[TokenizedSource]:
     return [
-        Source(
+        TokenizedSource(
             name,
             [part.prefix(split) for part in parts if part.source == name and split in encoded[part.name]],
             settings.repeat if split == "train" else 1,
@@ -314,6 +334,16 @@ def _by_source(entries: list[dict[str, Any]]) -> dict[str, Any]:
     if len(entries) == 1 and "by_source" in entries[0]:
         return dict(entries[0]["by_source"])
     return {entry["name"]: {"documents": entry["documents"], "tokens": entry["tokens"]} for entry in entries}
+
+
+def _by_domain(parts: list[Part], encoded: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """``{domains: {source: {domain: {documents, characters}}}}`` of all splits, where documents have a domain."""
+    domains: dict[str, DomainCounts] = {}
+    for part in parts:
+        for counts in encoded[part.name].values():
+            domains.setdefault(part.source, DomainCounts()).update(counts.get("domains", {}))
+    found = {source: counts.to_json() for source, counts in domains.items() if counts.summary()}
+    return {"domains": found} if found else {}
 
 
 def _rejected(directory: Path) -> dict[str, int]:

@@ -33,7 +33,7 @@ def fingerprints(config: TrainingConfig) -> list[dict[str, Any]]:
 
 
 def run(config: TrainingConfig, context: StageContext, launcher: Launcher | None = None) -> dict[str, Any]:
-    """Trains on ``context.inputs["tokens"]`` into ``context.directory``.
+    """Trains on ``context.inputs[TOKENS]`` into ``context.directory``.
 
     Args:
         launcher: starts the ranks; by default on this machine.

@@ -1,1 +1,1 @@
-"""Sequences of which only a part is learned: tuning data for the synthesizer and for instructions."""
+"""Packed sequences with a loss mask, for tuning."""

@@ -1,7 +1,8 @@
-"""Chats as they come in files, brought to one form: messages with the roles system, user, assistant and tool.
+"""Reads chats into one format: messages with the roles system, user, assistant and tool.
 
-``messages`` takes the two common ways to write a chat down (``messages`` with role and content, ``conversations`` with
-from and value); ``prompt_response`` takes records of a prompt and a response under the names that published sets use.
+The format ``messages`` covers the two common conventions (``messages`` with role and content, ``conversations`` with
+from and value); ``prompt_response`` covers records with a prompt and a response, under the field names of published
+datasets.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
     "gpt": "assistant", "model": "assistant", "tool": "tool", "function": "tool",
 }  # fmt: skip
-"""Role in a file to role here."""
+"""Maps roles in files to roles in :class:`Chat`."""
 
 PROMPT_RESPONSE = (
     ("system_prompt", "question", "", "response"),
@@ -31,12 +32,12 @@ PROMPT_RESPONSE = (
     ("system", "prompt", "", "completion"),
     ("system", "question", "", "answer"),
 )
-"""Names of the fields with system message, prompt, what the prompt is about, and response. The first row whose prompt
-and response a record has is its own."""
+"""Field names of system message, prompt, input to the prompt, and response. The first row whose prompt and response
+fields a record has applies."""
 
 
 class UnusableChatError(ValueError):
-    """Why a record is not a chat to learn from; goes to the rejects."""
+    """A record that is not a usable chat; the message is the reason in the rejects."""
 
 
 @dataclass
@@ -44,9 +45,9 @@ class Chat:
     """One chat.
 
     Attributes:
-        id: that of the record, or ``file:line``.
-        source, line: where it stands.
-        messages: the last is the assistant's.
+        id: ``file:`` and the id of the record, or its line number.
+        source, line: file and line of the record.
+        messages: the last one is from the assistant.
     """
 
     id: str
@@ -56,14 +57,14 @@ class Chat:
 
 
 def read_chats(path: Path, name: str, form: str, rejects: Rejects) -> Iterator[Chat]:
-    """Chats of ``path``; records that are none go to ``rejects``.
+    """Reads chats from ``path``; records that are not usable chats go to ``rejects``.
 
     Args:
-        name: of the file, for ids.
+        name: name of the file, for ids.
         form: ``messages``, ``prompt_response`` or ``auto``.
 
     Raises:
-        InputError: the file cannot be read, or its first record is in no format that is known.
+        InputError: the file cannot be read, or the format of its first record is unknown.
     """
     for number, record in read_records(path, rejects):
         if form == "auto":
@@ -88,8 +89,8 @@ def _format_of(record: Any, path: Path) -> str:
     found = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
     pairs = ", ".join(f"{prompt}/{response}" for _, prompt, _, response in PROMPT_RESPONSE)
     raise InputError(
-        f"{path}: its first record holds {found}; expected messages, or a prompt with a response ({pairs}). If only "
-        "this record is bad, name tuning.datasets.NAME.format"
+        f"{path}: the first record has {found}; expected messages, or a prompt with a response ({pairs}). If only "
+        "this record is bad, set tuning.datasets.NAME.format"
     )
 
 
@@ -103,7 +104,7 @@ def _messages(record: Any) -> list[Message]:
             raise UnusableChatError("message is not an object")
         role = ROLES.get(str(turn.get("role", turn.get("from"))).lower())
         if role is None:
-            raise UnusableChatError("message of an unknown role")
+            raise UnusableChatError("message with an unknown role")
         messages.append({"role": role, "content": _text(turn.get("content", turn.get("value")))})
     return messages
 
@@ -124,22 +125,22 @@ def _prompt_and_response(record: Any) -> list[Message]:
     fields = _fields_of(record) if isinstance(record, dict) else None
     if fields is None:
         raise UnusableChatError("no prompt with a response")
-    system, prompt, about, response = (_text(record.get(name) or "") for name in fields)
+    system, prompt, prompt_input, response = (_text(record.get(name) or "") for name in fields)
     messages = [{"role": "system", "content": system}] if system.strip() else []
-    if about.strip():
-        prompt = f"{prompt}\n{about}"
+    if prompt_input.strip():
+        prompt = f"{prompt}\n{prompt_input}"
     return [*messages, {"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
 
 
 def _usable(messages: list[Message]) -> list[Message]:
-    """Up to the assistant's last message; an assistant that says nothing cannot be learned from."""
+    """Drops messages after the assistant's last one, and checks that the rest can be trained on."""
     while messages and messages[-1]["role"] != "assistant":
         messages = messages[:-1]
     if not messages:
-        raise UnusableChatError("the assistant says nothing")
+        raise UnusableChatError("no assistant message")
     first = next((message for message in messages if message["role"] != "system"), messages[0])
     if first["role"] == "assistant":
-        raise UnusableChatError("begins with the assistant")
+        raise UnusableChatError("starts with an assistant message")
     if any(not message["content"].strip() for message in messages if message["role"] in ("assistant", "user")):
         raise UnusableChatError("empty message")
     return messages

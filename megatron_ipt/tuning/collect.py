@@ -1,7 +1,7 @@
-"""From the files of a data set to the examples that are taken, with ids and splits.
+"""From the files of a data set to the selected examples, with ids and splits.
 
-They are kept as JSON Lines in a work folder, because they are read twice: to train a tokenizer, where one is trained,
-and to be encoded. What cannot be used goes to the rejects with file and line.
+They are kept as JSON Lines in a work folder, because they are read twice: to train a tokenizer, if one is trained, and
+to be encoded. What cannot be used goes to the rejects with file and line.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_ipt.corpus.documents import split_of
 from megatron_ipt.corpus.inputs import InputFile, base_suffix, find_files
-from megatron_ipt.corpus.stage import split_of
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import atomic_jsonl, is_remote, read_jsonl
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import derive
-from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.replay.config import ReplayConfig
-from megatron_ipt.synthesis.from_text.replay.source import ReplaySource
+from megatron_ipt.synthesis.from_text.replay.source import PairReader
 from megatron_ipt.synthesis.pairs import Example
 from megatron_ipt.tuning.chats import Chat, read_chats
 from megatron_ipt.tuning.config import SYNTHESIZER_EXAMPLES, TuningConfig
@@ -36,9 +35,9 @@ class Collected:
     Attributes:
         name: of the data set.
         path: JSON Lines of ``{split, example}`` or ``{split, chat}``.
-        rejects: takes what is found unusable later.
-        read: pairs, or chats, that could be read, whether taken or not.
-        rejected: what could not, by then.
+        rejects: takes what turns out to be unusable later.
+        read: number of pairs or chats that could be read, selected or not.
+        rejected: number of those that could not.
     """
 
     name: str
@@ -48,7 +47,7 @@ class Collected:
     rejected: int
 
     def check_rejects(self) -> None:
-        """Raises InputError when too much of the data set was rejected, now or at first."""
+        """Raises InputError when too much of the data set was rejected, while reading or since."""
         rejected_later = self.rejects.count - self.rejected
         self.rejects.check(max(0, self.read - rejected_later), final=True)
 
@@ -67,21 +66,18 @@ def files_of(config: TuningConfig, name: str) -> list[InputFile]:
     """The input files of data set ``name``.
 
     Raises:
-        InputError: an input is missing or lies on a remote address.
+        InputError: an input is missing or at a remote address.
     """
-    inputs = config.datasets[name].inputs
+    inputs, key = config.datasets[name].inputs, f"tuning.datasets.{name}.inputs"
     remote = next(filter(is_remote, inputs), None)
     if remote is not None:
-        raise InputError(f"tuning.datasets.{name}.inputs: {remote}: remote addresses are not read; copy the file here")
-    try:
-        files, _ = find_files(inputs, lambda path: path in inputs or base_suffix(path) in _SUFFIXES)
-    except InputError as error:
-        raise InputError(str(error).replace("corpus.inputs", f"tuning.datasets.{name}.inputs")) from error
+        raise InputError(f"{key}: {remote}: remote addresses are not supported; copy the file here")
+    files, _ = find_files(inputs, lambda path: path in inputs or base_suffix(path) in _SUFFIXES, key)
     return files
 
 
 def collect(config: TuningConfig, name: str, seed: int, folder: Path, rejects: Rejects) -> Collected:
-    """Reads the files of data set ``name``, chooses examples and writes them into ``folder``."""
+    """Reads the files of data set ``name``, selects examples and writes them to ``folder``."""
     path = folder / f"{name}.jsonl"
     records = _texts if config.kind == "synthesizer" else _chats
     read: Counter[str] = Counter()
@@ -101,8 +97,8 @@ def _texts(
             replay = ReplayConfig(
                 [file.path], dataset.format, config.problems_per_example, config.valid_share, config.test_share
             )
-            source = ReplaySource(SynthesisConfig(engine="replay", chain_length=1, replay=replay), seed)
-            for chain in source.read(Path(file.path), rejects):
+            reader = PairReader(replay, 1, seed, f"tuning.datasets.{name}")
+            for chain in reader.read(Path(file.path), rejects):
                 for example in chain.examples:
                     counts["pairs"] += len(example.pairs)
                     yield chain.split, example

@@ -1,4 +1,4 @@
-"""Collected examples to ids and masks, one example a document, by split: what is packed into rows afterwards."""
+"""Encodes collected examples as ids and masks, one document per example, by split; packing comes later."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from megatron_ipt.tuning.templates import open_layout
 CHAT_TOO_LONG = "chat whose first exchange is longer than a row"
 
 _Item = tuple[str, str, Masked, int]
-"""Split, id, ids with mask, pairs or responses."""
+"""Split, id, ids with mask, number of pairs or responses."""
 
 
 @dataclass
 class Encoded:
-    """Examples of one data set and split.
+    """Encoded examples of one dataset and split.
 
     Attributes:
-        prefix: where they are, one a row.
-        hashes: of their ids; the order of everything derives from them.
-        parts: pairs of all texts, or responses of all chats.
+        prefix: path prefix of the examples, one per row.
+        hashes: hashes of their ids, from which every order derives.
+        parts: total number of pairs, or of responses.
     """
 
     prefix: Path
@@ -51,13 +51,13 @@ def encode(
     folder: Path,
     dtype: npt.DTypeLike,
 ) -> tuple[dict[str, Encoded], Counter[str]]:
-    """Encodes a data set into ``folder``; what does not fit goes to the rejects.
+    """Encodes a dataset into ``folder``; examples that do not fit go to the rejects.
 
     Args:
-        folder: with the tokenizer in ``../tokenizer``.
+        folder: output folder.
 
     Returns:
-        The splits that have examples, and counts: chats cut short.
+        The splits that have examples, and the number of truncated chats.
     """
     capacity = config.seq_length + 1
     counts: Counter[str] = Counter()
@@ -78,12 +78,12 @@ def encode(
 
 def _texts(config: TuningConfig, collected: Collected, seed: int, layout: FewShotFormat) -> Iterator[_Item]:
     for split, example in collected.examples():
-        pairs, drops = layout.readable(vary(example, config.multiple_choice_share, seed).pairs)
-        masked, unfit = layout.encode(replace(example, pairs=pairs))
-        for drop in (*drops, *unfit):
+        pairs, drops = layout.parseable(vary(example, config.multiple_choice_share, seed).pairs)
+        masked, cut = layout.encode(replace(example, pairs=pairs))
+        for drop in (*drops, *cut):
             collected.rejects.add(drop.reason, example.id, sample=drop.sample)
         if masked is not None:
-            yield split, example.id, masked, len(pairs) - len(unfit)
+            yield split, example.id, masked, len(pairs) - len(cut)
 
 
 def _chats(

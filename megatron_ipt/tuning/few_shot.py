@@ -1,9 +1,8 @@
-r"""Tuning data of the synthesizer: texts with their tasks, in the very ids that a prompt has at inference.
+r"""Tuning data for the synthesizer: texts with their pairs, with exactly the token ids of a prompt at inference.
 
-One example is BOS, the text in its marks, its pairs in theirs, EOS. The pairs and EOS are to be predicted, the text is
-not. Rows hold examples of one data set, one after another, so that the model learns to go on as it was shown. The ids
-are joined as :class:`.PromptFormat` joins them; a prompt of a chain is a prefix of the
-row that was made of the same chain.
+One example is BOS, the text in its markers, its pairs in theirs, EOS. Pairs and EOS are predicted, the text is not. A
+row is a sequence of examples from one dataset, so that the model learns to follow the examples that it is shown. Ids
+are concatenated like in :class:`.PromptFormat`: the prompt of a chain is a prefix of the row made from the same chain.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ TOO_LONG = "text longer than a row"
 NO_PAIRS = "text without pairs"
 CUT = "pair beyond the end of the row"
 
-_MOST_OPTIONS = 4
+_MAXIMUM_OPTIONS = 4
 _OPTION_CHARACTERS = 60
 
 
 class FewShotFormat:
-    """Examples as ids.
+    """Encodes examples as ids.
 
     Args:
-        tokenizer: of the model to tune.
-        capacity: tokens of a row.
+        tokenizer: tokenizer of the model to tune.
+        capacity: tokens per row.
 
     Raises:
-        RecipeError: rows are too short to hold a text.
+        RecipeError: rows are too short for a text.
     """
 
     def __init__(self, tokenizer: PromptTokenizer, capacity: int):
@@ -51,14 +50,14 @@ class FewShotFormat:
         text = render_text("")
         self._after_text = Continuation(tokenizer, text[len(text.rstrip()) :])
 
-    def readable(self, pairs: list[Pair]) -> tuple[list[Pair], list[Drop]]:
-        """The pairs that read back as themselves from what is to be learned, each question once, and the others."""
+    def parseable(self, pairs: list[Pair]) -> tuple[list[Pair], list[Drop]]:
+        """Splits pairs into those that parse back into themselves, with distinct questions, and dropped ones."""
         kept: dict[str, Pair] = {}
         drops = []
         for pair in map(self._neutralised, pairs):
             found, faults = parse_answer(render_pair(pair))
             if len(found) != 1 or faults:
-                fault = faults[0].reason if faults else "reads back as several pairs"
+                fault = faults[0].reason if faults else "parses as several pairs"
                 drops.append(Drop(fault, f"{pair.question} {pair.answer}"))
             elif question_key(pair.question) in kept:
                 drops.append(Drop(REPEATED, pair.question))
@@ -67,10 +66,13 @@ class FewShotFormat:
         return list(kept.values()), drops
 
     def encode(self, example: Example) -> tuple[Masked | None, list[Drop]]:
-        """The example, its last pairs left out where they exceed the row; None where no pair fits.
+        """Encodes the example without the last pairs that exceed the row; None if no pair fits.
 
         Args:
-            example: its pairs as :meth:`readable` gives them.
+            example: a text with pairs from :meth:`parseable`.
+
+        Returns:
+            Ids with their mask, and the dropped pairs.
         """
         text = self._prompts.encode_texts([example.text])[0]
         head = self._head + text.ids
@@ -98,11 +100,11 @@ class FewShotFormat:
 
 
 def vary(example: Example, share: float, seed: int) -> Example:
-    """``example`` with about ``share`` of its extractive questions made multiple choice.
+    """Turns about ``share`` of the extractive questions of ``example`` into multiple choice.
 
-    A question counts as extractive where it has neither options nor reasoning and its answer is words of the text. Its
-    options are the answer and up to three other such answers about the same text, none part of another, in an order of
-    their own. Which questions and which options depends on the seed and the example's id alone.
+    A question is extractive if it has neither options nor reasoning and its answer occurs in the text. The options are
+    the answer and up to three other such answers about the same text, shuffled, none of them part of another. All
+    choices depend only on the seed and the example's id.
     """
     extractive = {
         number: pair.answer for number, pair in enumerate(example.pairs) if _is_extractive(pair, example.text)
@@ -111,15 +113,15 @@ def vary(example: Example, share: float, seed: int) -> Example:
     for number, answer in extractive.items():
         if unit_interval(seed, "multiple choice", example.id, number) >= share:
             continue
-        chance = generator(seed, "options", example.id, number)
-        others = [other for place, other in extractive.items() if place != number]
-        chance.shuffle(others)
+        random = generator(seed, "options", example.id, number)
+        others = [other for index, other in extractive.items() if index != number]
+        random.shuffle(others)
         options = [answer]
         for other in others:
-            if len(options) < _MOST_OPTIONS and not any(_overlap(other, option) for option in options):
+            if len(options) < _MAXIMUM_OPTIONS and not any(_overlap(other, option) for option in options):
                 options.append(other)
         if len(options) > 2:
-            chance.shuffle(options)
+            random.shuffle(options)
             pairs[number] = pairs[number]._replace(options=tuple(options))
     return replace(example, pairs=pairs)
 
@@ -135,5 +137,5 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def training_lines(example: Example) -> Iterator[str]:
-    """What a tokenizer for this data is trained on, line by line."""
+    """Lines to train a tokenizer on."""
     yield from filter(None, (render_text(example.text) + render_pairs(example.pairs)).split("\n"))

@@ -1,8 +1,8 @@
-"""Packing: which examples share a row. Pure; from lengths to lists of numbers.
+"""Packs examples into rows, given their lengths.
 
-Best fit with a bounded choice: every example goes into the open row that it fills best, and where none has room a new
-row is opened. Of more than ``WINDOW`` open rows the fullest is closed. Time grows with the number of examples alone,
-and an example is never cut.
+Best fit with a bounded number of open rows: each example goes into the open row with the least sufficient space left;
+if there is none, a new row is opened. If ``WINDOW`` rows are open, the fullest one is closed first. Time is linear in
+the number of examples, and examples are never split.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ import bisect
 from collections.abc import Iterable, Iterator, Sequence
 
 WINDOW = 512
-"""Rows that are open at once. Twice as many fill rows hardly better."""
+"""Maximum number of open rows. Doubling it hardly improves packing."""
 
 
 def pack(lengths: Sequence[int], capacity: int, order: Iterable[int], window: int = WINDOW) -> Iterator[list[int]]:
-    """Yields rows, each the numbers of its examples in the order they came in.
+    """Yields rows, each a list of example indices in the order in which they were added.
 
     Args:
-        lengths: tokens of every example, none above ``capacity``.
-        capacity: tokens of a row.
-        order: numbers of the examples to pack, each once.
-        window: rows that are open at once.
+        lengths: tokens per example, at most ``capacity``.
+        capacity: tokens per row.
+        order: indices of the examples to pack, each once.
+        window: maximum number of open rows.
     """
-    # (room, number of the row), sorted: the row that an example fills best is found by bisection.
+    # Sorted (tokens left, row number), so that bisection finds the best fit.
     rooms: list[tuple[int, int]] = []
     rows: dict[int, list[int]] = {}
     opened = 0
     for example in order:
         length = int(lengths[example])
         if length > capacity:
-            raise ValueError(f"example {example} has {length} tokens, a row {capacity}")
-        place = bisect.bisect_left(rooms, (length, -1))
-        if place < len(rooms):
-            room, row = rooms.pop(place)
+            raise ValueError(f"example {example} has {length} tokens, more than the {capacity} of a row")
+        position = bisect.bisect_left(rooms, (length, -1))
+        if position < len(rooms):
+            room, row = rooms.pop(position)
         else:
             if len(rooms) == window:
                 yield rows.pop(rooms.pop(0)[1])

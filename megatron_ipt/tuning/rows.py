@@ -1,9 +1,9 @@
-"""Rows: packed tokens with a loss mask, in two indexed datasets of one shape.
+"""Rows of packed tokens with a loss mask, in two indexed datasets of the same shape.
 
-``PREFIX.bin/.idx`` holds the ids. A *document* of the index is one row, what one sample of training is made of: at most
-``seq_length + 1`` tokens. The *sequences* of a document are what was packed into the row, one after the other; they are
-to be read apart from each other. ``MASK.bin/.idx`` holds one byte a token, 1 where the token is to be predicted. Both
-are plain Megatron indexed datasets, so that every tool for these reads them.
+``PREFIX.bin/.idx`` has the ids. A *document* of the index is one row, i.e. one training sample of at most
+``seq_length + 1`` tokens. The *sequences* of a document are the examples packed into the row, which can be isolated
+from each other in training. ``MASK.bin/.idx`` has one byte per token, 1 if the token is predicted. Both are plain
+Megatron indexed datasets, which standard tools can read.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Row:
 
     Attributes:
         ids: int64 [tokens].
-        mask: True where the token is to be predicted, bool [tokens]; the first is False.
-        lengths: tokens of each sequence in the row, int32 [sequences]; they add up to the tokens of the row.
+        mask: whether each token is predicted, bool [tokens]; False for the first one.
+        lengths: tokens per sequence in the row, int32 [sequences]; they add up to the tokens of the row.
     """
 
     ids: npt.NDArray[np.int64]
@@ -41,25 +41,27 @@ class RowReader:
     """Memory-mapped rows.
 
     Args:
-        prefix: of the ids.
-        mask_prefix: of the loss mask.
+        prefix: path prefix of the ids.
+        mask_prefix: path prefix of the loss mask.
 
     Raises:
-        InputError: files are missing or damaged, or ids and mask are not of one shape.
+        InputError: files are missing or damaged, or ids and mask differ in shape.
     """
 
     def __init__(self, prefix: str | Path, mask_prefix: str | Path):
         self._ids = IndexedReader(prefix)
         self._mask = IndexedReader(mask_prefix)
         if self._mask.dtype != np.uint8:
-            raise InputError(f"{idx_path(mask_prefix)}: holds {self._mask.dtype.name}; a loss mask holds uint8")
+            raise InputError(
+                f"{idx_path(mask_prefix)}: data type is {self._mask.dtype.name}, expected uint8 for a loss mask"
+            )
         if not (
             np.array_equal(self._ids.sequence_lengths, self._mask.sequence_lengths)
             and np.array_equal(self._ids.document_index, self._mask.document_index)
         ):
             raise InputError(
-                f"{bin_path(mask_prefix)}: is not of the shape of {bin_path(prefix)}; write both again with the "
-                "tuning stage"
+                f"{bin_path(mask_prefix)}: shape differs from {bin_path(prefix)}; rerun the stage tuning to write both "
+                "again"
             )
 
     def __len__(self) -> int:
@@ -67,12 +69,12 @@ class RowReader:
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
-        """Tokens of each row, int32 [rows]."""
+        """Tokens per row, int32 [rows]."""
         return self._ids.lengths
 
     @property
     def tokens(self) -> int:
-        """In all rows."""
+        """Total number of tokens."""
         return self._ids.total_tokens
 
     def __getitem__(self, index: int) -> Row:
@@ -83,11 +85,11 @@ class RowReader:
 
 
 class RowWriter:
-    """Writes rows to ``prefix`` and their mask to ``prefix`` + ``-loss-mask``; the files appear when the ``with`` block
+    """Writes rows to ``prefix`` and their mask to ``prefix`` + ``-loss-mask``; the files appear if the ``with`` block
     succeeds.
 
     Attributes:
-        loss_tokens: tokens to be predicted, so far.
+        loss_tokens: number of predicted tokens so far.
     """
 
     def __init__(self, prefix: Path, dtype: npt.DTypeLike):

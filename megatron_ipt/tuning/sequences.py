@@ -1,4 +1,4 @@
-"""What the two kinds of tuning make of a record: ids of which a part is to be predicted."""
+"""Token ids with a loss mask, used by both kinds of tuning."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Masked:
     """Ids with their loss mask.
 
     Attributes:
-        ids: as in training, control tokens included.
-        mask: 1 where the token is to be predicted, else 0; of the same length.
+        ids: ids including control tokens.
+        mask: 1 if the token is predicted, else 0; of the same length.
     """
 
     ids: list[int]
@@ -25,11 +25,11 @@ class Masked:
 
 
 class Continuation:
-    """Encodes texts that go on after ``before``.
+    """Encodes texts as continuations of ``before``.
 
-    A tokenizer may see a word at the beginning of a text otherwise than inside one (SentencePiece puts a blank before
-    it). What a model writes after a prompt goes on inside; so the ids of ``before`` + text are taken, without those of
-    ``before``. Where these are not a prefix, because the tokenizer joins across the seam, the text is encoded apart.
+    A tokenizer may encode a word differently at the start of a text than inside it (SentencePiece prepends a space). A
+    completion continues its prompt, so ``before`` + text is encoded and the ids of ``before`` are removed. If these are
+    not a prefix, because a token spans the boundary, the text is encoded separately.
     """
 
     def __init__(self, tokenizer: PromptTokenizer, before: str):
@@ -39,7 +39,7 @@ class Continuation:
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, without BOS and EOS."""
-        whole = self._tokenizer.encode([self._before + text])[0]
-        if whole[: len(self._ids)] == self._ids:
-            return whole[len(self._ids) :]
+        ids = self._tokenizer.encode([self._before + text])[0]
+        if ids[: len(self._ids)] == self._ids:
+            return ids[len(self._ids) :]
         return self._tokenizer.encode([text])[0]

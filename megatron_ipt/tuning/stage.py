@@ -1,8 +1,8 @@
-"""Stage ``tuning``: data sets of tasks or chats to packed rows with a loss mask, and the tokenizer they were made with.
+"""Stage ``tuning``: packs datasets of tasks or chats into rows with a loss mask, and saves their tokenizer.
 
-The folder has the form of the tokens stage's: ``dataset.json`` names one training dataset, and validation and test data
-by data set; training, export and evaluation read either. An entry here also names its loss mask. Rows of a data set are
-made of its own examples alone, packed anew for every repetition.
+The folder has the same structure as that of the stage ``tokens``: ``dataset.json`` lists one training dataset, and
+validation and test data per dataset; training, export and evaluation read either. Entries also name a loss mask. Rows
+never mix datasets; each repetition is packed separately.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from megatron_ipt.tokens.dataset.description import DATASET, tokenizer_keys
 from megatron_ipt.tokens.dataset.indexed import dtype_for
 from megatron_ipt.tokens.dataset.verify import checksums
 from megatron_ipt.tokens.stage import prepare_tokenizer, tokenizer_fingerprints
-from megatron_ipt.tokens.tokenizer.tokenizer import open_tokenizer
+from megatron_ipt.tokens.tokenizer.loading import open_tokenizer
 from megatron_ipt.tuning import few_shot, templates
 from megatron_ipt.tuning.collect import Collected, collect, files_of
 from megatron_ipt.tuning.config import TuningConfig
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def fingerprints(config: TuningConfig) -> list[dict[str, Any]]:
-    """Fingerprints of a given tokenizer and of all input files."""
+    """Fingerprints of the given tokenizer and of all input files."""
     files = [file.path for name in config.datasets for file in files_of(config, name)]
     return [*tokenizer_fingerprints(config.tokenizer), *map(fingerprint_file, files)]
 
@@ -51,7 +51,7 @@ def run(config: TuningConfig, context: StageContext) -> dict[str, Any]:
     """Writes rows of every split, the tokenizer and ``dataset.json``; returns the counts.
 
     Raises:
-        InputError: an input is missing or damaged, a data set has no usable example, or too much of it is rejected.
+        InputError: an input is missing or damaged, a dataset has no usable example, or too many records are rejected.
         RecipeError: rows are too short for the format.
     """
     work = context.directory / "parts"
@@ -62,7 +62,7 @@ def run(config: TuningConfig, context: StageContext) -> dict[str, Any]:
         sets = []
         for name in config.datasets:
             path = context.directory / f"rejects-{name}.jsonl"
-            rejects = stack.enter_context(Rejects(path, config.maximum_reject_share))
+            rejects = stack.enter_context(Rejects(path, config.maximum_reject_share, "tuning.maximum_reject_share"))
             sets.append(collect(config, name, context.seed, work, rejects))
         prepare_tokenizer(config.tokenizer, _training_lines(config, sets), tokenizer_folder)
         if config.kind == "instructions" and config.template == "chat":
@@ -102,7 +102,7 @@ def run(config: TuningConfig, context: StageContext) -> dict[str, Any]:
 
 
 def _training_lines(config: TuningConfig, sets: list[Collected]) -> Iterator[str]:
-    """Lines of training examples, as many of each data set up to about ``tokenizer.training_characters`` in all."""
+    """Lines of training examples, equal amounts per dataset, about ``tokenizer.training_characters`` in total."""
     share = config.tokenizer.training_characters // max(1, len(sets))
     for collected in sets:
         left = share
@@ -130,23 +130,23 @@ def _encode_all(
     work: Path,
     dtype: npt.DTypeLike,
 ) -> tuple[dict[str, dict[str, Encoded]], Counter[str]]:
-    """Encoded examples by data set and split."""
+    """Encoded examples by dataset and split."""
     encoded = {}
     counts: Counter[str] = Counter()
-    with Progress("tuning", len(sets), "data sets") as bar:
+    with Progress("tuning", len(sets), "datasets") as bar:
         for collected in sets:
             name = collected.name
-            encoded[name], own = encode(config, collected, context.seed, tokenizer, work, dtype)
-            counts += own
+            encoded[name], dataset_counts = encode(config, collected, context.seed, tokenizer, work, dtype)
+            counts += dataset_counts
             collected.check_rejects()
             if "train" not in encoded[name]:
                 reason = "all examples were held out; lower tuning.valid_share" if encoded[name] else (
                     f"no usable example in {', '.join(config.datasets[name].inputs)}"
-                    + (f"; look at {collected.rejects.path}" if collected.rejects.count else "")
+                    + (f"; see {collected.rejects.path}" if collected.rejects.count else "")
                 )  # fmt: skip
                 raise InputError(f"tuning.datasets.{name}: {reason}")
             if config.valid_share and "valid" not in encoded[name]:
-                logger.warning("tuning: no example of %s was held out; raise tuning.valid_share to have some", name)
+                logger.warning("tuning: no example of %s was held out; raise tuning.valid_share to hold some out", name)
             bar.advance(1)
     return encoded, counts
 
@@ -154,7 +154,7 @@ def _encode_all(
 def _write_train(
     config: TuningConfig, context: StageContext, encoded: dict[str, dict[str, Encoded]], dtype: str
 ) -> dict[str, Any]:
-    """One dataset of all data sets; ``train.sources.npy`` says of every row which one it is of."""
+    """Writes the training rows of all datasets; ``train.sources.npy`` has the index of the dataset of every row."""
     by_source: dict[str, dict[str, int]] = {}
     sources: list[int] = []
     with RowWriter(context.directory / "train", dtype) as writer:
@@ -208,17 +208,17 @@ def _entry(name: str, prefix: str, writer: RowWriter, config: TuningConfig, exam
 
 
 def _write_rows(config: TuningConfig, writer: RowWriter, part: Encoded, repetition: int) -> None:
-    """Packs the examples of ``part`` in an order, and into rows, of this repetition's own."""
+    """Packs the examples of ``part`` into rows, in an order that depends on the repetition."""
     examples = RowReader(part.prefix, f"{part.prefix}{MASK_SUFFIX}")
     order = [derive(code, "repetition", repetition) for code in part.hashes]
     numbers = sorted(range(len(order)), key=order.__getitem__)
     for row in pack(examples.lengths.tolist(), config.seq_length + 1, numbers):
-        # What was packed last is what filled a gap, so mostly short; the place in the row must not tell.
+        # Examples packed last filled gaps and are mostly short, so shuffle: position must not correlate with length.
         row.sort(key=lambda number: derive(order[number], "place"))
         parts = [examples[number] for number in row]
         lengths = np.array([len(example.ids) for example in parts], np.int32)
         if config.kind == "synthesizer":
-            # One sequence of shots: each is read with the earlier ones in sight.
+            # One sequence: every example attends to the earlier ones.
             lengths = lengths.sum(keepdims=True, dtype=np.int32)
         writer.add(
             np.concatenate([example.ids for example in parts]),

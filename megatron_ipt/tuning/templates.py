@@ -1,9 +1,9 @@
-"""Chats as ids of which the assistant's part is to be predicted.
+"""Encodes chats as ids, with a loss mask on the assistant's messages.
 
-``plain`` joins prompt and response with one blank. A chat template is a Jinja program that writes a whole chat down; it
-does not say which of its output is whose. Here it is run on the chat up to every message of the assistant, without it
-(as at inference, where the model goes on) and with it: the second must begin with the first, and what is new is the
-assistant's. A template whose output for the beginning of a chat changes as the chat goes on is refused by name.
+``plain`` joins prompt and response with a space. A chat template is a Jinja program that renders a whole chat without
+marking who wrote which part. It is therefore rendered up to each assistant message, without it (as at inference) and
+with it: the first result must be a prefix of the second, and the rest belongs to the assistant. A template that renders
+the beginning of a chat differently when the chat continues is rejected with an error.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ SIMPLE_CHAT = """\
 {%- endfor %}
 {%- if add_generation_prompt %}Assistant:{% endif %}
 """
-"""The layout ``chat``: for models that come without a template. It is saved with the tokenizer."""
+"""The template ``chat``, for models without a chat template. It is saved with the tokenizer."""
 
 
 class ChatLayout(Protocol):
-    """Lays chats out."""
+    """Formats and encodes chats."""
 
     def encode(self, messages: list[Message]) -> tuple[Masked, list[int]]:
-        """The chat, and the number of tokens up to the end of each of the assistant's messages.
+        """Encodes a chat; also returns the number of tokens up to the end of each assistant message.
 
         Raises:
-            UnusableChatError: the layout has no place for this chat.
+            UnusableChatError: the layout cannot format this chat.
         """
         ...
 
 
 class PlainLayout:
-    """BOS, prompt, a blank, response, EOS; a longer chat is a row of these. Messages before a response are joined by
-    line ends."""
+    """BOS, prompt, space, response, EOS, repeated for longer chats. Messages before a response are joined by
+    newlines."""
 
     def __init__(self, tokenizer: PromptTokenizer):
         self._tokenizer = tokenizer
@@ -58,13 +58,13 @@ class PlainLayout:
 
     def encode(self, messages: list[Message]) -> tuple[Masked, list[int]]:
         masked, ends = Masked([], []), []
-        waiting: list[str] = []
+        prompts: list[str] = []
         for message in messages:
             if message["role"] != "assistant":
-                waiting.append(message["content"].strip())
+                prompts.append(message["content"].strip())
                 continue
-            prompt = "\n".join(waiting)
-            waiting = []
+            prompt = "\n".join(prompts)
+            prompts = []
             masked.add([*self._head, *self._tokenizer.encode([prompt])[0]], predicted=False)
             response = Continuation(self._tokenizer, prompt).encode(f" {message['content'].strip()}")
             masked.add([*response, self._tokenizer.eos_id], predicted=True)
@@ -73,12 +73,12 @@ class PlainLayout:
 
 
 class TemplateLayout:
-    """A Jinja chat template with the tokenizer that it is for.
+    """A Jinja chat template with its tokenizer.
 
     Args:
-        folder: of the tokenizer, with ``tokenizer.json``.
-        template: the program.
-        name: of the template, for errors.
+        folder: folder of the tokenizer, with ``tokenizer.json``.
+        template: Jinja source.
+        name: name of the template, for error messages.
 
     Raises:
         InputError: the template is not valid Jinja.
@@ -87,7 +87,7 @@ class TemplateLayout:
     def __init__(self, folder: Path, template: str, name: str):
         self._name = name
         self._tokenizer = read_tokenizer_json(folder / "tokenizer.json")
-        # What the template writes is control tokens; what the chat quotes of them is broken up before.
+        # Control tokens that the template writes are encoded as such; those quoted in messages are broken up before.
         self._tokenizer.encode_special_tokens = False
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._control_tokens = tuple(token.content for token in added if token.special)
@@ -101,8 +101,8 @@ class TemplateLayout:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ids, offsets = encoding.ids, encoding.offsets
         if any(start < begin < stop for start, stop in offsets for begin, _ in spans):
-            # A token that reaches over the seam could not be generated; both sides are encoded apart.
-            ids, offsets = self._encode_apart(text, spans)
+            # The model cannot generate a token that spans the boundary, so both sides are encoded separately.
+            ids, offsets = self._encode_separately(text, spans)
         masked, ends = Masked([], []), []
         number = 0
         for token, (start, stop) in zip(ids, offsets):
@@ -115,23 +115,23 @@ class TemplateLayout:
         return masked, ends
 
     def _render(self, messages: list[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """The chat as text, and where in it the assistant's messages begin and end, each with its end token."""
+        """The chat as text, and the spans of the assistant's messages, including their end tokens."""
         import jinja2
 
         spans = []
-        whole = ""
+        text = ""
         try:
             for number, message in enumerate(messages):
                 if message["role"] != "assistant":
                     continue
                 prompt = self._run(messages[:number], True)
-                self._check(whole, prompt)
-                whole = self._run(messages[: number + 1], False)
-                self._check(prompt, whole)
-                spans.append((len(prompt), self._end(whole, len(prompt))))
+                self._check(text, prompt)
+                text = self._run(messages[: number + 1], False)
+                self._check(prompt, text)
+                spans.append((len(prompt), self._end(text, len(prompt))))
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise UnusableChatError(f"refused by the chat template: {error}") from error
-        return whole, spans
+            raise UnusableChatError(f"rejected by the chat template: {error}") from error
+        return text, spans
 
     def _run(self, messages: list[Message], add_generation_prompt: bool) -> str:
         variables = {"messages": messages, "add_generation_prompt": add_generation_prompt}
@@ -141,22 +141,22 @@ class TemplateLayout:
         if not text.startswith(beginning):
             at = next((i for i, (one, other) in enumerate(zip(beginning, text)) if one != other), len(text))
             raise InputError(
-                f"tuning.template: {self._name} writes the beginning of a chat in another way when the chat goes on: "
-                f"{beginning[at : at + 60]!r} becomes {text[at : at + 60]!r}. Use chats of one exchange, or the "
-                "template chat."
+                f"tuning.template: {self._name} renders the beginning of a chat differently when the chat continues: "
+                f"{beginning[at : at + 60]!r} becomes {text[at : at + 60]!r}. Use single-turn chats, or "
+                "tuning.template=chat."
             )
 
     def _end(self, text: str, begin: int) -> int:
-        """End of a message that begins at ``begin``: after its end token, without the blanks that follow that."""
+        """End of a message that starts at ``begin``: after its end token, excluding whitespace that follows."""
         stripped = text.rstrip()
         ends_in_control = any(stripped.endswith(token) for token in self._control_tokens)
         return len(stripped) if ends_in_control and len(stripped) > begin else len(text)
 
-    def _encode_apart(self, text: str, spans: list[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
-        borders = sorted({0, len(text), *(place for span in spans for place in span)})
+    def _encode_separately(self, text: str, spans: list[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+        boundaries = sorted({0, len(text), *(position for span in spans for position in span)})
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        for start, stop in pairwise(borders):
+        for start, stop in pairwise(boundaries):
             encoding = self._tokenizer.encode(text[start:stop], add_special_tokens=False)
             ids += encoding.ids
             offsets += [(start + first, start + last) for first, last in encoding.offsets]
@@ -164,10 +164,10 @@ class TemplateLayout:
 
 
 def open_layout(template: str, folder: Path, tokenizer: PromptTokenizer) -> ChatLayout:
-    """The layout that ``tuning.template`` names, for the tokenizer in ``folder``.
+    """The layout for ``tuning.template`` and the tokenizer in ``folder``.
 
     Raises:
-        InputError: the tokenizer has no template, or an unusable one.
+        InputError: the tokenizer has no chat template, or an unusable one.
     """
     if template == "plain":
         return PlainLayout(tokenizer)
@@ -181,7 +181,7 @@ def published_template(folder: Path) -> tuple[str, str]:
     """The chat template of the tokenizer in ``folder``, and the file it is in.
 
     Raises:
-        InputError: there is none.
+        InputError: the tokenizer has no chat template.
     """
     file, configuration = folder / TEMPLATE_FILE, folder / "tokenizer_config.json"
     if file.is_file():
@@ -198,16 +198,18 @@ def published_template(folder: Path) -> tuple[str, str]:
 
 
 def _compile(template: str, name: str) -> Any:
-    """As transformers compiles it: in a sandbox, with the same options and functions."""
+    """Compiles a template as transformers does: in a sandbox, with the same options and functions."""
     try:
         import jinja2
         from jinja2.ext import Extension, loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
-        raise InputError('tuning.template: chat templates need jinja2; pip install "megatron-ipt[tuning]"') from error
+        raise InputError(
+            'tuning.template: chat templates need jinja2; install it with pip install "megatron-ipt[tuning]"'
+        ) from error
 
     class Generation(Extension):
-        """``{% generation %}``, which marks the assistant's part for other tools; its content stays as it is."""
+        """``{% generation %}`` marks assistant messages for other tools; its content is rendered unchanged."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -216,7 +218,7 @@ def _compile(template: str, name: str) -> Any:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return jinja2.nodes.Scope(body, lineno=line)
 
-    def refuse(message: str) -> None:
+    def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
     def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
@@ -226,8 +228,8 @@ def _compile(template: str, name: str) -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
     environment.filters["tojson"] = to_json
-    # No strftime_now: templates then take a date of their own, and the same data stay the same tomorrow.
-    environment.globals["raise_exception"] = refuse
+    # No strftime_now: templates then use a fixed date, which keeps the output reproducible.
+    environment.globals["raise_exception"] = raise_exception
     try:
         return environment.from_string(template)
     except jinja2.TemplateSyntaxError as error:
@@ -235,6 +237,6 @@ def _compile(template: str, name: str) -> Any:
 
 
 def training_lines(messages: list[Message]) -> Iterator[str]:
-    """What a tokenizer for chats is trained on, line by line."""
+    """Lines to train a tokenizer on."""
     for message in messages:
         yield f"{message['role'].capitalize()}: {message['content']}"

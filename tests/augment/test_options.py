@@ -1,6 +1,6 @@
 import pytest
 
-from megatron_ipt.augment.options import cites_letter, distinct, lower, number, right_option, roman, upper
+from megatron_ipt.augment.options import cites_letter, correct_option, distinct, lower, number, roman, upper
 
 
 def test_letters_go_on_after_z():
@@ -19,7 +19,7 @@ def test_numerals():
 
 
 @pytest.mark.parametrize(
-    ("options", "answer", "right"),
+    ("options", "answer", "correct"),
     [
         (["Paris", "Rome"], "Rome", 1),
         (["Paris", "Rome."], "rome", 1),
@@ -32,8 +32,8 @@ def test_numerals():
         ([], "Rome", None),
     ],
 )
-def test_the_right_option(options, answer, right):
-    assert right_option(options, answer) == right
+def test_the_right_option(options, answer, correct):
+    assert correct_option(options, answer) == correct
 
 
 def test_repeated_options_count_once():

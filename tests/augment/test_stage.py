@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from megatron_ipt import stages
 from megatron_ipt.augment import stage
 from megatron_ipt.augment.config import AugmentConfig
 from megatron_ipt.augment.render import render
@@ -43,12 +44,21 @@ def context(tmp_path, chains):
     write_input(tmp_path / "synthesis", chains, 3)
     directory = tmp_path / "augment"
     directory.mkdir()
-    return StageContext("augment", directory, 7, {"synthesis": tmp_path / "synthesis"})
+    return StageContext("augment", directory, 7, {stages.CHAINS: tmp_path / "synthesis"})
 
 
 def documents(directory):
     return [record for folder in ("augmented", "plain") for path in sorted((directory / folder).iterdir())
             for record in read_jsonl(path)]  # fmt: skip
+
+
+def test_a_document_has_the_domain_of_its_chain(tmp_path):
+    chains = [dataclasses.replace(chain_of(number), domain="law" if number % 3 else "") for number in range(9)]
+    write_input(tmp_path / "synthesis", chains, 1)
+    context = StageContext("augment", tmp_path / "augment", 7, {stages.CHAINS: tmp_path / "synthesis"})
+    stage.run(AugmentConfig(), context)
+    found = {record["id"]: record.get("domain", "") for record in documents(context.directory)}
+    assert found == {chain.id: chain.domain for chain in chains}
 
 
 def test_every_chain_becomes_one_document(context, chains, built_in):
@@ -89,7 +99,7 @@ def test_sharding_and_workers_change_nothing(context, chains, tmp_path):
     counts = stage.run(AugmentConfig(), context)
     write_input(tmp_path / "other", chains[::-1], 2)
     (tmp_path / "out").mkdir()
-    other = StageContext("augment", tmp_path / "out", 7, {"synthesis": tmp_path / "other"})
+    other = StageContext("augment", tmp_path / "out", 7, {stages.CHAINS: tmp_path / "other"})
     assert stage.run(AugmentConfig(workers=2), other) == counts
 
     def texts(directory):
@@ -150,7 +160,7 @@ def test_a_lost_pair_stops_the_stage(context, monkeypatch):
         return rendered
 
     monkeypatch.setattr(stage, "render", losing)
-    with pytest.raises(StageError, match=r"shard-00000\.jsonl:2: chain doc-3 holds 2 texts and 3 pairs, but 2 and 2"):
+    with pytest.raises(StageError, match=r"shard-00000\.jsonl:2: chain doc-3 has 2 texts and 3 pairs, but 2 and 2"):
         stage.run(AugmentConfig(), context)
 
 
@@ -158,7 +168,7 @@ def test_faulty_templates_stop_the_stage_before_it_writes(context, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("patterns: {free: ['{question}']}")
     config = AugmentConfig(extend_templates=[str(path)])
-    with pytest.raises(RecipeError, match=r"mine\.yaml: patterns\.free, entry 1: .*lacks the slot \{answer\}"):
+    with pytest.raises(RecipeError, match=r"mine\.yaml: patterns\.free, entry 1: .*missing slot \{answer\}"):
         stage.run(config, context)
     assert not list(context.directory.iterdir())
     assert [entry["path"] for entry in stage.fingerprints(config)] == [str(path)]
@@ -166,7 +176,7 @@ def test_faulty_templates_stop_the_stage_before_it_writes(context, tmp_path):
 
 
 def test_nothing_to_do(tmp_path):
-    context = StageContext("augment", tmp_path / "augment", 7, {"synthesis": tmp_path / "none"})
+    context = StageContext("augment", tmp_path / "augment", 7, {stages.CHAINS: tmp_path / "none"})
     counts = stage.run(AugmentConfig(), context)
     assert counts["documents"] == 0
     assert read_json(tmp_path / "augment/samples.json") == []

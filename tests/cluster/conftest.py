@@ -104,7 +104,7 @@ class Run:
         path = self.output / "training/metrics.jsonl"
         return path.read_text().count('"loss"') if path.exists() else 0
 
-    def wait_for_steps(self, count: int, seconds: float = 120) -> None:
+    def wait_for_steps(self, count: int, seconds: float = 600) -> None:
         end = time.monotonic() + seconds
         while self.steps() < count:
             if time.monotonic() > end:

@@ -87,7 +87,7 @@ class SlurmCluster:
             env=self.environment, capture_output=True, text=True, timeout=120, check=False, **options,
         )  # fmt: skip
 
-    def wait_for_jobs(self, jobs: Sequence[str], seconds: float = 200) -> dict[str, str]:
+    def wait_for_jobs(self, jobs: Sequence[str], seconds: float = 900) -> dict[str, str]:
         """State of each job once all have left the queue."""
         end = time.monotonic() + seconds
         while True:

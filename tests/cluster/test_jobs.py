@@ -1,22 +1,23 @@
-"""What would be submitted, and how Slurm's words are read: without Slurm."""
+"""What would be submitted, and how Slurm's output is read: without Slurm."""
 
 from __future__ import annotations
 
 import subprocess
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies
 
-from megatron_ipt.cluster.slurm.commands import expand, parse_scontrol
+from megatron_ipt.cluster.slurm.commands import call, expand, parse_scontrol
 from megatron_ipt.cluster.slurm.jobs import Folders, jobs_of, ranges
 from megatron_ipt.cluster.slurm.site import read_site
 from megatron_ipt.cluster.watch.hang import RankState, diagnose, is_stalled
 from megatron_ipt.cluster.watch.preflight import NodeGpu, expand_nodes, expected_gpus, parse_gpus, problems_of_gpus
 from megatron_ipt.cluster.watch.progress import StageProgress
 from megatron_ipt.errors import RecipeError
-from megatron_ipt.pipeline import stages_of
-from megatron_ipt.recipe import load_recipe
+from megatron_ipt.recipe import load_recipe, stages_of
+from megatron_ipt.stages import Resources, Stage, stage_named
 from tests.conftest import REPOSITORY
 
 SCRIPTS = REPOSITORY / "slurm"
@@ -32,14 +33,20 @@ def site(tmp_path):
     return make
 
 
-def jobs(site, done=None, recipe="quickstart", **status):
-    recipe = load_recipe(REPOSITORY / f"examples/{recipe}.yaml")
+FOLDERS = Folders(SCRIPTS, Path("/logs"), Path("/exits"), "/venv/bin/python")
+
+
+def jobs(site, done=None, recipe="quickstart", overrides=(), **status):
+    recipe = load_recipe(REPOSITORY / f"examples/{recipe}.yaml", overrides)
     progress = [
-        StageProgress(stage, status.get(stage.name, "missing"), (done or {}).get(stage.name, ()), {})
+        StageProgress(stage, status.get(stage.name, "missing"), (done or {}).get(stage.name, ()))
         for stage in stages_of(recipe)
     ]
-    folders = Folders(SCRIPTS, Path("/logs"), Path("/exits"), "/venv/bin/python")
-    return jobs_of(recipe, Path("/r.yaml"), ("seed=2",), site, folders, progress)
+    return jobs_of(recipe, Path("/r.yaml"), ("seed=2",), site, FOLDERS, progress)
+
+
+def by_key(site, **options):
+    return {job.key: job for job in jobs(site, **options)}
 
 
 def test_the_chain_is_in_the_order_of_the_flow(site):
@@ -54,7 +61,8 @@ def test_the_chain_is_in_the_order_of_the_flow(site):
 
 def test_a_tuning_recipe_has_a_chain_of_its_own(site):
     chain = jobs(site("ACCOUNT=me\nTUNING_MEM=7G\n"), recipe="synthesizer_tiny")
-    assert [job.key for job in chain] == ["tuning-data", "train", "export", "evaluate", "report"]
+    # Keys are shell variables of a dry run.
+    assert [job.key for job in chain] == ["tuning_data", "train", "export", "evaluate", "report"]
     assert all((job.script).is_file() for job in chain)
     assert "--mem=7G" in chain[0].options and "--mem=7G" not in chain[2].options
 
@@ -65,9 +73,9 @@ def test_the_line_of_an_array(site):
         "sbatch", "--parsable", "--job-name=quickstart-synthesis", "--output=/logs/%x_%A_%a.out", "--account=me",
         "--time=1:00", "--mem=4G",
         f"--export=ALL,MEGATRON_IPT_SLURM={SCRIPTS},MEGATRON_IPT_PYTHON=/venv/bin/python,MEGATRON_IPT_EXITS=/exits,"
-        "MEGATRON_IPT_SHARES=4",
+        "MEGATRON_IPT_CORES=synthesis.workers,MEGATRON_IPT_SHARES=4",
         "--array=0-3%2", "--dependency=afterok:12", "--kill-on-invalid-dep=yes",
-        str(SCRIPTS / "synthesize.sbatch"), job.arguments[0], "/r.yaml", "seed=2",
+        str(SCRIPTS / "stage.sbatch"), "synthesis", job.arguments[1], "/r.yaml", "seed=2",
     ]  # fmt: skip
     assert job.shell_line().startswith("synthesize=$(sbatch --parsable ")
     assert 'afterok:"$corpus"' in job.shell_line()
@@ -84,15 +92,88 @@ def test_finished_stages_and_shares_are_left_out(site):
 
 
 def test_a_stages_own_setting_wins(site):
-    by_key = {job.key: job for job in jobs(site("PARTITION=cpu\nTRAINING_PARTITION=gpu\nTRAINING_NODES=2\n"))}
-    assert "--partition=cpu" in by_key["corpus"].options
-    assert {"--partition=gpu", "--nodes=2"} <= set(by_key["train"].options)
+    found = by_key(site("PARTITION=cpu\nTRAINING_PARTITION=gpu\nTRAINING_NODES=2\nMERGE_PARTITION=small\n"))
+    assert "--partition=cpu" in found["corpus"].options
+    assert {"--partition=gpu", "--nodes=2"} <= set(found["train"].options)
+    assert "--partition=small" in found["tokenize_merge"].options
+
+
+def test_a_stage_says_how_long_its_jobs_may_take(site):
+    found = by_key(site("TOKENS_TIME=3:00\n"))
+    times = {key: next(word for word in job.options if word.startswith("--time=")) for key, job in found.items()}
+    assert {times["corpus"], times["synthesize"], times["tokenize_merge"]} == {"--time=12:00:00"}
+    assert (times["tokenize"], times["train"]) == ("--time=3:00", "--time=1-00:00:00")
+
+
+def gpus_of(job):
+    return [word for word in job.options if word.startswith("--gpu")]
+
+
+def test_only_jobs_that_need_gpus_ask_for_them(site):
+    many = "GPUS_PER_TASK=4\nGPUS_PER_NODE=8\nSYNTHESIS_GPUS_PER_TASK=2\n"
+    # The quickstart mines its pairs.
+    found = by_key(site(many))
+    assert {key for key, job in found.items() if gpus_of(job)} == {"train", "evaluate"}
+    engine = ["synthesis.generation.model=m", "synthesis.engine=tensorrt_llm", "synthesis.generation.temperature=0"]
+    found = by_key(site(many), overrides=engine)
+    assert gpus_of(found["synthesize"]) == ["--gpus-per-task=2"]
+    assert gpus_of(found["synthesize_merge"]) == []
+    # A replica of the engine over two GPUs, and a site that says nothing.
+    found = by_key(site(""), overrides=[*engine, "synthesis.tensorrt_llm.tensor_parallel_size=2"])
+    assert gpus_of(found["synthesize"]) == ["--gpus-per-task=2"]
+    for served in (["synthesis.engine=openai"], ["synthesis.engine=transformers", "synthesis.transformers.device=cpu"]):
+        assert gpus_of(by_key(site(many), overrides=[*engine, *served])["synthesize"]) == []
+    assert gpus_of(by_key(site("SYNTHESIS_GPUS_PER_TASK=0\n"), overrides=engine)["synthesize"]) == []
+
+
+@dataclass
+class _Section:
+    pass
+
+
+CUSTOM = Stage("mine", "my-stage", "A stage.", _Section, "", units="m:units")
+
+
+def jobs_of_stage(site, stage, done=()):
+    recipe = load_recipe(REPOSITORY / "examples/quickstart.yaml")
+    recipe.mine = _Section()
+    return jobs_of(recipe, Path("/r.yaml"), (), site, FOLDERS, [StageProgress(stage, "missing", done)])
+
+
+def test_a_custom_stage_is_an_array_and_a_job_that_completes_it(site):
+    array, completion = jobs_of_stage(site("ARRAY_TASKS=2\n"), CUSTOM, (False, False, True))
+    assert (array.key, array.array, array.arguments[0]) == ("my_stage", (0, 1), "mine")
+    assert (completion.key, completion.array, completion.does) == (
+        "my_stage_merge", (), "Complete my-stage: counts and manifest.",
+    )  # fmt: skip
+    assert array.script == completion.script and array.script.is_file()
+    assert "MEGATRON_IPT_CORES" not in array.options[-2]
+    with_cores = jobs_of_stage(site(""), replace(CUSTOM, resources=Resources(cores="threads")))[0]
+    assert "MEGATRON_IPT_CORES=mine.threads" in with_cores.options[-2]
+
+
+def test_a_stage_is_completed_with_its_own_software_if_it_has_libraries(site):
+    assert "MEGATRON_IPT_SOFTWARE=merge" in jobs_of_stage(site(""), CUSTOM)[1].options[-1]
+    assert "SOFTWARE" not in jobs_of_stage(site(""), replace(CUSTOM, libraries=("torch",)))[1].options[-1]
+
+
+def test_gpus_of_a_custom_stage_are_one_per_task_by_default(site):
+    on_gpus = replace(CUSTOM, resources=Resources(gpus="task"))
+    array, completion = jobs_of_stage(site(""), on_gpus)
+    assert gpus_of(array) == ["--gpus-per-task=1"] and gpus_of(completion) == []
+
+
+def test_a_stage_on_whole_nodes_without_a_script_is_refused(site):
+    on_nodes = replace(CUSTOM, units="", resources=Resources(gpus="node", whole_nodes=True))
+    with pytest.raises(RecipeError, match=r"mine: no batch script .*slurm/my-stage\.sbatch"):
+        jobs_of_stage(site(""), on_nodes)
+    assert stage_named("training").resources.whole_nodes
 
 
 def test_the_site_file_is_read_by_the_shell(site, monkeypatch):
     monkeypatch.setenv("ACCOUNT", "from the shell of the user")
     assert site("A=5\nTIME=$((A * 2)):00\n").values == {"TIME": "10:00"}
-    with pytest.raises(RecipeError, match=r"ACOUNT is not read by anything. Did you mean ACCOUNT\?"):
+    with pytest.raises(RecipeError, match=r"ACOUNT is not a setting. Did you mean ACCOUNT\?"):
         site("ACOUNT=me\n")
     with pytest.raises(RecipeError, match="bash cannot read it"):
         site("TIME=(\n")
@@ -171,3 +252,17 @@ def test_node_lists_are_expanded_as_scontrol_does():
     assert expand_nodes("gpu[08-10,12],login") == ["gpu08", "gpu09", "gpu10", "gpu12", "login"]
     assert expand_nodes("node1") == ["node1"]
     assert expand_nodes("") == []
+
+
+def test_a_job_inherits_nothing_from_the_job_it_is_submitted_in(monkeypatch):
+    for name in (
+        "SLURM_JOB_ID",
+        "SBATCH_ACCOUNT",
+        "MEGATRON_IPT_SHARES",
+        "MEGATRON_IPT_CORES",
+        "MEGATRON_IPT_SOFTWARE",
+    ):
+        monkeypatch.setenv(name, "of the outer job")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    seen = call(["env"]).stdout
+    assert "of the outer job" not in seen and "SLURM_CONF=/etc/slurm.conf" in seen

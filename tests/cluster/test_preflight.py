@@ -50,7 +50,7 @@ def test_a_node_needs_room_for_checkpoints_and_sees_the_dataset(recipe, monkeypa
     monkeypatch.setenv("MEGATRON_IPT_FREE_GB", "1e9")
     assert "1,000,000,000 GB needed for two checkpoints" in problems_of_storage(recipe)[0]
     (Path(recipe.output_dir) / "tokens/dataset.json").unlink()
-    assert "dataset.json is not there as seen from this node" in problems_of_storage(recipe)[0]
+    assert "dataset.json is not visible from this node" in problems_of_storage(recipe)[0]
 
 
 def exchange(nodes, present, monkeypatch):

@@ -65,6 +65,18 @@ def test_articles_and_documents_are_held_out_whole(files, tmp_path):
     assert counts["held_out_questions"] == 2 * len(asked)
 
 
+def test_text_is_read_as_the_keys_below_read_say(files, tmp_path):
+    tasks, text = files
+    text.write_text(text.read_text().replace('"text"', '"body"'))
+    message = r"40 of 40 records were rejected .* or raise read\.maximum_reject_share"
+    with pytest.raises(InputError, match=message):
+        prepared((tasks, text), tmp_path / "data")
+    counts = prepared((tasks, text), tmp_path / "data", "read.text_key=body")
+    assert counts["plain_documents"] + counts["held_out_plain_documents"] == 40
+    with pytest.raises(InputError, match=r"^text: .*none\.jsonl: no such file"):
+        prepared((tasks, tmp_path / "none.jsonl"), tmp_path / "data")
+
+
 def test_the_same_files_elsewhere_are_divided_in_the_same_way(files, tmp_path):
     prepared(files, tmp_path / "one")
     moved = [path.rename(path.with_name(f"moved-{path.name}")) for path in files[:1]]
@@ -106,7 +118,7 @@ def test_a_single_arm_compares_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seeds=[1,1]", "seeds: give at least one, each once"),
+        ("seeds=[1,1]", "seeds: give at least one, without duplicates"),
         ("tasks=[]", "tasks: is empty"),
         ("sedes=[1]", "Did you mean seeds"),
     ],

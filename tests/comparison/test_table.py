@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_ipt.comparison.picture import save
+from megatron_ipt.comparison.plot import save
 from megatron_ipt.comparison.table import cells, markdown
 
 
@@ -41,7 +41,7 @@ def test_the_table_says_what_is_better_and_how_far():
     assert "| right answer ranks first, higher is better | 30.0 % ± 5.0 % | 45.0 % ± 5.0 % (+15.0 % ± 5.0 %) |" in text
     assert "loss of held-out answers (nats per token), lower is better" in text
     assert "over 3 seeds" in text
-    assert "40 held-out questions, chance 25.0 %; 5,000 parameters, 1,000 training tokens a run" in text
+    assert "40 held-out questions, chance 25.0 %; 5,000 parameters, 1,000 training tokens per run" in text
 
 
 def test_one_seed_has_no_spread_and_unequal_tokens_show():
@@ -50,7 +50,7 @@ def test_one_seed_has_no_spread_and_unequal_tokens_show():
     assert "1,000 or 2,000 training tokens" in markdown(rows)
 
 
-def test_the_picture_is_drawn_in_both_formats(tmp_path):
+def test_the_plot_is_drawn_in_both_formats(tmp_path):
     save("a comparison", ROWS, [tmp_path / "results.png", tmp_path / "results.svg"])
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
     assert "chance" in (tmp_path / "results.svg").read_text()

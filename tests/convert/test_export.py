@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from math import prod
 
 import pytest
 
@@ -224,7 +223,8 @@ def test_layers_under_names_of_their_own(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "value"),
     [("normalization", "LayerNorm"), ("swiglu", False), ("add_bias_linear", True), ("rotary_percent", 0.5),
-     ("position_embedding_type", "learned_absolute"), ("multi_latent_attention", True)],
+     ("position_embedding_type", "learned_absolute"), ("multi_latent_attention", True), ("softmax_type", "learnable"),
+     ("no_rope_freq", 4)],
 )  # fmt: skip
 def test_what_no_family_has_is_refused_by_name(checkpoint, tmp_path, argument, value):
     folder, _ = checkpoint(model_shape())
@@ -234,13 +234,33 @@ def test_what_no_family_has_is_refused_by_name(checkpoint, tmp_path, argument, v
         export_model(folder, tmp_path / "hf")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 10**9}, r"common\.pt: num_layers: 1000000000 is not a whole number from 1 to 10,000"),
+        ({"num_layers": 9000}, r"has shape \[2, .*\], the description of the model says \[9000, "),
+        ({"num_attention_heads": 0, "kv_channels": None}, "num_attention_heads: 0 is not a whole number"),
+        ({"hidden_size": "24", "kv_channels": None}, "hidden_size: '24' is not a whole number"),
+        ({"num_query_groups": 3}, "num_query_groups: 3 does not divide num_attention_heads=4"),
+        ({"rotary_base": "5000"}, "rotary_base: '5000' is not a number"),
+    ],
+)
+def test_arguments_that_are_no_sizes_of_a_model(checkpoint, tmp_path, changes, message):
+    folder, _ = checkpoint(model_shape())
+    (folder / "model.json").unlink()
+    write_arguments(folder, model_shape(), **changes)
+    with pytest.raises(InputError, match=message):
+        export_model(folder, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
 def test_megatron_lm_without_arguments(checkpoint, tmp_path):
     folder, _ = checkpoint(model_shape())
     (folder / "model.json").unlink()
     with pytest.raises(InputError, match=r"neither model\.json nor common\.pt"):
         export_model(folder, tmp_path / "hf")
     torch.save({"iteration": 7}, folder / "common.pt")
-    with pytest.raises(InputError, match="holds no args"):
+    with pytest.raises(InputError, match="has no args"):
         export_model(folder, tmp_path / "hf")
 
 
@@ -279,7 +299,7 @@ def test_a_checkpoint_of_another_shape_is_refused(checkpoint, tmp_path):
     folder, _ = checkpoint(model_shape())
     described = ModelFile.read(folder)
     ModelFile(**{**described.__dict__, "shape": model_shape(num_layers=3)}).write(folder)
-    with pytest.raises(InputError, match=r"is \[2, .*\], the description of the model says \[3, "):
+    with pytest.raises(InputError, match=r"has shape \[2, .*\], the description of the model says \[3, "):
         export_model(folder, tmp_path / "hf")
 
 
@@ -334,7 +354,7 @@ def test_the_tracker_decides_what_is_complete(checkpoint, tmp_path):
 
 def test_weights_that_fp16_cannot_hold_are_reported(checkpoint, tmp_path):
     folder, _ = checkpoint(model_shape(), change=lambda state: state["output_layer.weight"][3].fill_(1e6))
-    with pytest.raises(InputError, match=r"infinite or no number: lm_head\.weight \(24\)"):
+    with pytest.raises(InputError, match=r"NaN or infinite: lm_head\.weight \(24\)"):
         export_model(folder, tmp_path / "hf", dtype="fp16")
     export_model(folder, tmp_path / "hf", dtype="bf16")
 
@@ -345,9 +365,3 @@ def test_unknown_types_and_sizes(checkpoint, tmp_path):
         export_model(folder, tmp_path / "hf", dtype="int8")
     with pytest.raises(RecipeError, match="is not a size"):
         export_model(folder, tmp_path / "hf", max_shard_size="big")
-
-
-def test_parameters_are_counted_exactly():
-    shape = model_shape()
-    sizes = megatron_shapes(shape)
-    assert shape.parameters(PADDED) == sum(prod(size) for size in sizes.values())

@@ -109,7 +109,7 @@ def test_no_such_folder(tmp_path, refused):
 
 def test_a_folder_without_weights(source, refused):
     (source / "model.safetensors").unlink()
-    refused(source, r"holds no weights; expected one of model\.safetensors, .*; found config\.json")
+    refused(source, r"contains no weights; expected one of model\.safetensors, .*; found config\.json")
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])
@@ -144,7 +144,7 @@ def test_a_wrong_index(sharded, refused):
         name for name in names if name != index["weight_map"]["model.norm.weight"]
     )
     (sharded / INDEX).write_text(json.dumps(index))
-    refused(sharded, r"(does not hold|holds) model\.norm\.weight")
+    refused(sharded, r"(lacks|contains) model\.norm\.weight")
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "not json"])
@@ -155,7 +155,7 @@ def test_an_index_that_is_none(sharded, refused, text):
 
 def test_an_index_that_leads_out_of_the_folder(sharded, refused):
     (sharded / INDEX).write_text(json.dumps({"weight_map": {"model.norm.weight": "../secret.safetensors"}}))
-    refused(sharded, "files of a model lie in its folder")
+    refused(sharded, "which is not a file in the folder of the model")
 
 
 def test_missing_and_extra_tensors_are_listed(source, refused):
@@ -170,11 +170,19 @@ def test_missing_and_extra_tensors_are_listed(source, refused):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"intermediate_size": 48}, r"gate_proj\.weight is \[40, 24\], config\.json says \[48, 24\]"),
-        ({"vocab_size": 60}, r"embed_tokens\.weight is \[50, 24\], config\.json says \[60, 24\]"),
-        ({"num_key_value_heads": 4}, r"k_proj\.weight is \[16, 24\], config\.json says \[32, 24\]"),
+        ({"intermediate_size": 48}, r"gate_proj\.weight has shape \[40, 24\], config\.json says \[48, 24\]"),
+        ({"vocab_size": 60}, r"embed_tokens\.weight has shape \[50, 24\], config\.json says \[60, 24\]"),
+        ({"num_key_value_heads": 4}, r"k_proj\.weight has shape \[16, 24\], config\.json says \[32, 24\]"),
         ({"num_hidden_layers": 3}, r"Missing: model\.layers\.2\."),
         ({"num_hidden_layers": 1}, r"Unexpected: model\.layers\.1\."),
+        (
+            {"num_hidden_layers": 9000},
+            r"config\.json: describes 9,000 layers, 81,003 tensors in all, .* has 21:",
+        ),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers: 1000000000 is not a whole number from 1 to 10,000"),
+        ({"hidden_size": 10**12}, "hidden_size: 1000000000000 is not a whole number from 1 to 16,777,216"),
+        ({"num_attention_heads": 60000, "num_key_value_heads": 60000}, r"q_proj\.weight has shape \[32, 24\]"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide num_attention_heads=4"),
         ({"tie_word_embeddings": True}, r"ties the output layer to the embedding, but lm_head\.weight is another"),
         ({"model_type": "gpt2"}, "'gpt2' is not supported; supported: mistral, llama, qwen2, qwen3, mixtral"),
         ({"model_type": "qwen2"}, r"Missing: .*q_proj\.bias"),
@@ -183,7 +191,8 @@ def test_missing_and_extra_tensors_are_listed(source, refused):
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "'yarn' is not supported"),
         ({"rms_norm_eps": "delete"}, "key rms_norm_eps is missing"),
         ({"hidden_size": "delete"}, "key hidden_size is missing"),
-        ({"quantization_config": {"quant_method": "gptq"}}, r"quantized \(gptq\)"),
+        ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config: the weights are quantized \(gptq\)"),
+        ({"quantization_config": "gptq"}, r"quantized \(gptq\)"),
     ],
 )
 def test_a_configuration_that_contradicts_the_weights_or_is_not_supported(source, refused, changes, message):
@@ -193,7 +202,7 @@ def test_a_configuration_that_contradicts_the_weights_or_is_not_supported(source
 
 def test_weights_of_another_type(source, refused):
     change_weights(source, lambda tensors: tensors.update({"model.norm.weight": torch.zeros(24, dtype=torch.int8)}))
-    refused(source, r"model\.norm\.weight is of int8; supported: float32, bfloat16, float16")
+    refused(source, r"model\.norm\.weight has type int8; supported: float32, bfloat16, float16")
 
 
 def test_a_mixture_of_types_needs_a_choice(source, refused, tmp_path):
@@ -210,13 +219,13 @@ def test_weights_that_are_no_numbers_are_reported(source, refused, tmp_path, cap
 
     change_weights(source, change)
     expected = (
-        r"infinite or no number: model\.layers\.0\.self_attn\.v_proj\.weight \(1\), "
+        r"weights are NaN or infinite: model\.layers\.0\.self_attn\.v_proj\.weight \(1\), "
         r"model\.layers\.1\.mlp\.down_proj\.weight \(2\)"
     )
     refused(source, expected)
     result = import_model(source, tmp_path / "checkpoints", allow_not_finite=True)
     assert sum(result["not_finite"].values()) == 3
-    assert "infinite or no number" in caplog.text
+    assert "weights are NaN or infinite" in caplog.text
     export_model(tmp_path / "checkpoints", tmp_path / "back", allow_not_finite=True)
     before, after = weights(source), weights(tmp_path / "back")
     assert all(torch.equal(before[name].view(torch.int32), after[name].view(torch.int32)) for name in before)
@@ -266,7 +275,7 @@ def test_a_target_that_exists(source, tmp_path):
 def test_a_folder_of_another_training_is_left_alone(source, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("100")
-    with pytest.raises(InputError, match="holds checkpoints of a training"):
+    with pytest.raises(InputError, match="contains the checkpoints of a training"):
         import_model(source, tmp_path / "checkpoints")
 
 

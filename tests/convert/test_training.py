@@ -56,7 +56,7 @@ def test_a_wrong_configuration_is_found_with_the_layer_where_it_begins(tmp_path)
     import_model(source, tmp_path / "checkpoints")
     config = read_json(source / "config.json")
     write_json(source / "config.json", {**config, "rms_norm_eps": 0.1})
-    with pytest.raises(StageError, match=r"same tensors but predict differently: .* they differ from layer 0 on"):
+    with pytest.raises(StageError, match=r"same tensors but predict differently: .* they differ starting with layer 0"):
         verify(tmp_path / "checkpoints/release", source)
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from megatron_ipt.corpus.config import CorpusConfig
-from megatron_ipt.corpus.stage import run, split_of
+from megatron_ipt.corpus.documents import split_of
+from megatron_ipt.corpus.stage import run
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import list_shards, read_jsonl
 from megatron_ipt.manifest import StageContext
@@ -49,6 +50,31 @@ def test_growth_of_the_corpus_moves_no_document(corpus):
     assert first.items() <= second.items()
 
 
+def test_domains_are_kept_and_counted(corpus, caplog):
+    lines = [json.dumps({"text": "abc", "id": f"{n}", "kind": ("law", "code", None)[n % 3]}) for n in range(30)]
+    caplog.set_level("INFO")
+    counts, folder = corpus(lines, synthesis_share=0.5, domain_key="kind")
+    assert counts["domains"] == {
+        "(none)": {"documents": 10, "characters": 30},
+        "code": {"documents": 10, "characters": 30},
+        "law": {"documents": 10, "characters": 30},
+    }
+    found = {record["id"]: record.get("domain") for lane in ("synthesis", "raw") for record in documents(folder / lane)}
+    assert found == {f"{n}": ("law", "code", None)[n % 3] for n in range(30)}
+    assert "by domain: (none) 10 (30), code 10 (30), law 10 (30)" in caplog.text
+    assert "10 documents have no domain" in caplog.text
+
+
+def test_without_domains_nothing_speaks_of_them(corpus, caplog):
+    lines = [json.dumps({"text": "abc", "domain": "law"})] * 3
+    counts, folder = corpus(lines, valid_share=0)
+    assert "domains" not in counts
+    assert set(documents(folder / "synthesis")[0]) == {"id", "text", "split"}
+    counts, _ = corpus(lines, valid_share=0, domain_key="domian")
+    assert "domains" not in counts
+    assert "no document has a domain under corpus.domain_key" in caplog.text
+
+
 def test_rejects_are_counted_and_kept(corpus):
     counts, folder = corpus(['{"text":"a"}'] * 50 + ["{", '{"text":" "}'])
     assert counts["rejected"] == {"invalid JSON": 1, "too short": 1}
@@ -59,7 +85,7 @@ def test_rejects_are_counted_and_kept(corpus):
     ("lines", "message"),
     [
         ([], "no document in .* every file is empty"),
-        (["{"] * 3, r"3 of 3 records were rejected \(invalid JSON: 3\)"),
+        (["{"] * 3, r"3 of 3 records were rejected \(invalid JSON: 3\).* or raise corpus\.maximum_reject_share"),
         (['{"body":"x"}'], r"1 of 1 records were rejected \(missing text: 1\)"),
     ],
 )

@@ -14,7 +14,7 @@ TASKS = Path(__file__).parents[2] / "examples" / "tasks"
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from megatron_ipt.tokens.tokenizer.tokenizer import train_sentencepiece
+    from megatron_ipt.tokens.tokenizer.sentencepiece_model import train_sentencepiece
 
     folder = tmp_path_factory.mktemp("tiny")
     lines = [line for path in sorted(TASKS.glob("*.jsonl")) for line in path.read_text().splitlines()]

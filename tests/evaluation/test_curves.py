@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 from megatron_ipt.convert.commands import import_model  # noqa: E402
 from megatron_ipt.errors import InputError  # noqa: E402
-from megatron_ipt.evaluation.curves import CURVES, measure_checkpoints, measured_once  # noqa: E402
+from megatron_ipt.evaluation.curves import CURVES, measure_checkpoints, measure_once  # noqa: E402
 from megatron_ipt.evaluation.language_model import LanguageModel  # noqa: E402
 from megatron_ipt.files import read_json  # noqa: E402
 from megatron_ipt.training.checkpoints.model_file import ModelFile  # noqa: E402
@@ -75,7 +75,7 @@ def test_no_checkpoint_is_measured_twice(training, tiny_model, tmp_path):
         return measure(folder)
 
     # The exported one is measured first, from the folder of the stage export.
-    known = measured_once(tmp_path, training[0] / "iter_0000030", lambda: {"perplexity": {"set": {"loss": 1.5}}})
+    known = measure_once(tmp_path, training[0] / "iter_0000030", lambda: {"perplexity": {"set": {"loss": 1.5}}})
     assert known["tokens"] == 30_000
     with pytest.raises(KeyboardInterrupt):
         run(training, tiny_model, tmp_path, interrupted)
@@ -89,5 +89,5 @@ def test_no_checkpoint_is_measured_twice(training, tiny_model, tmp_path):
 
 
 def test_a_training_without_checkpoints_is_named(tmp_path, tiny_model):
-    with pytest.raises(InputError, match="holds no checkpoints to measure"):
+    with pytest.raises(InputError, match="contains no checkpoints to measure"):
         measure_checkpoints(tmp_path, tiny_model, "auto", tmp_path, measure)

@@ -97,7 +97,7 @@ def test_the_limit_ends_with_the_row_that_reaches_it(rows):
 
 
 def test_the_stage_measures_masked_sets_over_their_mask(rows, model, tmp_path):
-    measures = Measures(EvaluationConfig(perplexity_tokens=10_000), rows, 64, apart=False)
+    measures = Measures(EvaluationConfig(perplexity_tokens=10_000), rows, 64, isolated=False)
     assert list(measures.held_out) == ["tasks"]
     result = measures.run(model, tmp_path)["perplexity"]["tasks"]
     assert result["loss"] == masked_loss(model, reader(rows), 10_000, False, "test")["loss"]
@@ -114,5 +114,5 @@ def test_plain_sets_are_read_as_a_stream(tiny_model, model, tmp_path):
         writer.add(ids, np.array([30, 40], np.int32))
     entry = {"name": "raw", "prefix": "valid-raw", "tokens": 70}
     write_json(tmp_path / "dataset.json", {"vocab_size": 400, "train": [entry], "valid": [entry]})
-    found = Measures(EvaluationConfig(), tmp_path, 32, apart=False).run(model, tmp_path)["perplexity"]["raw"]
+    found = Measures(EvaluationConfig(), tmp_path, 32, isolated=False).run(model, tmp_path)["perplexity"]["raw"]
     assert found["loss"] == model.loss(ids, 32, "test")["loss"] and found["tokens"] == 69

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -8,12 +9,15 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from megatron_ipt.errors import StageError  # noqa: E402
+from megatron_ipt.config import load  # noqa: E402
+from megatron_ipt.errors import InputError, RecipeError, StageError  # noqa: E402
+from megatron_ipt.evaluation.config import EvaluationConfig  # noqa: E402
 from megatron_ipt.evaluation.held_out import training_frequencies, unigram_entropy  # noqa: E402
 from megatron_ipt.evaluation.language_model import LanguageModel  # noqa: E402
+from megatron_ipt.evaluation.measures import Measures  # noqa: E402
 from megatron_ipt.evaluation.parity import check_parity, compare_logits, parity_tolerance  # noqa: E402
 from megatron_ipt.tokens.dataset.indexed import IndexedWriter  # noqa: E402
-from megatron_ipt.tokens.tokenizer.tokenizer import train_sentencepiece  # noqa: E402
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import train_sentencepiece  # noqa: E402
 
 
 def test_differences_of_logits():
@@ -74,6 +78,53 @@ def test_the_loss_is_that_of_transformers(folder):
     assert result["perplexity"] == pytest.approx(math.exp(expected / 49), rel=1e-5)
     text = model.tokenizer.decode(ids.tolist())
     assert result["bits_per_byte"] == pytest.approx(expected / math.log(2) / len(text.encode()), rel=1e-5)
+
+
+class TestTexts:
+    """Further held-out text, by what the recipe says about it."""
+
+    @pytest.fixture
+    def measure(self, tmp_path, folder):
+        with IndexedWriter(tmp_path / "train", np.uint16) as writer:
+            writer.add(np.array([5, 6, 7]), np.array([3], np.int32))
+        dataset = {"train": [{"prefix": "train"}], "valid": [], "vocab_size": 300}
+        (tmp_path / "dataset.json").write_text(json.dumps(dataset))
+        model = LanguageModel(folder)
+
+        def run(*overrides):
+            measures = Measures(load(EvaluationConfig, None, overrides), tmp_path, 16, False)
+            return measures.run(model, tmp_path)["perplexity"]
+
+        return run
+
+    def test_options(self, measure, tmp_path):
+        path = tmp_path / "held.jsonl"
+        path.write_text(json.dumps({"body": "the quick brown fox"}) + "\n" + json.dumps({"body": "fox"}) + "\n")
+        both = measure(f"texts.held={path}", "read.text_key=body")["held"]
+        long = measure(f"texts.held={path}", "read.text_key=body", "read.minimum_characters=5",
+                       "read.maximum_reject_share=0.5")["held"]  # fmt: skip
+        assert 0 < long["tokens"] < both["tokens"]
+        assert (tmp_path / "rejects-held.jsonl").read_text().count("too short") == 1
+
+    def test_a_folder(self, measure, tmp_path):
+        (tmp_path / "texts").mkdir()
+        for name in ("a.txt", "b.md"):
+            (tmp_path / "texts" / name).write_text("the quick brown fox")
+        one = measure(f"texts.held={tmp_path}/texts/a.txt")["held"]
+        assert measure(f"texts.held={tmp_path}/texts")["held"]["tokens"] == 2 * one["tokens"] + 1
+
+    def test_what_cannot_be_read(self, measure, tmp_path):
+        path = tmp_path / "held.jsonl"
+        path.write_text('{"body": "the quick brown fox"}\n')
+        with pytest.raises(InputError, match=r"1 of 1 records were rejected .* evaluation\.read\.maximum_reject_share"):
+            measure(f"texts.held={path}")
+        with pytest.raises(InputError, match=r"^evaluation\.texts\.held: .*none\.txt: no such file"):
+            measure(f"texts.held={tmp_path}/none.txt")
+        path.write_text("")
+        with pytest.raises(InputError, match=r"^evaluation\.texts\.held: .*held\.jsonl: contains no text"):
+            measure(f"texts.held={path}")
+        with pytest.raises(RecipeError, match=r"^texts\.a/b: the name becomes part of file names"):
+            measure(f"texts.a/b={path}")
 
 
 def test_generation_is_greedy_and_leaves_out_the_prompt(folder):

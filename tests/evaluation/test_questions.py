@@ -106,5 +106,5 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 
 def test_a_file_without_questions_is_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(InputError, match="holds no questions"):
+    with pytest.raises(InputError, match="contains no questions"):
         read_questions(tmp_path / "empty.jsonl")

@@ -11,17 +11,17 @@ import pytest
 from megatron_ipt.corpus.readers import READERS
 from megatron_ipt.extensions import VARIABLE
 from megatron_ipt.inference.engines import ENGINES
-from megatron_ipt.models import weight_names as names
-from megatron_ipt.models.families import FAMILIES, PRESETS
+from megatron_ipt.models.families import FAMILIES
+from megatron_ipt.models.presets import PRESETS
 from megatron_ipt.synthesis.from_text.prompted.styles import STYLES
 from megatron_ipt.synthesis.pair_sources import SOURCES
 from megatron_ipt.training.objectives.table import OBJECTIVES
 from tests.conftest import REPOSITORY
 
 EXTENSIONS = REPOSITORY / "examples" / "extensions"
-TABLES = [names.FAMILIES, READERS, SOURCES, ENGINES, STYLES, FAMILIES, PRESETS, OBJECTIVES]
+TABLES = [READERS, SOURCES, ENGINES, STYLES, FAMILIES, PRESETS, OBJECTIVES]
 _BUILT_IN = [dict(table) for table in TABLES]
-"""As they are before any test has run: recipes that other tests load in this process name extensions, too."""
+"""As they are before any test has run: recipes that other tests load in this process name extensions as well."""
 
 
 def _forget_extensions() -> None:

@@ -12,10 +12,10 @@ from typing import ClassVar
 import pytest
 
 from megatron_ipt.config import load
-from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.inputs import InputFile
+from megatron_ipt.corpus.options import ReadOptions
 from megatron_ipt.corpus.readers import Record, read_file
-from megatron_ipt.corpus.stage import input_files
+from megatron_ipt.corpus.reading import input_files
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.extensions import import_code
 from megatron_ipt.files import read_json, read_jsonl
@@ -24,6 +24,7 @@ from megatron_ipt.manifest import StageContext
 from megatron_ipt.pipeline import run_recipe
 from megatron_ipt.recipe import load_recipe
 from megatron_ipt.rejects import Rejects
+from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage as synthesis
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.pairs import Pair
@@ -35,10 +36,10 @@ class TestReader:
     """``pubmed.py``"""
 
     def read(self, path: Path, extensions: Path, tmp_path: Path) -> tuple[list[Record], dict[str, int]]:
-        config = CorpusConfig(inputs=[str(path)], reader=f"{extensions}/pubmed.py:read")
-        (file,) = input_files(config)
+        options = ReadOptions(reader=f"{extensions}/pubmed.py:read")
+        (file,) = input_files([str(path)], options)
         with Rejects(tmp_path / "rejects.jsonl") as rejects:
-            return list(read_file(file, config, rejects)), dict(rejects.reasons)
+            return list(read_file(file, options, rejects)), dict(rejects.reasons)
 
     def test_sections_become_paragraphs(self, extensions, tmp_path):
         records, rejected = self.read(extensions / "pubmed.xml", extensions, tmp_path)
@@ -69,11 +70,10 @@ class TestReader:
 
         path = extensions / "pubmed.xml"
         with pytest.raises(InputError, match=r"unknown format '\.xml'; readable are \.jsonl, .* and \.md, optionally"):
-            input_files(CorpusConfig(inputs=[str(path)]))
+            input_files([str(path)], ReadOptions())
         READERS[".xml"] = load_object(f"{extensions}/pubmed.py:read", "corpus.reader")
-        config = CorpusConfig(inputs=[str(path)])
         with Rejects(tmp_path / "rejects.jsonl") as rejects:
-            assert len(list(read_file(InputFile(str(path), path.name), config, rejects))) == 2
+            assert len(list(read_file(InputFile(str(path), path.name), ReadOptions(), rejects))) == 2
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def configure(extensions, tokenizer_folder):  # noqa: F811
 
 @pytest.fixture
 def context(tmp_path):
-    return StageContext("synthesis", tmp_path / "synthesis", 7, {"corpus": tmp_path / "corpus"})
+    return StageContext("synthesis", tmp_path / "synthesis", 7, {DOCUMENTS: tmp_path / "corpus"})
 
 
 class TestEngine:
@@ -109,7 +109,7 @@ class TestEngine:
 
     def test_the_program_of_the_example(self, extensions, configure, context):
         texts = texts_of(9)
-        write_corpus(context.inputs["corpus"], [texts[:6], texts[6:]])
+        write_corpus(context.inputs[DOCUMENTS], [texts[:6], texts[6:]])
         synthesis.run(configure(sys.executable, str(extensions / "first_sentence.py")), context)
         examples = [example for chain in synthesis.chains_in(context.directory) for example in chain.examples]
         assert [example.text for example in examples] == texts
@@ -128,7 +128,7 @@ class TestEngine:
             "    answer = {'refused': 'not that'} if refused else {'text': '<QUE> Which? <ANS> This. </END>'}\n"
             "    print(json.dumps(answer), flush=True)\n"
         )
-        write_corpus(context.inputs["corpus"], [texts_of(4)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(4)])
         counts = synthesis.run(configure(sys.executable, str(program)), context)
         chains = list(synthesis.chains_in(context.directory))
         # The chain of texts 2 and 3 is cut where text 2 has no pairs.
@@ -138,17 +138,17 @@ class TestEngine:
 
     @pytest.mark.parametrize("program", ["print('no JSON')", "pass"], ids=["no JSON", "ends"])
     def test_a_program_that_does_not_answer(self, configure, context, program):
-        write_corpus(context.inputs["corpus"], [texts_of(2)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(2)])
         with pytest.raises(EngineError, match="expected one line of JSON, found "):
             synthesis.run(configure(sys.executable, "-c", program, processes=1), context)
 
     def test_without_a_command(self, configure, context):
-        write_corpus(context.inputs["corpus"], [texts_of(1)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(1)])
         with pytest.raises(RecipeError, match=r"synthesis\.options\.command: required by CommandEngine"):
             synthesis.run(configure(), context)
 
     def test_a_command_that_does_not_exist(self, configure, context):
-        write_corpus(context.inputs["corpus"], [texts_of(1)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(1)])
         with pytest.raises(RecipeError, match=r"synthesis\.options\.command: no_such_program: No such file"):
             synthesis.run(configure("no_such_program"), context)
 
@@ -179,7 +179,7 @@ class TestPromptStyle:
 
     def test_pairs(self, plain, context):
         QuestionEngine.asked.clear()
-        write_corpus(context.inputs["corpus"], [texts_of(3)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(3)])
         counts = synthesis.run(plain, context)
         pairs = [
             [(pair.question, pair.answer) for pair in example.pairs]
@@ -194,7 +194,7 @@ class TestPromptStyle:
 
     def test_a_chain_repeats_its_ids_up_to_the_stop_string(self, plain, context):
         QuestionEngine.asked.clear()
-        write_corpus(context.inputs["corpus"], [["One. Two </s>.", "Three."]])
+        write_corpus(context.inputs[DOCUMENTS], [["One. Two </s>.", "Three."]])
         synthesis.run(plain, context)
         first, second = (request.prompt for request in QuestionEngine.asked)
         assert [request.sampling.stop for request in QuestionEngine.asked] == [("\nText:",)] * 2
@@ -301,18 +301,44 @@ class TestFamily:
     )
     def test_other_intervals_are_refused(self, extensions, tmp_path, changes, message):
         from megatron_ipt.extensions import load_extensions
-        from megatron_ipt.models.hugging_face import read_model_config
+        from megatron_ipt.models.hugging_face_config import read_model_config
 
         load_extensions([str(extensions / "smollm3.py")], "extensions")
         config = {
             "model_type": "smollm3", "num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 96,
-            "num_attention_heads": 4, "max_position_embeddings": 64, "vocab_size": 50,
+            "num_attention_heads": 4, "max_position_embeddings": 64, "vocab_size": 50, "rms_norm_eps": 1e-6,
         }  # fmt: skip
         (tmp_path / "config.json").write_text(json.dumps(config))
         read_model_config(tmp_path)
         (tmp_path / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(InputError, match=message):
             read_model_config(tmp_path)
+
+    def test_it_is_the_model_that_transformers_knows(self, extensions, tmp_path):
+        """An absent key means the same, and the parameters are as many."""
+        torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+        from megatron_ipt.extensions import load_extensions
+        from megatron_ipt.models.hugging_face_config import TokenIds, hugging_face_config, read_model_config
+        from megatron_ipt.models.presets import resolve_shape
+
+        load_extensions([str(extensions / "smollm3.py")], "extensions")
+        minimal = {
+            "model_type": "smollm3", "num_hidden_layers": 5, "hidden_size": 64, "intermediate_size": 96,
+            "num_attention_heads": 8, "max_position_embeddings": 64, "vocab_size": 50, "rms_norm_eps": 1e-6,
+        }  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(minimal))
+        shape = resolve_shape({}, read_model_config(tmp_path)[0])
+        theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+        assert (shape.num_query_groups, shape.rotary_base) == (4, 2e6)
+        assert (theirs.num_key_value_heads, theirs.rope_parameters["rope_theta"]) == (4, 2e6)
+        assert theirs.tie_word_embeddings and not shape.untie_embeddings_and_output_weights
+        (tmp_path / "config.json").write_text(json.dumps(hugging_face_config(shape, 50, TokenIds(1, 2, 0), "float32")))
+        written = transformers.AutoConfig.from_pretrained(tmp_path)
+        assert written.no_rope_layers == [1, 1, 1, 0, 1]
+        assert resolve_shape({}, read_model_config(tmp_path)[0]) == shape
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(written)
+        assert model.num_parameters() == shape.parameters(50)
 
     @pytest.mark.slow
     def test_import_train_export(self, extensions, tmp_path):

@@ -86,22 +86,19 @@ def test_a_run_without_data(load, tmp_path, run):
         load("run_data").read_run(tmp_path)
     path = run / "tokens/dataset.json"
     path.write_text(path.read_text().partition('"valid"')[0] + '"valid": [], "test": []}')
-    with pytest.raises(SystemExit, match=r"nothing was held out for validation; set corpus\.valid_share"):
+    with pytest.raises(SystemExit, match=r"no validation data; set corpus\.valid_share"):
         load("run_data").read_run(run)
 
 
 def test_sizes_for_nemo(load, tmp_path):
     """An exported Llama's sizes under NeMo's names; what they cannot say is refused."""
-    from megatron_ipt.convert.hugging_face.tokenizer_files import TokenIds
     from megatron_ipt.files import write_json
-    from megatron_ipt.models.families import resolve_shape
-    from megatron_ipt.models.hugging_face_config import hugging_face_config
-
-    torch = pytest.importorskip("torch")
+    from megatron_ipt.models.hugging_face_config import TokenIds, hugging_face_config
+    from megatron_ipt.models.presets import resolve_shape
 
     def write(family: str, **keys: float) -> None:
         shape = resolve_shape({"preset": "instructlm_500m", "family": family, **keys})
-        write_json(tmp_path / "config.json", hugging_face_config(shape, 32000, TokenIds(1, 2, None), torch.bfloat16))
+        write_json(tmp_path / "config.json", hugging_face_config(shape, 32000, TokenIds(1, 2, None), "bfloat16"))
 
     nemo = load("nemo2_pretrain")
     write("llama")
@@ -111,10 +108,10 @@ def test_sizes_for_nemo(load, tmp_path):
         "rotary_base": 10000.0, "share_embeddings_and_output_weights": False,
     }  # fmt: skip
     write("mistral")
-    with pytest.raises(SystemExit, match=r"is a mistral; set training\.model\.family to llama"):
+    with pytest.raises(SystemExit, match=r"is a mistral model; set training\.model\.family to llama"):
         nemo.model_sizes(tmp_path)
     write("llama", rope_scaling_factor=8.0)
-    with pytest.raises(SystemExit, match="has rotary scaling"):
+    with pytest.raises(SystemExit, match="uses rotary scaling"):
         nemo.model_sizes(tmp_path)
 
 

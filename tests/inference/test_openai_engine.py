@@ -19,6 +19,7 @@ import pytest
 from megatron_ipt.errors import RecipeError, StageError
 from megatron_ipt.inference.engine import EngineError
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from tests.synthesis.conftest import texts_of, write_corpus
@@ -60,8 +61,8 @@ def configure_openai(
 
 
 def run(config: SynthesisConfig, context: StageContext, texts: int = 6) -> tuple[dict[str, Any], list[Any]]:
-    if not context.inputs["corpus"].exists():
-        write_corpus(context.inputs["corpus"], [texts_of(texts)])
+    if not context.inputs[DOCUMENTS].exists():
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(texts)])
     counts = stage.run(config, context)
     return counts, list(stage.chains_in(context.directory))
 

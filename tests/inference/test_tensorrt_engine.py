@@ -15,6 +15,7 @@ from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.scoring import Score, ScoreRequest
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from tests.inference import strict_tensorrt_llm as strict
@@ -32,7 +33,7 @@ def run(
     strict.LLM.answer = staticmethod(lambda ids, sampling: (generated, "stop"))
 
     def work(texts: int = 6, **overrides: Any) -> dict[str, Any]:
-        write_corpus(context.inputs["corpus"], [texts_of(texts)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(texts)])
         return stage.run(configure(**({"engine": "tensorrt_llm"} | overrides)), context)
 
     return work
@@ -105,7 +106,7 @@ def test_an_engine_failure_ends_the_stage(run: Callable[..., dict[str, Any]]) ->
 def test_without_the_package_the_message_says_how_to_get_it(
     configure: Callable[..., SynthesisConfig], context: StageContext
 ) -> None:
-    write_corpus(context.inputs["corpus"], [texts_of(1)])
+    write_corpus(context.inputs[DOCUMENTS], [texts_of(1)])
     with pytest.raises(RecipeError, match=r"synthesis\.engine: tensorrt_llm needs the package tensorrt_llm"):
         stage.run(configure(engine="tensorrt_llm"), context)
 

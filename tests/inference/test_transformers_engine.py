@@ -15,6 +15,7 @@ from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from tests.synthesis.conftest import texts_of, write_corpus
@@ -29,7 +30,7 @@ def test_makes_pairs_whatever_the_batch(
     from tests.synthesis.tiny_model import PAIR
 
     texts = [text[: 30 + 29 * index % 120] for index, text in enumerate(texts_of(11))]
-    write_corpus(context.inputs["corpus"], [texts])
+    write_corpus(context.inputs[DOCUMENTS], [texts])
     for size in (1, 4):
         context.directory = context.directory.with_name(f"batch{size}")
         config = configure(
@@ -46,7 +47,7 @@ def test_makes_pairs_whatever_the_batch(
 def test_model_that_cannot_be_loaded(
     configure: Callable[..., SynthesisConfig], context: StageContext, tokenizer_folder: Path
 ) -> None:
-    write_corpus(context.inputs["corpus"], [texts_of(1)])
+    write_corpus(context.inputs[DOCUMENTS], [texts_of(1)])
     with pytest.raises(InputError, match=r"synthesis\.generation\.model: .* cannot be loaded"):
         stage.run(configure(engine="transformers"), context)
 
@@ -54,7 +55,7 @@ def test_model_that_cannot_be_loaded(
 def test_context_beyond_the_model(
     configure: Callable[..., SynthesisConfig], context: StageContext, model_folder: Path
 ) -> None:
-    write_corpus(context.inputs["corpus"], [texts_of(1)])
+    write_corpus(context.inputs[DOCUMENTS], [texts_of(1)])
     config = configure(engine="transformers", **{"generation.model": model_folder, "generation.context_length": 4096})
     with pytest.raises(InputError, match=r"4096 is more than the 2048 positions"):
         stage.run(config, context)

@@ -4,7 +4,9 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
-from megatron_ipt.report.charts import Chart, Curve, draw, thin_out
+from megatron_ipt.report.charts import draw, thin_out
+from megatron_ipt.report.stage import _asset
+from megatron_ipt.stages.page import COLORS, ORANGE, Chart, Curve
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -35,13 +37,18 @@ def test_short_curves_stay_whole_and_what_is_no_number_is_left_out():
 def svg():
     steps = list(range(1, 1001))
     losses = [3 + 4 * math.exp(-step / 300) for step in steps]
-    curves = [Curve("training", steps, losses), Curve("unigram entropy, raw", [1, 1000], [6.5, 6.5], "raw", True)]
-    return draw(Chart("loss", curves, "step", tokens_per_step=4096), 700, 300)
+    curves = [Curve("training", steps, losses), Curve("unigram entropy", [1, 1000], [6.5, 6.5], ORANGE, True)]
+    return draw(Chart("Loss", curves, "step", upper_label="tokens", upper_per_x=4096), 700, 300, "chart 1")
 
 
-def test_colours_come_from_the_page(svg):
-    assert "var(--training)" in svg and "var(--raw)" in svg and "currentColor" in svg
+def test_colors_come_from_the_page(svg):
+    assert "var(--grey)" in svg and "var(--orange)" in svg and "currentColor" in svg
     assert not re.findall(r"#[0-9a-f]{6}\b", svg)
+
+
+def test_the_page_has_every_color_for_light_and_dark():
+    style = _asset("style.css")
+    assert [name for name in (*COLORS, "line") if style.count(f"--{name}: #") != 2] == []
 
 
 def test_text_stays_text_without_a_font_of_its_own(svg):
@@ -61,19 +68,22 @@ def test_every_reference_inside_has_its_target(svg):
 
 
 def test_ids_of_two_charts_differ():
-    ids = [
-        set(re.findall(r' id="([^"]+)"', draw(Chart(name, [Curve("a", [1, 2], [1.0, 2.0])]), width, 200)))
-        for name, width in (("lr", 340), ("grad_norm", 340), ("lr", 700))
-    ]
-    assert all(ids) and not ids[0] & ids[1] and not ids[0] & ids[2]
+    chart = Chart("Learning rate", [Curve("a", [1, 2], [1.0, 2.0])])
+    ids = [set(re.findall(r' id="([^"]+)"', draw(chart, 340, 200, name))) for name in ("chart 1", "chart 2")]
+    assert all(ids) and not ids[0] & ids[1]
 
 
 def test_a_curve_over_decades_is_logarithmic_only_where_allowed():
     curve = Curve("grad", [1, 2, 3], [0.1, 1.0, 1000.0])
-    assert ">100</text>" in draw(Chart("a", [curve], may_be_log=True), 340, 170)
-    assert ">100</text>" not in draw(Chart("b", [curve]), 340, 170)
+    assert ">100</text>" in draw(Chart("a", [curve], log=True), 340, 170, "a")
+    assert ">100</text>" not in draw(Chart("b", [curve]), 340, 170, "b")
+
+
+def test_labels_are_not_formulas():
+    chart = Chart("a", [Curve("a", [1, 2], [1.0, 2.0])], "$x_1$ & more")
+    assert ">$x_1$ &amp; more</text>" in draw(chart, 340, 170, "a")
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [2.0], [0.0, 0.0]])
 def test_draws_what_little_there_is(values):
-    assert draw(Chart("few", [Curve("a", list(range(len(values))), values)], "step", True, 0.0), 340, 170)
+    assert draw(Chart("few", [Curve("a", list(range(len(values))), values)], "step", log=True), 340, 170, "few")

@@ -1,16 +1,23 @@
 import html
 import importlib.util
 import re
+import typing
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.files import read_json, write_json
+from megatron_ipt.report import layout
 from megatron_ipt.report.config import ReportConfig
-from megatron_ipt.report.stage import PAGE, run
+from megatron_ipt.report.layout import lay_out
+from megatron_ipt.report.stage import PAGE, _asset, macro_name, render, run
+from megatron_ipt.stages import Stage, all_stages, page as vocabulary
+from megatron_ipt.stages.page import Part, StageRecord
+from tests.evaluation.measured import add_curves
 
-from .conftest import CATEGORIES, STAGES, TITLES, context_of, write_run
+from .runs import CATEGORIES, STAGES, TITLES, context_of, write_run
 
 VOID = {"meta", "link", "br", "path"}
 
@@ -58,8 +65,12 @@ def page(complete_run, tmp_path):
 
 
 def test_complete_run_has_every_section(page):
-    assert re.findall(r'<section id="(\w+)"', page) == [
-        "flow", "corpus", "pairs", "documents", "tokens", "training", "evaluation", "settings",
+    assert re.findall(r'<section id="([^"]+)"', page) == [
+        "corpus", "synthesis", "augment", "tokens", "training", "evaluation", "settings-and-versions",
+    ]  # fmt: skip
+    assert re.findall(r'<a href="#([^"]+)">(\w+)</a>', page) == [
+        ("corpus", "Corpus"), ("synthesis", "Pairs"), ("augment", "Documents"), ("tokens", "Tokens"),
+        ("training", "Training"), ("evaluation", "Evaluation"), ("settings-and-versions", "Settings"),
     ]  # fmt: skip
     assert "<title>quickstart – Megatron-IPT</title>" in page
 
@@ -67,14 +78,14 @@ def test_complete_run_has_every_section(page):
 def test_figures_are_those_worked_out_by_hand(page):
     text = text_of(page)
     for expected in (
-        "1 min 55 s in all stages together, begun 2025-03-04 10:00",
+        "1 min 55 s in all stages, started 2025-03-04 10:00",
         "documents 64 1,550 characters each",  # 99,200 / 64
         "too short 1 33.3%",
         "texts with pairs 32 80.0%",
-        "pairs per text 5.00 6.25 where there are any",  # 200 / 40, 200 / 32
+        "pairs per text 5.00 6.25 for texts with pairs",  # 200 / 40, 200 / 32
         "cloze 90 45.0%",
         "plain 15 75.0%",
-        "75.0% are text, 20.0% are pairs, 5.0% are frames of the templates",
+        "75.0% are text, 20.0% are pairs, 5.0% are template text",
         "augmented 75.0% 30,000 2,700 0 18",
         "raw 25.0% 10,000 1,300 1,000 38",
         "3 documents of raw left out to keep the shares. 4 records of raw rejected, see tokens/rejects-raw.jsonl",
@@ -87,10 +98,10 @@ def test_figures_are_those_worked_out_by_hand(page):
         assert expected in text
 
 
-def test_segments_of_samples_are_told_apart(page):
-    assert '<mark class="question">Why does high tide come later each day?</mark>' in page
-    assert '<mark class="answer">Because the Moon moves along its orbit while the Earth turns.</mark>' in page
-    assert '<span class="frame">\n\nAnswer from the text.\n\nQuestion: </span>' in page
+def test_segments_of_samples_are_marked(page):
+    assert '<mark class="first">Why does high tide come later each day?</mark>' in page
+    assert '<mark class="second">Because the Moon moves along its orbit while the Earth turns.</mark>' in page
+    assert '<span class="faint">\n\nAnswer from the text.\n\nQuestion: </span>' in page
     assert len(re.findall(r'<details class="sample" open>', page)) == 1
     assert len(re.findall(r'<details class="sample"', page)) == 6
 
@@ -147,10 +158,11 @@ def test_interrupted_training_shows_its_curve_and_a_failed_stage_its_error(compl
         write_json(complete_run[stage] / "manifest.json", manifest | {"status": status, "error": error})
     page = build({name: complete_run[name] for name in STAGES[:-1]}, tmp_path / "report")
     assert "training <b>3." in page and '<p class="unit">interrupted</p>' in page
+    assert "<h2>Training <small>interrupted</small></h2>" in page
     assert "<b>export</b> failed: InputError: no tensor x" in page
 
 
-def test_losses_that_are_no_numbers_and_missing_measurements(complete_run, tmp_path):
+def test_losses_that_are_not_finite_and_missing_measurements(complete_run, tmp_path):
     (complete_run["training"] / "metrics.jsonl").write_text(
         '{"step":1,"loss":null,"lr":0.1,"grad_norm":null,"tokens_per_second":null,"tokens":64,"seconds":1}\n'
         '{"step":1,"valid":{"raw":null}}\n'
@@ -159,7 +171,7 @@ def test_losses_that_are_no_numbers_and_missing_measurements(complete_run, tmp_p
     assert "Learning rate" in build(complete_run, tmp_path / "report")
 
 
-def test_hostile_content_is_shown_and_not_obeyed(complete_run, tmp_path):
+def test_hostile_content_is_shown_as_text(complete_run, tmp_path):
     hostile = "</style></details><script>alert('x')</script>{{ 7 * 7 }}{% raw %}<img src=//evil.example/x>&\"'"
     for stage, name in (("synthesis", "categories"), ("augment", "layouts"), ("corpus", "rejected")):
         path = complete_run[stage] / "manifest.json"
@@ -185,6 +197,105 @@ def test_hostile_content_is_shown_and_not_obeyed(complete_run, tmp_path):
     assert not {"script", "img"} & set(structure.tags)
     assert page.count("</style>") == 1
     assert hostile in text_of(page)
+
+
+def test_names_of_tasks_are_shown_as_text(complete_run, tmp_path):
+    add_curves(complete_run["evaluation"])
+    hostile = "<script>alert('x')</script>"
+    for name in ("results.json", "curves.json"):
+        path = complete_run["evaluation"] / name
+        path.write_text(path.read_text().replace('"boolq"', f'"{hostile}"').replace('"raw"', f'"{hostile}"'))
+    page = build(complete_run, tmp_path / "report")
+    assert "<script>" not in page and hostile in text_of(page)
+
+
+def test_benchmarks_and_curves_are_on_the_page(complete_run, tmp_path):
+    add_curves(complete_run["evaluation"])
+    page = build(complete_run, tmp_path / "report")
+    structure = _Structure()
+    structure.feed(page)
+    assert structure.open == [] and structure.requests == ["data:,"]
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    text = text_of(page)
+    for expected in (
+        "piqa 5 1,000 acc 31.0 1.2 36.0",
+        "mean 39.0",
+        "mmlu 2 tasks",
+        "augmented 3.400 raw 4.200",
+        "Mean of all last 40.1",
+    ):
+        assert expected in text
+
+
+def test_metrics_of_an_objective_are_on_the_page(complete_run, tmp_path):
+    metrics = complete_run["training"] / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"tokens":', '"metrics": {"reverse <kl>": 0.25}, "tokens":'))
+    assert "Objectives reverse <kl> last 0.250" in text_of(build(complete_run, tmp_path / "report"))
+
+
+HOSTILE = "</svg><script>alert('x')</script> `code` {{ 7 * 7 }}"
+
+
+def element_of(kind):
+    """An element of class ``kind`` with hostile text wherever text may stand."""
+    curve = vocabulary.Curve(HOSTILE, [1, 2], [1.0, 2.0], vocabulary.PINK)
+    chart = vocabulary.Chart(HOSTILE, [curve], HOSTILE, HOSTILE, False, HOSTILE, 2.0, HOSTILE)
+    segments = [vocabulary.Segment(HOSTILE, mark) for mark in vocabulary.MARKS]
+    columns = (vocabulary.Column(HOSTILE, numeric=False), vocabulary.Column(HOSTILE))
+    return {
+        vocabulary.Figures: lambda: kind([vocabulary.Figure(HOSTILE, HOSTILE, HOSTILE)], HOSTILE),
+        vocabulary.Bars: lambda: kind(HOSTILE, {HOSTILE: 3}, note=HOSTILE),
+        vocabulary.Table: lambda: kind(
+            columns, [vocabulary.Row((HOSTILE, HOSTILE), vocabulary.TEAL, True)], HOSTILE, HOSTILE, HOSTILE
+        ),
+        vocabulary.Shares: lambda: kind(HOSTILE, [vocabulary.Share(HOSTILE, 1.0, vocabulary.OLIVE)]),
+        vocabulary.Chart: lambda: chart,
+        vocabulary.SmallCharts: lambda: kind([chart], HOSTILE, HOSTILE),
+        vocabulary.Samples: lambda: kind(HOSTILE, [vocabulary.Sample(segments, (HOSTILE,))], segments),
+        vocabulary.Quotes: lambda: kind(HOSTILE, [segments], HOSTILE),
+        vocabulary.Prose: lambda: kind(HOSTILE, HOSTILE, HOSTILE),
+        vocabulary.Caution: lambda: kind(HOSTILE),
+        vocabulary.SideBySide: lambda: kind([vocabulary.Caution(HOSTILE), vocabulary.Caution(HOSTILE)]),
+        vocabulary.Fold: lambda: kind(HOSTILE, [vocabulary.Caution(HOSTILE)], HOSTILE),
+    }[kind]()
+
+
+def page_of(stages, counts, tmp_path):
+    manifest = {"status": "complete", "counts": counts}
+    return render(lay_out("x", [StageRecord(stage, tmp_path, manifest) for stage in stages], 6))
+
+
+@pytest.mark.parametrize("kind", typing.get_args(vocabulary.Element))
+def test_every_element_has_its_look_and_shows_text_as_text(kind, tmp_path, monkeypatch):
+    assert f"{{% macro {macro_name(kind)}(element) %}}" in _asset("elements.html.j2")
+    monkeypatch.setattr(
+        "megatron_ipt.report.layout.load", lambda hook: lambda record: Part(elements=[element_of(kind)])
+    )
+    page = page_of([Stage("mine", "mine", "", object, "", report="mine:part")], {}, tmp_path)
+    assert "<script>" not in page and "&lt;script&gt;" in page and "{{ 7 * 7 }}" in page
+    structure = _Structure()
+    structure.feed(page)
+    assert structure.open == [] and structure.requests == ["data:,"]
+
+
+def test_a_stage_that_describes_no_part_is_shown_by_its_counts(tmp_path):
+    stage = Stage("drop_doubles", "drop-doubles", "", object, "", shows=("kept",))
+    counts = {"read": 10, "kept": 7, "rejected": {"<b>same</b> text": 3}, "ends": {"train": {"kept": 6}}}
+    text = text_of(page_of([stage], counts, tmp_path))
+    assert "drop doubles 7 kept" in text
+    assert "Drop doubles read 10 kept 7 Rejected <b>same</b> text 3 100% Ends kept train 6" in text
+
+
+def test_this_room_knows_no_other_stage_by_name():
+    names = [stage.name for stage in all_stages() if stage.name != "report"]
+    assert len(names) >= 8
+    known = re.compile(rf"\b({'|'.join(names)})\b")
+    folder = Path(layout.__file__).parent
+    files = [path for path in folder.iterdir() if path.is_file()]
+    assert len(files) >= 10
+    found = {path.name: known.findall(path.read_text("utf-8")) for path in files}
+    assert {name: words for name, words in found.items() if words} == {}
 
 
 def test_a_thousand_steps_and_forty_categories_stay_small(tmp_path):

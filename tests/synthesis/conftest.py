@@ -13,6 +13,7 @@ from megatron_ipt.config import load
 from megatron_ipt.files import atomic_jsonl, shard_name
 from megatron_ipt.inference.tokenizer import PromptTokenizer, open_prompt_tokenizer
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.marks import MARKS
 from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
@@ -97,7 +98,7 @@ def texts_of(count: int, start: int = 0) -> list[str]:
 
 @pytest.fixture
 def context(tmp_path: Path) -> StageContext:
-    return StageContext("synthesis", tmp_path / "synthesis", 7, {"corpus": tmp_path / "corpus"})
+    return StageContext("synthesis", tmp_path / "synthesis", 7, {DOCUMENTS: tmp_path / "corpus"})
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from megatron_ipt.config import load
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from tests.synthesis.conftest import texts_of, write_corpus
@@ -34,7 +35,7 @@ def work(root: Path, tokenizer: Path) -> None:
         "chain_length": 2,
     }
     config = load(SynthesisConfig, None, [f"{name}={value}" for name, value in settings.items()])
-    stage.run(config, StageContext("synthesis", root / "synthesis", 7, {"corpus": root / "corpus"}))
+    stage.run(config, StageContext("synthesis", root / "synthesis", 7, {DOCUMENTS: root / "corpus"}))
 
 
 def journalled(path: Path) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -110,11 +111,31 @@ def test_splits_by_id(configure: Configure, context: StageContext, tmp_path: Pat
 def test_unknown_files(configure: Configure, context: StageContext, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"synthesis\.replay\.inputs: .*missing: no such file"):
         replay(configure, context, tmp_path / "missing")
-    for content, message in (("", "is empty"), ("{", "neither JSON nor"), ('{"a": 1}', "in none of the formats")):
+    for content, message in (("", "is empty"), ("{", "neither JSON nor"), ('{"a": 1}', "matches none of the formats")):
         path = tmp_path / "odd.json"
         path.write_text(content)
         with pytest.raises(InputError, match=message):
             replay(configure, context, path)
+
+
+def test_folders_patterns_and_marks(configure: Configure, context: StageContext, tmp_path: Path) -> None:
+    record = codecs.BOM_UTF8 + json.dumps(TEXT_FORMATS["tasks"][0]).encode()
+    for name in ("b/two.jsonl", "b/one.json", "c/three.jsonl", "d.data"):
+        (tmp_path / "gold" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "gold" / name).write_bytes(record)
+    (tmp_path / "gold/b/README.txt").touch()
+    inputs = [tmp_path / "gold/b", tmp_path / "gold/*/*.jsonl", tmp_path / "gold/d.data"]
+    _, chains = replay(configure, context, *inputs, chain_length=1)
+    assert [chain.id for chain in chains] == ["one:0", "two:0", "three:0", "d:0"]
+    assert {example.text for chain in chains for example in chain.examples} == {"Ann sings."}
+    for entry, message in (
+        ("s3://x/y", "remote addresses are not supported"),
+        (str(tmp_path / "e"), "no file that ends"),
+    ):
+        (tmp_path / "e").mkdir(exist_ok=True)
+        (tmp_path / "e/x.txt").touch()
+        with pytest.raises(InputError, match=rf"^synthesis\.replay\.inputs: .*{message}"):
+            stage.check(configure(engine="replay", **{"replay.inputs": json.dumps([entry])}))
 
 
 def test_gold_files(configure: Configure, context: StageContext, test_data: Path) -> None:

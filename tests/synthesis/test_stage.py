@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from megatron_ipt.errors import RecipeError, StageError
 from megatron_ipt.inference.engine import Completion, EngineError, Request
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.shard import ShardTask
@@ -24,7 +25,7 @@ Configure = Callable[..., SynthesisConfig]
 
 
 def run(config: SynthesisConfig, context: StageContext, shards: list[list[str]]) -> tuple[dict[str, Any], list[Chain]]:
-    write_corpus(context.inputs["corpus"], shards)
+    write_corpus(context.inputs[DOCUMENTS], shards)
     counts = stage.run(config, context)
     return counts, list(stage.chains_in(context.directory))
 
@@ -47,6 +48,19 @@ def test_every_text_in_one_chain_in_order(
     assert (
         sorted(path.name for path in context.directory.iterdir() if "journal" in path.name or "lock" in path.name) == []
     )
+
+
+@pytest.mark.parametrize("engine", ["mined", "tests.synthesis.instant:InstantEngine"])
+def test_chains_have_the_domain_of_their_documents(configure: Configure, context: StageContext, engine: str) -> None:
+    folder = write_corpus(context.inputs[DOCUMENTS], [texts_of(7)])
+    shard = folder / "synthesis/shard-00000.jsonl"
+    records = [json.loads(line) for line in shard.read_text().splitlines()]
+    domains = {record["id"]: ("law", "code", "")[number % 3] for number, record in enumerate(records)}
+    shard.write_text("".join(json.dumps(record | {"domain": domains[record["id"]]}) + "\n" for record in records))
+    stage.run(configure(engine=engine, chain_length=2), context)
+    chains = list(stage.chains_in(context.directory))
+    assert {example.id: chain.domain for chain in chains for example in chain.examples} == domains
+    assert sorted(len(chain.examples) for chain in chains) == [1, 2, 2, 2]
 
 
 class SilentEngine(InstantEngine):
@@ -119,8 +133,8 @@ def test_marks_in_the_text_do_not_reach_the_model_but_stay_in_the_data(
 
 
 def test_splits_are_not_mixed(configure: Configure, context: StageContext) -> None:
-    write_corpus(context.inputs["corpus"], [texts_of(6)])
-    path = context.inputs["corpus"] / "synthesis" / "shard-00000.jsonl"
+    write_corpus(context.inputs[DOCUMENTS], [texts_of(6)])
+    path = context.inputs[DOCUMENTS] / "synthesis" / "shard-00000.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     for number, record in enumerate(records):
         record["split"] = ("train", "valid", "test")[number % 3]
@@ -147,7 +161,7 @@ def test_shards_of_several_processes_make_the_whole(configure: Configure, contex
     shards = [texts_of(3, 3 * number) for number in range(5)]
     _, expected = run(configure(), context, shards)
     context.directory = context.directory.with_name("parts")
-    write_corpus(context.inputs["corpus"], shards)
+    write_corpus(context.inputs[DOCUMENTS], shards)
     config = configure()
     names = [f"shard-{number:05d}.jsonl" for number in range(5)]
     assert stage.run(config, context, (1, 3))["unfinished_shards"] == 3
@@ -163,10 +177,10 @@ def test_shards_of_several_processes_make_the_whole(configure: Configure, contex
 
 
 def test_a_shard_in_other_hands_is_refused(configure: Configure, context: StageContext) -> None:
-    write_corpus(context.inputs["corpus"], [texts_of(3), texts_of(3, 3)])
+    write_corpus(context.inputs[DOCUMENTS], [texts_of(3), texts_of(3, 3)])
     context.directory.mkdir()
     for engine in ("tests.synthesis.instant:InstantEngine", "mined"):
-        task = ShardTask("shard-00001.jsonl", context.inputs["corpus"])
+        task = ShardTask("shard-00001.jsonl", context.inputs[DOCUMENTS])
         with (
             task.locked(context.directory),
             pytest.raises(StageError, match=r"shard-00001: process .* is working on it.*--shard"),
@@ -250,8 +264,8 @@ def test_interrupted_anywhere_the_result_is_the_same(
         shards.append([text + " NOPAIRS" * (number % 5 == 4) for number, text in enumerate(texts_of(size, start))])
         start += size
     write_corpus(root / "corpus", shards)
-    whole = StageContext("synthesis", root / "whole", 7, {"corpus": root / "corpus"})
-    parts = StageContext("synthesis", root / "parts", 7, {"corpus": root / "corpus"})
+    whole = StageContext("synthesis", root / "whole", 7, {DOCUMENTS: root / "corpus"})
+    parts = StageContext("synthesis", root / "parts", 7, {DOCUMENTS: root / "corpus"})
     stage.run(configure(chain_length=length), whole)
     FailingEngine.fail_at = data.draw(st.integers(1, start + 1))
     config = configure(

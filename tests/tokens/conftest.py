@@ -36,7 +36,7 @@ def mistral_model():
 @pytest.fixture(scope="session")
 def mistral_folder(mistral_model, tmp_path_factory):
     """The same tokenizer as a Hugging Face folder, without its ``.model`` file."""
-    from megatron_ipt.tokens.tokenizer.tokenizer import SentencePieceTokenizer
+    from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
     folder = tmp_path_factory.mktemp("mistral")
     SentencePieceTokenizer.read(mistral_model).save(folder)

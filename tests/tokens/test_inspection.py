@@ -95,7 +95,7 @@ def change(path, position, value, dtype):
     ("suffix", "position", "dtype", "value", "problem"),
     [
         ("bin", 40, np.uint16, 32_000, "token 20 is 32000; the vocabulary has 32000 ids"),
-        ("bin", 40, np.uint16, 9, "x_text_document.bin: not the file that was written"),
+        ("bin", 40, np.uint16, 9, "x_text_document.bin: was changed after it was written"),
         ("idx", HEADER_BYTES + 4 * 5, np.int32, 999, "sequence 6 begins at byte"),
         ("idx", HEADER_BYTES + 4 * 5, np.int32, -3, "sequence 5 has length -3"),
         ("idx", -8, np.int64, 7, "the documents span sequences 0 to 7"),

@@ -22,7 +22,7 @@ from megatron_ipt.tokens.dataset.verify import verify
 from megatron_ipt.tokens.preprocess import preprocess
 from megatron_ipt.tokens.preprocess.arguments import main
 from megatron_ipt.tokens.preprocess.preprocess import Options, SourceFiles, run
-from megatron_ipt.tokens.tokenizer.tokenizer import SentencePieceTokenizer
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
 TOOL = Path(__file__).parents[2] / "tools" / "preprocess_data.py"
 TEXTS = [f"document {number} about the {'quick brown fox ' * (number % 9)}" for number in range(200)]
@@ -264,7 +264,7 @@ def test_empty_and_missing_inputs(options, tmp_path):
 def test_outputs_that_exist_are_kept(options):
     run(options)
     before = Path(f"{options.output_prefix}_text_document.bin").read_bytes()
-    with pytest.raises(StageError, match=r"out_text_document\.bin: exists; .*--overwrite"):
+    with pytest.raises(StageError, match=r"out_text_document\.bin: exists already; .*--overwrite"):
         run(replace(options, append_eod=False))
     assert Path(f"{options.output_prefix}_text_document.bin").read_bytes() == before
     run(replace(options, append_eod=False), overwrite=True)
@@ -317,7 +317,7 @@ def test_a_worker_that_is_killed(options, tmp_path):
         options.tokenizer_type, "--tokenizer-model", options.tokenizer_model, "--engine", "sentencepiece",
     ]  # fmt: skip
     program = (
-        "import sys; from megatron_ipt.tokens.preprocess.preprocess import pieces; pieces.LEAST_PIECE_BYTES = 1 << 19; "
+        "import sys; from megatron_ipt.tokens.preprocess import pieces; pieces.LEAST_PIECE_BYTES = 1 << 19; "
         "from megatron_ipt.tokens.preprocess.arguments import main; sys.exit(main(sys.argv[1:]))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)

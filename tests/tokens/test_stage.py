@@ -8,16 +8,19 @@ import sys
 import numpy as np
 import pytest
 
-from megatron_ipt.errors import InputError
+from megatron_ipt.config import load
+from megatron_ipt.corpus.config import CorpusConfig
+from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.files import atomic_jsonl, read_json
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import AUGMENTED, DOCUMENTS
 from megatron_ipt.tokens import encode
 from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
 from megatron_ipt.tokens.dataset.indexed import IndexedReader
 from megatron_ipt.tokens.dataset.inspection import inspect
 from megatron_ipt.tokens.dataset.verify import verify
-from megatron_ipt.tokens.stage import run
-from megatron_ipt.tokens.tokenizer.tokenizer import open_tokenizer
+from megatron_ipt.tokens.stage import check, fingerprints, run
+from megatron_ipt.tokens.tokenizer.loading import open_tokenizer
 
 SPLITS = ["train"] * 8 + ["valid", "test"]
 
@@ -35,7 +38,7 @@ def context(tmp_path):
     shard(tmp_path / "augment/plain/shard-00000.jsonl", "plain", 10)
     shard(tmp_path / "corpus/raw/shard-00000.jsonl", "raw", 40)
     shard(tmp_path / "corpus/raw/shard-00001.jsonl", "more", 20)
-    inputs = {"corpus": tmp_path / "corpus", "augment": tmp_path / "augment"}
+    inputs = {DOCUMENTS: tmp_path / "corpus", AUGMENTED: tmp_path / "augment"}
     return StageContext("tokens", tmp_path / "tokens", 1, inputs)
 
 
@@ -110,6 +113,72 @@ def test_a_further_source_is_read_from_files_and_repeated(context, tmp_path):
     assert counts["rejected"] == {"general": 1}
 
 
+def general(path, count, **record):
+    path.write_text("".join(json.dumps({"body": f"general text {n}", **record}) + "\n" for n in range(count)))
+    return path
+
+
+def test_a_source_is_read_like_the_corpus(context, tmp_path):
+    """60 of 60 records were rejected, after hours of synthesis, where the corpus has a text_key of its own."""
+    path = general(tmp_path / "general.jsonl", 60)
+    corpus = CorpusConfig(text_key="body", valid_share=0)
+    config = settings(sources={"raw": SourceConfig(), "general": SourceConfig(inputs=[str(path)])}).inherit(corpus)
+    counts = run(config, context)
+    assert counts["train_by_source"]["general"]["documents"] == 60
+    assert counts["rejected"] == {}
+    assert [entry["name"] for entry in read_json(context.directory / "dataset.json")["valid"]] == ["raw"]
+
+
+def test_a_source_may_be_read_otherwise(context, tmp_path):
+    path = general(tmp_path / "general.jsonl", 60)
+    source = SourceConfig(inputs=[str(path)], text_key="body", valid_share=0.3, test_share=0.3)
+    config = settings(sources={"general": source}).inherit(CorpusConfig(text_key="text", valid_share=0))
+    counts = run(config, context)
+    assert sum(counts[split]["documents"] for split in ("train", "valid", "test")) == 60
+    assert min(counts["valid"]["documents"], counts["test"]["documents"]) > 5
+
+
+def test_errors_name_the_source(context, tmp_path):
+    path = general(tmp_path / "general.jsonl", 10)
+    message = r"10 of 10 records were rejected .* raise tokens\.sources\.general\.maximum_reject_share"
+    with pytest.raises(InputError, match=message):
+        run(settings(sources={"general": SourceConfig(inputs=[str(path)])}), context)
+    missing = settings(sources={"general": SourceConfig(inputs=[str(tmp_path / "none.jsonl")])})
+    for early in (check, fingerprints):
+        with pytest.raises(InputError, match=r"^tokens\.sources\.general\.inputs: .*none\.jsonl: no such file"):
+            early(missing)
+    custom = settings(sources={"general": SourceConfig(inputs=[str(path)], reader="no_such_module:read")})
+    with pytest.raises(RecipeError, match=r"^tokens\.sources\.general\.reader: no_such_module cannot be imported"):
+        check(custom)
+
+
+def test_domains_of_sources_are_counted(context, tmp_path):
+    law, code = general(tmp_path / "law.jsonl", 10, kind="tax"), general(tmp_path / "code.jsonl", 10)
+    inputs = [str(law), str(code), str(general(tmp_path / "rest.jsonl", 10))]
+    source = SourceConfig(inputs=inputs, text_key="body", domain_key="kind", domains={"code": [str(code)]})
+    counts = run(settings(sources={"raw": SourceConfig(), "general": source}), context)
+    documents = {name: domain["documents"] for name, domain in counts["domains"]["general"].items()}
+    assert documents == {"tax": 10, "code": 10, "(none)": 10}
+    assert counts["domains"]["general"]["tax"]["characters"] == 140
+    assert "raw" not in counts["domains"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sources.raw.text_key=body", "sources.raw.text_key: applies to the files of a source, but inputs is empty"),
+        ("sources.raw.valid_share=0", "sources.raw.valid_share: applies to the files of a source, but inputs is empty"),
+        ("sources.x={inputs: [a], valid_share: 0.7, test_share: 0.3}", "sources.x.valid_share: valid_share and test_"),
+        ("sources.a/b.inputs=[x]", "sources.a/b: the name becomes part of file names"),
+        ("sources.x.share=2", "sources.x.share: 2.0 is above the maximum 1"),
+    ],
+)
+def test_settings_of_sources_that_do_nothing_or_cannot_be(override, message):
+    with pytest.raises(RecipeError) as caught:
+        load(TokensConfig, None, [override])
+    assert str(caught.value).startswith(message)
+
+
 def test_workers_and_order_change_nothing(context):
     run(settings(workers=2), context)
     first = (context.directory / "train.bin").read_bytes()
@@ -120,15 +189,15 @@ def test_workers_and_order_change_nothing(context):
 
 def test_an_interrupted_run_continues_at_the_next_shard(context, monkeypatch):
     encoded = []
-    original = encode._encode
+    original = encode.encode_items
 
-    def interrupt_at_third(documents, part, *arguments):
-        encoded.append(part.name)
+    def interrupt_at_third(items, prefix_of, encoding):
+        encoded.append(prefix_of("train"))
         if len(encoded) == 3:
             raise KeyboardInterrupt
-        return original(documents, part, *arguments)
+        return original(items, prefix_of, encoding)
 
-    monkeypatch.setattr(encode, "_encode", interrupt_at_third)
+    monkeypatch.setattr(encode, "encode_items", interrupt_at_third)
     with pytest.raises(KeyboardInterrupt):
         run(settings(), context)
     assert not (context.directory / "dataset.json").exists()
@@ -148,13 +217,13 @@ def test_a_given_tokenizer_is_used_as_it_is(context, tmp_path):
 
 
 def test_no_documents_at_all(tmp_path):
-    inputs = {"corpus": tmp_path / "corpus", "augment": tmp_path / "augment"}
+    inputs = {DOCUMENTS: tmp_path / "corpus", AUGMENTED: tmp_path / "augment"}
     with pytest.raises(InputError, match="the sources hold no documents"):
         run(settings(), StageContext("tokens", tmp_path / "tokens", 1, inputs))
 
 
 def test_a_share_of_an_empty_source_is_refused(context, tmp_path):
-    context.inputs["augment"].rename(tmp_path / "elsewhere")
+    context.inputs[AUGMENTED].rename(tmp_path / "elsewhere")
     sources = {"augmented": SourceConfig(share=0.5), "raw": SourceConfig(share=0.5)}
     with pytest.raises(InputError, match=r"tokens\.sources\.augmented\.share: 0\.5, but the source holds no tokens"):
         run(settings(sources=sources), context)

@@ -5,12 +5,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.tokens.tokenizer.tokenizer import (
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    open_tokenizer,
-    train_sentencepiece,
-)
+from megatron_ipt.tokens.tokenizer.hugging_face_folder import HuggingFaceTokenizer
+from megatron_ipt.tokens.tokenizer.loading import open_tokenizer
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer, train_sentencepiece
 
 LINES = [
     "The lighthouse keeper trims the lamp at dusk, and the beam reaches 18 miles.",
@@ -81,7 +78,9 @@ def test_what_is_no_tokenizer_is_named(tmp_path, opened, file):
     with pytest.raises(InputError, match="none"):
         opened(tmp_path / "none")
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(InputError, match=r"tokenizer\.json: not a"):
+    with pytest.raises(
+        InputError, match=r"tokenizer\.json: (the tokenizers library cannot|not a SentencePiece)"
+    ):
         opened(tmp_path / file)
 
 

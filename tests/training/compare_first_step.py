@@ -14,6 +14,7 @@ import torch
 from megatron_ipt.config import load
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.models.families import FAMILIES, ModelShape
+from megatron_ipt.stages import TOKENS
 from megatron_ipt.training.checkpoint_model import CheckpointModel
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.cpu import cuda_stand_in
@@ -108,7 +109,7 @@ def compare(family: str, tokens: Path) -> dict[str, float]:
     config = load(TrainingConfig, None, [*RUN, f"model.family={family}", *OWN.get(family, ())])
     layout.start_model_parallel(config)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, StageContext("training", Path(folder), 17, {"tokens": tokens}), StopRequest())
+        trainer = Trainer(config, StageContext("training", Path(folder), 17, {TOKENS: tokens}), StopRequest())
         trainer._build_data()
         module = trainer.modules[0]
         state = {name: tensor.clone() for name, tensor in module.state_dict().items() if torch.is_tensor(tensor)}

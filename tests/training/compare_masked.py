@@ -17,6 +17,7 @@ import torch
 
 from megatron_ipt.config import load
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import TOKENS
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.cpu import cuda_stand_in
 from megatron_ipt.training.loop.stop import StopRequest
@@ -53,7 +54,7 @@ def compare(folder: Path, apart: bool) -> dict[str, float]:
     config = load(TrainingConfig, None, [*RUN, f"data.reset_attention_mask={str(apart).lower()}"])
     layout.start_model_parallel(config)
     with tempfile.TemporaryDirectory() as output:
-        trainer = Trainer(config, StageContext("training", Path(output), 17, {"tokens": folder}), StopRequest())
+        trainer = Trainer(config, StageContext("training", Path(output), 17, {TOKENS: folder}), StopRequest())
         trainer._build_data()
         state = trainer.modules[0].state_dict().items()
         weights = {name: tensor.clone() for name, tensor in state if torch.is_tensor(tensor)}

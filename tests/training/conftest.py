@@ -11,6 +11,7 @@ import pytest
 
 from megatron_ipt.config import load
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import TOKENS
 from megatron_ipt.training.config import TrainingConfig
 
 VOCABULARY = 500
@@ -87,7 +88,7 @@ def settings(*overrides: str) -> TrainingConfig:
 
 
 def context(directory: Path, tokens: Path) -> StageContext:
-    return StageContext("training", directory, seed=17, inputs={"tokens": tokens})
+    return StageContext("training", directory, seed=17, inputs={TOKENS: tokens})
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import torch
 from megatron_ipt.config import load
 from megatron_ipt.errors import UserError
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import TOKENS
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.cpu import cuda_stand_in
 from megatron_ipt.training.loop.stop import StopRequest
@@ -34,7 +35,7 @@ def run(overrides: list[str], directory: Path, tokens: Path) -> object:
     config = load(TrainingConfig, None, overrides)
     layout.start_model_parallel(config)
     directory.mkdir(parents=True, exist_ok=True)
-    context = StageContext("training", directory, seed=17, inputs={"tokens": tokens})
+    context = StageContext("training", directory, seed=17, inputs={TOKENS: tokens})
     try:
         trainer = Trainer(config, context, StopRequest())
         trainer.run()

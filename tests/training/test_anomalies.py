@@ -60,6 +60,57 @@ def test_used_up_patience_stops() -> None:
     assert anomaly is not None and anomaly.action == "stop" and "limit=2 is reached" in anomaly.found
 
 
+def test_a_jump_is_seen_as_soon_as_half_of_the_window_is_there() -> None:
+    for count, judged in ((3, False), (4, True)):
+        watch, state = watched([2.0] * count, spike="skip", spike_window=8)
+        assert (watch.judge(50.0, state) is not None) is judged
+
+
+def test_only_the_last_losses_count() -> None:
+    # The high losses of the beginning would hide the jump.
+    watch, state = watched([10.0] * 20 + [2.0] * 8, spike="skip", spike_window=8)
+    assert state.losses == [2.0] * 8
+    assert watch.judge(3.0, state) is not None
+
+
+def test_losses_that_hardly_differ_leave_room_for_noise() -> None:
+    # Median deviation 0: a thousandth of the median counts instead, whatever its sign.
+    watch, state = watched([2.0] * 8, spike="skip", spike_window=8)
+    assert watch.judge(2.015, state) is None
+    assert watch.judge(2.017, state) is not None
+    watch, state = watched([-2.0] * 8, spike="skip", spike_window=8)
+    assert watch.judge(-1.985, state) is None
+    assert watch.judge(-1.983, state) is not None
+
+
+def test_a_loss_at_the_limit_is_no_jump() -> None:
+    watch, state = watched([1.0, 2.0, 3.0, 4.0, 5.0], spike="skip", spike_window=8, spike_threshold=4.0)
+    # Median 3, median deviation 1.
+    assert watch.judge(7.0, state) is None
+    assert watch.judge(7.0001, state) is not None
+
+
+def test_jumps_are_not_looked_for_unless_asked() -> None:
+    watch, state = watched([2.0] * 64, spike_window=8)
+    assert state.losses == []
+    state.losses = [2.0] * 8
+    assert watch.judge(50.0, state) is None
+    assert watch.judge_gradient(50.0, state) is None
+
+
+def test_every_case_before_the_limit_is_handled_as_asked() -> None:
+    watch, state = watched([], non_finite="rollback", limit=2)
+    state.interventions = 1
+    anomaly = watch.judge(math.nan, state)
+    assert anomaly is not None and (anomaly.action, anomaly.found) == ("rollback", "the loss is nan")
+    gradient = watch.judge_gradient(math.inf, state)
+    assert gradient is not None and (gradient.kind, gradient.found) == ("non_finite", "the gradient norm is inf")
+    # Stopping uses nothing up.
+    watch, state = watched([], non_finite="stop", limit=0)
+    anomaly = watch.judge(math.nan, state)
+    assert anomaly is not None and anomaly.found == "the loss is nan"
+
+
 def losses(directory: Path) -> dict[int, float | None]:
     return {record["step"]: record["loss"] for record in read_metrics(directory / "metrics.jsonl") if "loss" in record}
 

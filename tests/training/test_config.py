@@ -7,7 +7,6 @@ import pytest
 
 from megatron_ipt.config import load
 from megatron_ipt.errors import RecipeError
-from megatron_ipt.models.families import padded_vocabulary
 from megatron_ipt.training.config import TrainingConfig
 
 
@@ -22,13 +21,6 @@ def test_defaults_are_possible() -> None:
 def test_own_keys_win_over_the_preset() -> None:
     shape = parse("model.preset=tiny", "model.num_layers=6").model.shape()
     assert (shape.num_layers, shape.hidden_size, shape.kv_channels) == (6, 64, 16)
-
-
-@pytest.mark.parametrize(
-    ("preset", "vocabulary", "millions"), [("instructlm_500m", 32000, 504.9), ("llama3_8b", 128256, 8030.3)]
-)
-def test_presets_have_the_published_sizes(preset: str, vocabulary: int, millions: float) -> None:
-    assert round(parse(f"model.preset={preset}").model.shape().parameters(vocabulary) / 1e6, 1) == millions
 
 
 @pytest.mark.parametrize(
@@ -57,10 +49,6 @@ def test_impossible_combinations_name_the_key_and_what_would_do(overrides: list[
         parse(*overrides)
     line = next(line for line in str(caught.value).splitlines() if line.startswith(f"{key}:"))
     assert advice in line
-
-
-def test_vocabulary_padding_is_the_same_for_every_layout() -> None:
-    assert [padded_vocabulary(size, 128) for size in (1, 128, 129, 32000)] == [128, 128, 256, 32000]
 
 
 def test_reading_the_section_does_not_import_torch() -> None:

@@ -115,7 +115,7 @@ def test_a_pass_counts_rows(rows: Path) -> None:
 
 
 def test_rows_longer_than_the_sequences(rows: Path) -> None:
-    with pytest.raises(InputError, match=r"a row of 65 tokens, more than the 32 of training\.data\.seq_length and one"):
+    with pytest.raises(InputError, match=r"a row of 65 tokens, more than training\.data\.seq_length=32 plus one"):
         data.check_sources(data.TokenData.read(rows), 32)
 
 
@@ -127,9 +127,9 @@ def test_a_second_say_in_what_is_predicted_is_refused(rows: Path, blended: Path)
 
 def test_masks_that_do_not_belong(rows: Path, tmp_path: Path) -> None:
     write_rows(tmp_path, "other", ROWS, 3)
-    with pytest.raises(InputError, match=r"other-loss-mask\.bin: is not of the shape of .*train\.bin"):
+    with pytest.raises(InputError, match=r"other-loss-mask\.bin: shape differs from .*train\.bin"):
         RowReader(rows / "train", tmp_path / "other-loss-mask")
-    with pytest.raises(InputError, match=r"train\.idx: holds uint16; a loss mask holds uint8"):
+    with pytest.raises(InputError, match=r"train\.idx: data type is uint16, expected uint8 for a loss mask"):
         RowReader(rows / "train", rows / "train")
 
 

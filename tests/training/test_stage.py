@@ -76,11 +76,12 @@ from pathlib import Path
 from megatron_ipt.config import load
 from megatron_ipt.errors import UserError
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import TOKENS
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.stage import run
 directory, tokens, *overrides = sys.argv[1:]
 try:
-    run(load(TrainingConfig, None, overrides), StageContext("training", Path(directory), 17, {"tokens": Path(tokens)}))
+    run(load(TrainingConfig, None, overrides), StageContext("training", Path(directory), 17, {TOKENS: Path(tokens)}))
 except UserError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_status)

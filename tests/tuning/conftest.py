@@ -20,7 +20,7 @@ from tests.synthesis.conftest import write_tokenizer
 def mistral_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Mistral's SentencePiece tokenizer, which mistral-common brings."""
     mistral_common = pytest.importorskip("mistral_common")
-    from megatron_ipt.tokens.tokenizer.tokenizer import SentencePieceTokenizer
+    from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
     model = Path(mistral_common.__file__).parent / "data/tokenizer.model.v1"
     folder = tmp_path_factory.mktemp("mistral")

@@ -64,10 +64,10 @@ def test_bad_records_are_kept_with_file_and_line(tmp_path: Path) -> None:
     bad = {
         "no messages": {"messages": []},
         "message is not an object": {"messages": ["Hi"]},
-        "message of an unknown role": {"messages": [{"role": "narrator", "content": "Hi"}, assistant]},
+        "message with an unknown role": {"messages": [{"role": "narrator", "content": "Hi"}, assistant]},
         "content is not text": {"messages": [user, {"role": "assistant", "content": None}]},
-        "the assistant says nothing": {"messages": [user]},
-        "begins with the assistant": {"messages": [assistant, user, assistant]},
+        "no assistant message": {"messages": [user]},
+        "starts with an assistant message": {"messages": [assistant, user, assistant]},
         "empty message": {"messages": [user, {"role": "assistant", "content": " "}]},
     }
     path = write_jsonl(tmp_path / "a.jsonl", [{"messages": [user, assistant]}, *bad.values()])
@@ -81,5 +81,5 @@ def test_bad_records_are_kept_with_file_and_line(tmp_path: Path) -> None:
 
 def test_file_of_no_known_format(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"title": "x", "body": "y"}])
-    with pytest.raises(InputError, match=r"a\.jsonl: its first record holds title, body; expected messages, or"):
+    with pytest.raises(InputError, match=r"a\.jsonl: the first record has title, body; expected messages, or"):
         chats(path)

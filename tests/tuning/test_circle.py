@@ -11,6 +11,7 @@ from megatron_ipt.config import load
 from megatron_ipt.convert import stage as export
 from megatron_ipt.convert.config import ExportConfig
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import CHECKPOINTS, DOCUMENTS, TOKENS
 from megatron_ipt.synthesis import stage as synthesis
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.training.config import TrainingConfig
@@ -49,20 +50,20 @@ def test_a_tuned_synthesizer_writes_pairs(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "tasks.jsonl", records)
     folders = {name: tmp_path / name for name in ("tuning", "training", "export", "corpus", "synthesis")}
 
-    def context(name: str, **inputs: str) -> StageContext:
+    def context(name: str, inputs: dict[str, str]) -> StageContext:
         return StageContext(name, folders[name], 7, {key: folders[value] for key, value in inputs.items()})
 
     data = ["tokenizer.kind=huggingface", f"tokenizer.path={tokenizer}", "seq_length=256", "valid_share=0",
             f"datasets.texts.inputs=[{path}]", "datasets.texts.repeat=16"]  # fmt: skip
-    tuning.run(load(TuningConfig, None, data), context("tuning"))
-    trained = training.run(load(TrainingConfig, None, list(TRAINING)), context("training", tokens="tuning"))
+    tuning.run(load(TuningConfig, None, data), context("tuning", {}))
+    trained = training.run(load(TrainingConfig, None, list(TRAINING)), context("training", {TOKENS: "tuning"}))
     assert trained["final_loss"] < 0.5
-    export.run(ExportConfig(), context("export", training="training", tokens="tuning"))
+    export.run(ExportConfig(), context("export", {CHECKPOINTS: "training", TOKENS: "tuning"}))
 
     write_corpus(folders["corpus"], [[text for text, _, _ in TASKS]])
     settings = ["engine=transformers", f"generation.model={folders['export'] / 'model'}", "chain_length=2",
                 "generation.context_length=256", "generation.max_new_tokens=48"]  # fmt: skip
-    counts = synthesis.run(load(SynthesisConfig, None, settings), context("synthesis", corpus="corpus"))
+    counts = synthesis.run(load(SynthesisConfig, None, settings), context("synthesis", {DOCUMENTS: "corpus"}))
     examples = [example for chain in synthesis.chains_in(folders["synthesis"]) for example in chain.examples]
     found = [(example.text, pair.question, pair.answer) for example in examples for pair in example.pairs]
     assert counts["texts"] == len(examples) == len(TASKS)

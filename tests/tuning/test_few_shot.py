@@ -76,7 +76,7 @@ def test_row_too_short_for_the_format(bytes_tokenizer: PromptTokenizer) -> None:
 def test_only_pairs_that_read_back_are_learned(bytes_tokenizer: PromptTokenizer) -> None:
     layout = FewShotFormat(bytes_tokenizer, 257)
     good = Pair("Who </END> sings?", "Ann")
-    kept, drops = layout.readable(
+    kept, drops = layout.parseable(
         [good, Pair("WHO </END>  sings?", "Bob"), Pair("Which?\nOptions:\n- a\n- b", "c"), Pair("Which?", "  ")]
     )
     assert kept == [Pair("Who < /END> sings?", "Ann")]

@@ -35,5 +35,5 @@ def test_fills_rows_well() -> None:
 
 
 def test_example_longer_than_a_row() -> None:
-    with pytest.raises(ValueError, match="example 1 has 11 tokens, a row 10"):
+    with pytest.raises(ValueError, match="example 1 has 11 tokens, more than the 10 of a row"):
         list(pack([5, 11], 10, range(2)))

@@ -30,7 +30,7 @@ def rows_of(folder: Path, entry: dict[str, str]) -> list[Row]:
 
 
 def texts_in(row: Row, tokenizer: PromptTokenizer) -> list[tuple[str, int]]:
-    """The texts of a row and how many pairs stand after each, told apart by the mask alone."""
+    """The texts of a row and how many pairs stand after each, separated by the mask alone."""
     found = []
     border = np.flatnonzero(np.diff(np.concatenate([[0], row.mask.astype(int), [0]])))
     start = 0
@@ -161,7 +161,7 @@ def test_what_cannot_be_tuned_on(configure: Configure, context: StageContext, tm
     with pytest.raises(InputError, match=r"tuning\.datasets\.a: no usable example in .*empty\.jsonl$"):
         stage.run(configure(f"datasets.a.inputs=[{empty}]"), context)
     unknown = write_jsonl(tmp_path / "unknown.jsonl", [{"a": 1}])
-    with pytest.raises(InputError, match=r"unknown\.jsonl: in none of the formats"):
+    with pytest.raises(InputError, match=r"unknown\.jsonl: matches none of the formats of tuning\.datasets\.a\."):
         stage.run(configure(f"datasets.a.inputs=[{unknown}]"), context)
     with pytest.raises(InputError, match=r"tuning\.datasets\.a\.inputs: .*missing\.jsonl: no such file"):
         stage.fingerprints(configure(f"datasets.a.inputs=[{tmp_path / 'missing.jsonl'}]"))
@@ -181,13 +181,15 @@ def test_rejects_are_a_share_of_all_that_was_read(configure: Configure, context:
 
 
 def test_settings_that_do_not_fit(configure: Configure) -> None:
-    with pytest.raises(RecipeError, match=r"datasets\.a\.format: squad is not of kind instructions, which reads auto"):
+    with pytest.raises(
+        RecipeError, match=r"datasets\.a\.format: squad is not valid for kind instructions; valid: auto"
+    ):
         configure("kind=instructions", "datasets.a.inputs=[x]", "datasets.a.format=squad")
     with pytest.raises(RecipeError, match=r"datasets\.a\.inputs: is empty"):
         configure("datasets.a.repeat=2")
-    with pytest.raises(RecipeError, match=r"valid_share and test_share together"):
+    with pytest.raises(RecipeError, match=r"valid_share and test_share leave"):
         configure("valid_share=0.5", "test_share=0.5")
-    with pytest.raises(RecipeError, match=r"tokenizer\.engine: gigatoken is for running text"):
+    with pytest.raises(RecipeError, match=r"tokenizer\.engine: gigatoken does not support tuning"):
         configure("tokenizer.engine=gigatoken")
 
 

@@ -87,12 +87,12 @@ def test_a_token_over_the_seam_is_divided(bytes_tokenizer: PromptTokenizer, byte
 def test_template_that_changes_what_was_said(mistral_folder: Path) -> None:
     # Shows the last answer otherwise than the earlier ones, as templates that drop earlier reasoning do.
     template = "{% for m in messages %}{{ '*' if loop.last }}{{ m.content }}{{ eos_token }}{% endfor %}"
-    with pytest.raises(InputError, match=r"tuning\.template: forgetful writes the beginning .* in another way"):
+    with pytest.raises(InputError, match=r"tuning\.template: forgetful renders the beginning .* differently"):
         TemplateLayout(mistral_folder, template, "forgetful").encode(CHAT)
 
 
 def test_chat_that_the_template_refuses(mistral_folder: Path) -> None:
-    with pytest.raises(UnusableChatError, match="refused by the chat template: no system"):
+    with pytest.raises(UnusableChatError, match="rejected by the chat template: no system"):
         TemplateLayout(mistral_folder, INST, "inst").encode([{"role": "system", "content": "Be brief."}, *CHAT])
 
 

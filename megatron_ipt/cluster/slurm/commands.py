@@ -1,4 +1,4 @@
-"""Slurm's commands: the thin edge. Everything is read from their output; nothing of Slurm is imported."""
+"""Slurm's commands. Everything is read from their output; nothing of Slurm is imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from megatron_ipt.errors import StageError
 
 ACTIVE = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "RESIZING"}
-"""States of jobs that are still to run or running."""
+"""States of jobs that wait or run."""
+OF_ONE_JOB = ("MEGATRON_IPT_SHARES", "MEGATRON_IPT_CORES", "MEGATRON_IPT_SOFTWARE")
+"""Variables of our own that the scripts get from ``submit`` and that no other job must inherit."""
 _SECONDS = 60.0
 _SECONDS_FOR_PING = 10.0
 
@@ -23,9 +25,9 @@ class JobState:
 
     Attributes:
         id: ``12`` or ``12_3``.
-        state: Slurm's word.
-        exit: exit status where it has ended.
-        restarts: how often it went back to the queue.
+        state: as Slurm calls it.
+        exit: exit status, once it has ended.
+        restarts: how often it was requeued.
         nodes: Slurm's list.
         reason: why it waits, or failed.
     """
@@ -39,15 +41,16 @@ class JobState:
 
 
 def is_available() -> bool:
-    """Whether there is a scheduler: its commands, and one that answers."""
+    """Whether Slurm's commands are installed and its controller answers."""
     return shutil.which("sbatch") is not None and call(["scontrol", "ping"], _SECONDS_FOR_PING).returncode == 0
 
 
 def call(command: Sequence[str], seconds: float = _SECONDS) -> subprocess.CompletedProcess[str]:
-    """Runs one of Slurm's commands, free of what an outer job has set."""
-    kept = ("SLURM_CONF",)
+    """Runs one of Slurm's commands without the variables that an outer job has set."""
     environment = {
-        name: value for name, value in os.environ.items() if name in kept or not name.startswith(("SLURM_", "SBATCH_"))
+        name: value
+        for name, value in os.environ.items()
+        if name == "SLURM_CONF" or not (name in OF_ONE_JOB or name.startswith(("SLURM_", "SBATCH_")))
     }
     try:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
@@ -58,7 +61,7 @@ def call(command: Sequence[str], seconds: float = _SECONDS) -> subprocess.Comple
 
 
 def test(command: Sequence[str]) -> str:
-    """What sbatch has against a job, without submitting it; empty when nothing."""
+    """Why sbatch would reject a job, without submitting it; empty if it would not."""
     result = call([command[0], "--test-only", *command[1:]])
     return "" if result.returncode == 0 else _message(result)
 
@@ -67,11 +70,11 @@ def submit(command: Sequence[str]) -> str:
     """Submits; returns the job id.
 
     Raises:
-        StageError: sbatch refuses.
+        StageError: sbatch rejects the job.
     """
     result = call(command)
     if result.returncode:
-        raise StageError(f"sbatch refused {command[-1]}: {_message(result)}")
+        raise StageError(f"sbatch rejected {command[-1]}: {_message(result)}")
     return result.stdout.strip().split(";")[0]
 
 
@@ -82,7 +85,7 @@ def _message(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def states_of(jobs: Iterable[str]) -> list[JobState]:
-    """States of jobs and of their array tasks; those that Slurm has forgotten, or all if it is silent, are left out."""
+    """States of jobs and of their array tasks, without those that Slurm no longer knows; empty without Slurm."""
     wanted = list(dict.fromkeys(jobs))
     if not wanted or not is_available():
         return []
@@ -93,7 +96,7 @@ def states_of(jobs: Iterable[str]) -> list[JobState]:
 
 
 def parse_scontrol(text: str) -> list[JobState]:
-    """``scontrol show job -o``, one job or task a line. Waiting tasks share a line: ``ArrayTaskId=3-7%2``."""
+    """Output of ``scontrol show job -o``, a line per job or task. Waiting tasks share a line: ``ArrayTaskId=3-7%2``."""
     states = []
     for line in text.splitlines():
         fields: dict[str, str] = dict(re.findall(r"(\w+)=(\S*)", line))

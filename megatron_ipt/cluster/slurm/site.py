@@ -1,4 +1,4 @@
-"""The site file: what is this cluster's own, as shell variables, read by the scripts and here by the same shell."""
+"""The site file: settings of a cluster as shell variables, read by the scripts and here by the same shell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_ipt.errors import RecipeError, did_you_mean
-from megatron_ipt.pipeline import STAGES
+from megatron_ipt.stages import all_stages
 
 OPTIONS = {
     "ACCOUNT": "--account",
@@ -32,14 +32,20 @@ OTHERS = (
     "CONTAINER_MOUNTS", "MODULES", "HOST_PYTHON", "PREFLIGHT", "RANKS_PER_NODE",
 )  # fmt: skip
 
-_PREFIXES = (*(stage.name.upper() for stage in STAGES), "MERGE")
+MERGE = "merge"
+"""Prefix, instead of a stage's name, for the jobs that complete a stage after its array."""
 _ASSIGNMENT = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Z][A-Z0-9_]*)=", re.MULTILINE)
-_ALMOST = 0.85
+_SIMILAR = 0.85
 
 
 @dataclass(frozen=True)
 class Site:
-    """Settings by name, and the file they came from."""
+    """Settings of a cluster.
+
+    Attributes:
+        path: of the file.
+        values: by name.
+    """
 
     path: Path
     values: dict[str, str] = field(default_factory=dict)
@@ -53,7 +59,7 @@ class Site:
         """The same as a whole number.
 
         Raises:
-            RecipeError: it is none.
+            RecipeError: it is not one.
         """
         text = self.get(stage, name) or str(default)
         if not text.isdigit():
@@ -65,18 +71,19 @@ def read_site(path: str | Path) -> Site:
     """Reads a site file.
 
     Raises:
-        RecipeError: the file is missing, bash refuses it, or a name is nearly one of those it may set.
+        RecipeError: the file is missing, bash cannot read it, or it sets a name that looks like a misspelt setting.
     """
     path = Path(path).resolve()
     if not path.is_file():
         raise RecipeError(f"{path}: no such site file; copy slurm/site.env.example and edit it")
     known = {*OPTIONS, *OTHERS}
-    names = known | {f"{prefix}_{name}" for prefix in _PREFIXES for name in known}
+    prefixes = [name.upper() for name in (*(stage.name for stage in all_stages()), MERGE)]
+    names = known | {f"{prefix}_{name}" for prefix in prefixes for name in known}
     for name in _ASSIGNMENT.findall(path.read_text()):
-        near = did_you_mean(name, names, cutoff=_ALMOST)
+        near = did_you_mean(name, names, cutoff=_SIMILAR)
         if name not in names and near:
-            raise RecipeError(f"{path}: {name} is not read by anything.{near}")
-    # What the user's shell happens to hold under these names is not the site's.
+            raise RecipeError(f"{path}: {name} is not a setting.{near}")
+    # Variables of the user's shell that happen to have these names are not the site's.
     environment = {name: value for name, value in os.environ.items() if name not in names}
     script = 'set -aeu; source "$1"; env -0'
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""What was submitted for a recipe: ``slurm/jobs.json`` in its output folder, and the exit statuses jobs leave there."""
+"""The jobs submitted for a recipe: ``slurm/jobs.json`` in its output folder, and the exit statuses that jobs write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RECORD = "jobs.json"
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that was handed to Slurm."""
+    """A job that was submitted."""
 
     id: str
     key: str
@@ -42,7 +42,7 @@ class Record:
         self.jobs = [Submitted(**{**row, "array": tuple(row["array"])}) for row in rows]
 
     def add(self, job: Job, job_id: str) -> None:
-        """Notes a job at once, so that a submission that breaks off leaves no unknown jobs."""
+        """Records a job immediately, so that an interrupted submission leaves no unknown jobs."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self.jobs.append(Submitted(job_id, job.key, job.stage, job.array, job.shares, now))
         write_json(self._path, [asdict(row) for row in self.jobs])
@@ -53,7 +53,7 @@ class Record:
         return [job for job in self.jobs if newest[job.key] is job]
 
     def ended(self, task_id: str) -> JobState | None:
-        """How a job ended that Slurm no longer knows; None where it left nothing."""
+        """How a job ended that Slurm no longer knows; None if it wrote no exit status."""
         path = self.exits / task_id
         if not path.exists():
             return None
@@ -61,5 +61,5 @@ class Record:
         return JobState(task_id, "COMPLETED" if status == "0" else "FAILED", status)
 
     def state_of(self, task_id: str, live: Mapping[str, JobState]) -> JobState:
-        """What Slurm says, else what the job left, else that neither knows."""
+        """What Slurm reports, else what the job wrote, else ``UNKNOWN``."""
         return live.get(task_id) or self.ended(task_id) or JobState(task_id, "UNKNOWN")

@@ -1,4 +1,4 @@
-"""``submit``: a recipe as a chain of Slurm jobs, after everything that can be known to fail has been looked at."""
+"""``submit``: a recipe as a chain of Slurm jobs, after checking everything that can be checked before they start."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from megatron_ipt.cluster.slurm import commands as slurm
 from megatron_ipt.cluster.slurm.jobs import Folders, Job, jobs_of
 from megatron_ipt.cluster.slurm.site import Site, read_site
@@ -19,7 +17,8 @@ from megatron_ipt.cluster.slurm.submissions import Record
 from megatron_ipt.cluster.watch.progress import StageProgress, progress_of
 from megatron_ipt.config import as_dict
 from megatron_ipt.errors import RecipeError, StageError
-from megatron_ipt.recipe import Recipe, load_recipe
+from megatron_ipt.manifest import changed_settings
+from megatron_ipt.recipe import Recipe, defaults_of, load_recipe, section_of
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Submission:
         jobs: in order.
         ids: of Slurm, by key; empty after a dry run.
         skipped: stages that are complete.
-        problems: what sbatch has against the jobs, by key (dry run only; otherwise they are raised).
-        tested: whether there was a scheduler to ask.
-        folders: that must exist before the first job starts; a dry run makes none.
+        problems: why sbatch would reject a job, by key (dry run only; otherwise they are raised).
+        tested: whether a scheduler was available to check the jobs.
+        folders: that must exist before the first job starts; a dry run does not create them.
     """
 
     jobs: list[Job]
@@ -69,19 +68,19 @@ def submit(
     scripts: str | Path | None = None,
     dry_run: bool = False,
 ) -> Submission:
-    """Submits what is left of a recipe.
+    """Submits the unfinished stages of a recipe.
 
     Args:
         recipe_path: of the recipe; jobs run in the current folder, so that its relative paths keep their meaning.
-        overrides: ``key=value``, handed on to every job.
+        overrides: ``key=value``, passed to every job.
         site_path: the site file.
-        scripts: folder of the sbatch scripts; the checkout's ``slurm/``, or that of the current folder.
+        scripts: folder of the batch scripts; by default ``slurm/`` of the checkout, or of the current folder.
         dry_run: submit nothing.
 
     Raises:
-        RecipeError: the recipe, the site file or the scripts.
-        StageError: jobs of this recipe are still in the queue, output of other settings is there, or sbatch refuses a
-            job. Nothing is submitted then.
+        RecipeError: something is wrong with the recipe, the site file or the scripts.
+        StageError: jobs of this recipe are still in the queue, there is output made with other settings, or sbatch
+            rejects a job. Nothing is submitted then.
     """
     recipe = load_recipe(recipe_path, tuple(overrides))
     site = read_site(site_path)
@@ -99,13 +98,17 @@ def submit(
     skipped = [row.stage.name for row in progress if row.complete]
     tested = slurm.is_available()
     if not tested and not dry_run:
-        raise StageError("submit: no Slurm here (sbatch is missing or slurmctld does not answer); try --dry-run")
+        raise StageError(
+            "submit: Slurm is not available (sbatch is missing, or slurmctld does not answer); try --dry-run"
+        )
     problems = {job.key: problem for job in jobs if tested and (problem := slurm.test(job.command()))}
     if dry_run:
         return Submission(jobs, {}, skipped, problems, tested, (folders.logs, folders.exits))
     if problems:
         listed = "\n  ".join(f"{key}: {problem}" for key, problem in problems.items())
-        raise StageError(f"submit: sbatch would refuse, nothing was submitted:\n  {listed}\nSee {site.path}.")
+        raise StageError(
+            f"submit: sbatch would reject these jobs, nothing was submitted:\n  {listed}\nSee {site.path}."
+        )
     for folder in (folders.logs, folders.exits):
         folder.mkdir(parents=True, exist_ok=True)
     ids: dict[str, str] = {}
@@ -116,7 +119,7 @@ def submit(
 
 
 def render_submission(submission: Submission, dry_run: bool) -> str:
-    """For people: ids and what each job does, or the lines of a dry run, which can be pasted."""
+    """For people: the id of each job and what it does; for a dry run, commands that can be pasted."""
     lines = [f"# {stage}: complete, skipped" for stage in submission.skipped]
     if dry_run and submission.jobs:
         lines.append(shlex.join(["mkdir", "-p", *map(str, submission.folders)]))
@@ -125,21 +128,21 @@ def render_submission(submission: Submission, dry_run: bool) -> str:
         if dry_run:
             lines += [f"# {job.does}", job.shell_line()]
             if job.key in submission.problems:
-                lines.append(f"# REFUSED by sbatch --test-only: {submission.problems[job.key]}")
+                lines.append(f"# REJECTED by sbatch --test-only: {submission.problems[job.key]}")
         else:
             lines.append(f"{submission.ids[job.key]:<8}{job.key:<18}{job.does}{after}")
     if not submission.jobs:
-        lines.append("# everything is complete; nothing to submit")
+        lines.append("# all stages are complete; nothing to submit")
     elif dry_run and not submission.tested:
-        lines.append("# not checked with sbatch --test-only: no scheduler here")
+        lines.append("# not checked with sbatch --test-only: no scheduler available")
     return "\n".join(lines)
 
 
 def find_scripts(given: str | Path | None) -> Path:
-    """The folder of the sbatch scripts.
+    """The folder of the batch scripts.
 
     Raises:
-        RecipeError: it is nowhere.
+        RecipeError: there is none.
     """
     checkout = Path(__file__).resolve().parents[3] / "slurm"
     candidates = [Path(given)] if given else [checkout, Path("slurm")]
@@ -147,7 +150,7 @@ def find_scripts(given: str | Path | None) -> Path:
         if (candidate / "environment.sh").is_file():
             return candidate.absolute()
     raise RecipeError(
-        f"no sbatch scripts in {' or '.join(map(str, candidates))}; name the folder slurm/ of a checkout with --scripts"
+        f"no batch scripts in {' or '.join(map(str, candidates))}; name the folder slurm/ of a checkout with --scripts"
     )
 
 
@@ -156,13 +159,13 @@ def _log_folder(site: Site, record: Record) -> Path:
     if not given:
         return record.folder / "logs"
     if not Path(given).is_dir() or not os.access(given, os.W_OK):
-        # Slurm would start the job and fail it without a word.
-        raise RecipeError(f"{site.path}: LOG_DIR={given} is no folder that can be written to; make it first")
+        # Slurm would start the job and fail it without any message.
+        raise RecipeError(f"{site.path}: LOG_DIR={given} is not a folder that can be written to; create it first")
     return Path(given).absolute()
 
 
 def _check_queue(record: Record) -> None:
-    """Two chains of one recipe would do each other's work."""
+    """Two chains of one recipe would do the same work twice."""
     jobs = record.last_of_each_key()
     states = slurm.states_of(sorted({job.id for job in jobs}, key=int)) if jobs else []
     active = sorted({state.id for state in states if state.state in slurm.ACTIVE})
@@ -175,14 +178,12 @@ def _check_queue(record: Record) -> None:
 
 
 def _check_settings(recipe: Recipe, progress: list[StageProgress]) -> None:
-    """Stages refuse output of other settings; better here than in a job at night."""
+    """Stages refuse output made with other settings; this finds it before any job is queued."""
     for row in progress:
         if not row.manifest:
             continue
-        section = as_dict(getattr(recipe, row.stage.name), only_output=True)
-        now = orjson.loads(orjson.dumps({"seed": recipe.seed, **section}))
-        before = row.manifest["settings"]
-        changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+        now = {"seed": recipe.seed, **as_dict(section_of(recipe, row.stage), only_output=True)}
+        changed = changed_settings(row.manifest["settings"], now, defaults_of(recipe, row.stage))
         if changed:
             keys = ", ".join(name if name == "seed" else f"{row.stage.name}.{name}" for name in changed)
             raise StageError(

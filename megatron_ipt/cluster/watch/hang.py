@@ -1,7 +1,7 @@
-"""Which rank hangs, and in what: from the states that ranks leave (see ``rank.py``) to one sentence. Pure.
+"""Which rank hangs, and where: from the states that ranks write (see ``watched_rank.py``) to one sentence.
 
-In a hang all ranks but one wait in a collective operation for the one that does not come. That one is in none, or in
-another one, or does not answer at all.
+In a hang all ranks but one wait in a collective operation for the one that is missing. That one is in no collective
+operation, or in a different one, or does not respond at all.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RankState:
-    """What one rank does.
+    """What one rank is doing.
 
     Attributes:
-        rank, node: who.
-        collective: name of the operation between ranks that it waits in, or empty.
+        rank, node: which one, and where.
+        collective: name of the collective operation that it waits in, or empty.
         place: innermost line of this package, ``trainer.py:120 _train_step``.
         still: seconds for which its stack has not changed.
         silent: seconds since it last wrote its state, by the reader's clock.
@@ -37,13 +37,13 @@ def is_stalled(states: Sequence[RankState], limit: float) -> bool:
 
 
 def diagnose(states: Sequence[RankState], interval: float) -> str:
-    """One sentence on who holds up whom.
+    """One sentence on which rank keeps which others waiting.
 
     Args:
-        interval: seconds between two writings of a state; three missed ones make a rank silent.
+        interval: seconds between two updates of a state; a rank that misses three is silent.
     """
     if not states:
-        return "no rank has left a word"
+        return "no rank has reported its state"
     ordered = sorted(states, key=lambda state: state.rank)
     silent = [state for state in ordered if state.silent > 3 * interval]
     answering = [state for state in ordered if state not in silent]

@@ -1,10 +1,11 @@
-"""One copy of a job at a time on one training, also where the other copy is on a node that Slurm has given up.
+"""Only one copy of a job trains at a time, even if the other copy is on a node that Slurm considers lost.
 
-When a node's slurmd dies, Slurm starts the job elsewhere while the old processes live on. File locks do not tell: some
-cluster file systems keep them to one node. So the copy at work renews a *lease*, a small file with a counter, every
-``BEAT`` seconds. A newcomer leaves a *claim*. The holder sees it at its next beat, stops its ranks and removes the
-lease; a holder that does not move for ``STALE`` seconds, by the newcomer's own clock, is taken for dead. A holder that
-was only asleep finds another name in the lease when it wakes, and stops. No clocks are compared.
+When a node's slurmd dies, Slurm starts the job elsewhere while the old processes may still run. File locks do not help:
+on some cluster file systems they are local to a node. So the running copy renews a *lease*, a small file with a
+counter, every ``BEAT`` seconds. A new copy writes a *claim*. The holder sees it at its next beat, stops its ranks and
+removes the lease. A holder whose counter does not change for ``STALE`` seconds, by the clock of the new copy, is
+presumed dead. If it was only suspended, it finds another name in the lease when it resumes, and stops. Clocks of
+different nodes are never compared.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class Lease:
     """The right to train into one folder.
 
     Args:
-        path: of the lease file; the claim stands beside it.
+        path: of the lease file; the claim is a file next to it.
         holder: this copy.
-        is_running: whether Slurm says that a job runs; a running job is not pushed out by another one.
+        is_running: whether a job runs, according to Slurm; a running job is not replaced by a different one.
     """
 
     def __init__(self, path: Path, holder: Holder, is_running: Callable[[str], bool], stale: float = STALE):
@@ -66,10 +67,10 @@ class Lease:
         self._last = time.monotonic()
 
     def acquire(self) -> str:
-        """Takes the lease, from another copy if need be; returns what happened, for the log.
+        """Takes the lease, from another copy if necessary; returns what happened, for the log.
 
         Raises:
-            StageError: another job holds it and runs.
+            StageError: another job holds it and is running.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         story = ""
@@ -78,7 +79,7 @@ class Lease:
             other = Holder(held["job"], held["restart"], held["node"], held["id"])
             if other.job != self._holder.job and self._is_running(other.job):
                 raise StageError(
-                    f"training: {other} trains into {self._path.parent} already; wait for it, or scancel it first"
+                    f"training: {other} already trains into {self._path.parent}; wait for it, or scancel it first"
                 )
             story = self._push_out(other, held["beat"])
         self._write(self._path, 0)
@@ -93,10 +94,10 @@ class Lease:
             time.sleep(min(BEAT, self._stale) / 4)
             held = self._read(self._path)
             if held is None or held["id"] != other.id:
-                return f"{other} was still there and has stopped"
+                return f"{other} was still running and has stopped"
             if held["beat"] != beat:
                 beat, moved = held["beat"], time.monotonic()
-        return f"{other} has left no sign for {self._stale:.0f} s and is taken for dead"
+        return f"{other} has not renewed the lease for {self._stale:.0f} s and is presumed dead"
 
     def renew(self) -> str:
         """Call every few seconds; returns why this copy must stop now, or nothing."""
@@ -113,7 +114,7 @@ class Lease:
             self._beat += 1
             self._write(self._path, self._beat)
         except (OSError, UserError) as error:
-            # Who cannot be seen will be taken for dead, and must be it by then.
+            # A holder that the others cannot see is presumed dead by them, and must have stopped by then.
             return f"the lease cannot be renewed: {error}" if now - self._last > self._stale / 2 else ""
         self._last = now
         return ""
@@ -135,7 +136,7 @@ class Lease:
         try:
             return dict(read_json(path)) if path.exists() else None
         except UserError:
-            # Removed between the look and the reading.
+            # Removed between the check and the read.
             if path.exists():
                 raise
             return None

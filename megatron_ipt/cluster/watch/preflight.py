@@ -1,8 +1,8 @@
-"""Seconds of checks on the nodes before hours of training: ``python -m megatron_ipt.cluster.watch.preflight RECIPE``.
+"""Checks of all nodes, in seconds, before hours of training: ``python -m megatron_ipt.cluster.watch.preflight RECIPE``.
 
-Under srun, one process a node: GPUs (number, kind, memory in use, uncorrectable errors), free disk, the recipe and its
-dataset as this node sees them, one driver on all nodes, and an all-reduce over every rank that the training will have.
-A node that fails is named with what is wrong; the others end, too.
+Under srun, one process per node: GPUs (number, type, memory in use, uncorrectable errors), free disk space, the recipe
+and its dataset as this node sees them, the same driver on all nodes, and an all-reduce over as many ranks as the
+training will have. A node that fails is named together with the problem; the others stop, too.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.errors import StageError, UserError
-from megatron_ipt.files import read_json
-from megatron_ipt.models.families import padded_vocabulary
-from megatron_ipt.recipe import Recipe, load_recipe
-from megatron_ipt.tokens.dataset.description import DATASET
+from megatron_ipt.pipeline import context_of
+from megatron_ipt.recipe import Recipe, load_recipe, section_of, stages_of
+from megatron_ipt.stages import Needs, load
 
 _QUERY = "name,memory.total,memory.used,driver_version,ecc.errors.uncorrected.volatile.total"
 _USED_SHARE = 0.05
-"""Of a GPU's memory that may be in use before the job starts: more is a process that somebody left."""
+"""Fraction of a GPU's memory that may be in use before the job starts: more means a leftover process."""
 _SECONDS_FOR_NODES = 60.0
 _MESSAGE_MB = 64
 _ROUNDS = 5
@@ -47,7 +46,7 @@ class NodeGpu:
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands in the job."""
+    """Place of this process in the job."""
 
     node: str
     index: int
@@ -79,7 +78,7 @@ def expand_nodes(text: str) -> list[str]:
 
 
 def parse_gpus(text: str) -> list[NodeGpu]:
-    """Rows of ``nvidia-smi --query-gpu`` with units left out; what the driver does not know counts as 0."""
+    """Rows of ``nvidia-smi --query-gpu`` without units; unknown values count as 0."""
     gpus = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]
@@ -105,7 +104,7 @@ def problems_of_gpus(gpus: list[NodeGpu], expected: int) -> list[str]:
 
 
 def query_gpus() -> tuple[list[NodeGpu], str]:
-    """The GPUs of this node, and why there are none where that is known."""
+    """The GPUs of this node, and why there are none, if that is known."""
     if shutil.which("nvidia-smi") is None:
         return [], "nvidia-smi is missing"
     command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
@@ -117,23 +116,20 @@ def query_gpus() -> tuple[list[NodeGpu], str]:
 
 
 def problems_of_storage(recipe: Recipe) -> list[str]:
-    """Free space under ``output_dir`` and what training reads, as this node sees them."""
+    """Free space in ``output_dir`` and the files that stages on whole nodes read, as this node sees them."""
     problems = []
     output = Path(recipe.output_dir)
     there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
-    dataset = output / "tokens" / DATASET
-    needed = float(os.environ.get("MEGATRON_IPT_FREE_GB", 0))
-    if not dataset.exists():
-        problems.append(f"{dataset} is not there as seen from this node")
-    elif not needed:
-        vocabulary = int(read_json(dataset)["vocab_size"])
-        model = recipe.training.model
-        parameters = model.shape().parameters(padded_vocabulary(vocabulary, model.make_vocab_size_divisible_by))
-        # Weights and optimizer state, once kept and once being written.
-        needed = 2 * 14 * parameters / 1e9
-    if free < needed:
-        problems.append(f"{free:,.0f} GB free under {output}, {needed:,.0f} GB needed for two checkpoints")
+    given = float(os.environ.get("MEGATRON_IPT_FREE_GB", 0))
+    for stage in stages_of(recipe):
+        if not stage.resources.needs:
+            continue
+        needs: Needs = load(stage.resources.needs)(section_of(recipe, stage), context_of(stage, recipe))
+        problems += [f"{path} is not visible from this node" for path in needs.files if not path.exists()]
+        needed = given or needs.free_gb
+        if free < needed:
+            problems.append(f"{free:,.0f} GB free under {output}, {needed:,.0f} GB needed for {needs.purpose}")
     return problems
 
 
@@ -166,7 +162,7 @@ def all_nodes(place: Place, problems: list[str], facts: dict[str, Any]) -> list[
     """Exchanges what every node found; returns all problems, by node, on every node.
 
     Raises:
-        StageError: nodes did not come within a minute; names them.
+        StageError: some nodes did not answer within a minute; names them.
     """
     if place.nodes == 1:
         return [f"{place.node}: {problem}" for problem in problems]
@@ -206,7 +202,7 @@ def all_reduce(place: Place) -> float:
     """An all-reduce over every rank; returns GB/s of the slowest, as NCCL counts bus bandwidth.
 
     Raises:
-        StageError: it failed or did not end.
+        StageError: it failed or did not finish.
     """
     import torch.multiprocessing as multiprocessing
 
@@ -251,10 +247,10 @@ def _all_reduce_rank(local_rank: int, place: Place, results: Any) -> None:
 
 
 def preflight(recipe: Recipe, expected_gpus: int, place: Place) -> str:
-    """Checks this node, and with others all of them together; returns one line of facts.
+    """Checks this node, and all nodes of the job together; returns one line of facts.
 
     Raises:
-        StageError: lists everything that is wrong, by node.
+        StageError: lists all problems, by node.
     """
     problems, facts = check_node(recipe, expected_gpus)
     found = all_nodes(place, problems, facts)
@@ -267,7 +263,7 @@ def preflight(recipe: Recipe, expected_gpus: int, place: Place) -> str:
 
 
 def expected_gpus(environment: Mapping[str, str]) -> int:
-    """GPUs a node that the job counts on: MEGATRON_IPT_GPUS, else what it asked Slurm for."""
+    """GPUs per node that the job expects: MEGATRON_IPT_GPUS, else what it asked Slurm for."""
     text = environment.get("MEGATRON_IPT_GPUS", environment.get("SLURM_GPUS_PER_NODE", "0"))
     return int(text.rpartition(":")[2])
 
@@ -278,7 +274,7 @@ def main(arguments: list[str]) -> int:
     try:
         print(preflight(load_recipe(arguments[0], arguments[1:]), expected_gpus(os.environ), place), flush=True)
     except UserError as error:
-        # One voice for what all know.
+        # Errors that all nodes know are printed once.
         if place.index == 0 or not str(error).startswith("preflight:\n"):
             print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_status

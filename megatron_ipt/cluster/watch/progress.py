@@ -1,19 +1,19 @@
-"""How far each stage is, from what stages leave on disk: manifests, markers of shards, metrics. Needs no Slurm."""
+"""How far each stage is, from what stages write: manifests, markers of finished units, metrics. Needs no Slurm."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.files import list_shards
-from megatron_ipt.manifest import ShardMarkers, read_manifest
+from megatron_ipt.manifest import ShardMarkers, StageContext, read_manifest
 from megatron_ipt.parallel import share_of
-from megatron_ipt.pipeline import Stage, context_of, stage_named, stages_of
-from megatron_ipt.recipe import Recipe
-from megatron_ipt.synthesis import stage as synthesis
-from megatron_ipt.tokens.stage import built_in_folders
-from megatron_ipt.training.loop.metrics import METRICS_FILE, read_metrics
+from megatron_ipt.pipeline import context_of
+from megatron_ipt.recipe import Recipe, section_of, stages_of
+from megatron_ipt.stages import Progress, Stage, load
+
+_TIME = "%Y-%m-%dT%H:%M:%S"
 
 
 @dataclass(frozen=True)
@@ -21,107 +21,63 @@ class StageProgress:
     """One stage.
 
     Attributes:
-        status: of its manifest; ``missing`` where it has not begun.
-        done: by shard, in the order in which shares are dealt out; empty where the shards are not known yet.
+        status: of its manifest; ``missing`` if it has not begun.
+        done: whether each unit is finished, in the order in which shares are dealt out; empty if the units are not
+            known yet.
         manifest: as it stands.
+        own: what the stage itself reports, for stages with ``Stage.progress``.
     """
 
     stage: Stage
     status: str
-    done: tuple[bool, ...]
-    manifest: dict[str, Any]
+    done: tuple[bool, ...] = ()
+    manifest: dict[str, Any] = field(default_factory=dict)
+    own: Progress | None = None
 
     @property
     def complete(self) -> bool:
         return self.status == "complete"
 
     def unfinished_shares(self, count: int) -> list[int]:
-        """Of ``count`` shares, those with a shard that is not done; all of them where the shards are not known."""
+        """Of ``count`` shares, those with an unfinished unit; all of them if the units are not known."""
         if self.complete:
             return []
         if not self.done:
             return list(range(count))
         return [index for index in range(count) if not all(share_of(self.done, (index, count)))]
 
+    def seconds_left(self) -> float | None:
+        """Estimated from the pace so far; None if there is none yet."""
+        if self.complete:
+            return None
+        if self.own is not None:
+            return self.own.seconds_left
+        if self.status != "running" or not any(self.done):
+            return None
+        elapsed = time.time() - time.mktime(time.strptime(self.manifest["started"][:19], _TIME))
+        finished = sum(self.done)
+        return max(0.0, elapsed) / finished * (len(self.done) - finished)
+
 
 def progress_of(recipe: Recipe) -> list[StageProgress]:
     """Progress of every stage, in order."""
     rows = []
     for stage in stages_of(recipe):
+        context = context_of(stage, recipe)
         manifest = read_manifest(Path(recipe.output_dir) / stage.name) or {}
         status = manifest.get("status", "missing")
-        done = () if status == "complete" or not stage.shardable else _done(stage, recipe)
-        rows.append(StageProgress(stage, status, done, manifest))
+        done = () if status == "complete" or not stage.shardable else _done(stage, section_of(recipe, stage), context)
+        own = load(stage.progress)(section_of(recipe, stage), context) if stage.progress else None
+        rows.append(StageProgress(stage, status, done, manifest, own))
     return rows
 
 
-def _done(stage: Stage, recipe: Recipe) -> tuple[bool, ...]:
-    """Which shards of an unfinished stage are made; empty unless what it reads is complete and grows no more."""
-    context = context_of(stage, recipe)
+def _done(stage: Stage, section: Any, context: StageContext) -> tuple[bool, ...]:
+    """Which units of an unfinished stage are finished; empty while a stage it reads is unfinished, as the units may
+    still change."""
     for folder in context.inputs.values():
         if (read_manifest(folder) or {}).get("status") != "complete":
             return ()
-    markers = ShardMarkers(context.directory / ("parts" if stage.name == "tokens" else ""))
-    return tuple(markers.counts(name) is not None for name in _SHARDS[stage.name](recipe))
-
-
-def _synthesis_shards(recipe: Recipe) -> list[str]:
-    context = context_of(stage_named("synthesis"), recipe)
-    return [task.name for task in synthesis.tasks_of(recipe.synthesis, context)]
-
-
-def _augment_shards(recipe: Recipe) -> list[str]:
-    return [path.name for path in list_shards(Path(recipe.output_dir) / "synthesis")]
-
-
-def _tokens_shards(recipe: Recipe) -> list[str]:
-    root = Path(recipe.output_dir)
-    folders = built_in_folders({"corpus": root / "corpus", "augment": root / "augment"})
-    names = []
-    for source, settings in recipe.tokens.sources.items():
-        count = sum(len(list_shards(folder)) for folder in folders.get(source, [])) + bool(settings.inputs)
-        names += [f"{source}-{index:05d}" for index in range(count)]
-    return names
-
-
-_SHARDS = {"synthesis": _synthesis_shards, "augment": _augment_shards, "tokens": _tokens_shards}
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """How far the training is, from ``metrics.jsonl``.
-
-    Attributes:
-        steps: of the whole run; None where it cannot be told.
-        seconds_left: at the speed of the last steps.
-    """
-
-    step: int
-    steps: int | None
-    tokens: int
-    loss: float
-    tokens_per_second: float
-    seconds_left: float | None
-
-
-_RECENT = 50
-
-
-def training_progress(recipe: Recipe) -> TrainingProgress | None:
-    """Progress of the training; None before its first step."""
-    config = recipe.training
-    records = [
-        record for record in read_metrics(Path(recipe.output_dir) / "training" / METRICS_FILE) if "loss" in record
-    ]
-    if not records:
-        return None
-    last = records[-1]
-    recent = [record["tokens_per_second"] for record in records[-_RECENT:]]
-    speed = len(recent) / sum(1 / max(rate, 1e-9) for rate in recent)
-    per_step = config.global_batch_size * config.seq_length()
-    # What the training was begun with, which the recipe need not say.
-    settings = (read_manifest(Path(recipe.output_dir) / "training") or {}).get("settings", {})
-    steps, tokens = settings.get("steps", config.steps), settings.get("tokens", config.tokens)
-    steps = steps or (-(-tokens // per_step) if tokens else None)
-    left = (steps - last["step"]) * per_step / speed if steps else None
-    return TrainingProgress(last["step"], steps, int(last["tokens"]), last["loss"], speed, left)
+    units = load(stage.units)(section, context)
+    markers = ShardMarkers(context.directory / units.folder)
+    return tuple(markers.counts(name) is not None for name in units.names)

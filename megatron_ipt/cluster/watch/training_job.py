@@ -24,9 +24,10 @@ from megatron_ipt.cluster.watch.lease import Holder, Lease
 from megatron_ipt.cluster.watch.rank_group import RankGroup
 from megatron_ipt.errors import RecipeError, StageError, UserError
 from megatron_ipt.locks import locked
-from megatron_ipt.pipeline import run_one, stage_named
+from megatron_ipt.pipeline import run_one
 from megatron_ipt.progress import configure_logging
 from megatron_ipt.recipe import Recipe, load_recipe
+from megatron_ipt.stages import stage_named
 
 logger = logging.getLogger(__name__)
 

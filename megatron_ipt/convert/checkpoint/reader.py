@@ -1,9 +1,9 @@
-"""Reads rows of tensors out of a distributed checkpoint, whatever layout of ranks wrote it.
+"""Reads rows of tensors from a distributed checkpoint, whatever parallel layout wrote it.
 
-The checkpoint's metadata says which rectangle of which tensor lies where. Rows are put together from the chunks that
-overlap them, straight from the files: in one process, without a process group, without Megatron-Core, and without a
-whole chunk ever being in memory. torch's own reader would unpickle the metadata (and whatever else hides in it) and
-copies every chunk twice.
+The checkpoint's metadata says which rectangle of which tensor is where. Rows are assembled from the chunks that overlap
+them, directly from the files: in one process, without a process group, without Megatron-Core, and without a whole chunk
+ever being in memory. torch's own reader would unpickle the metadata (and whatever else is hidden in it) and copies
+every chunk twice.
 """
 
 from __future__ import annotations
@@ -23,15 +23,12 @@ from megatron_ipt.errors import InputError
 
 METADATA = ".metadata"
 BACKEND = "metadata.json"
-"""Folder of weights without a history of training, and what the tracker file then says (Megatron-LM)."""
-
-
-_Places = dict[tuple[str, tuple[int, ...]], Any]
+"""Where torch describes the tensors, and Megatron-Core the format of the checkpoint; both are written last."""
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A rectangle of a tensor and the bytes of a file that hold it."""
+    """A rectangle of a tensor and the bytes of a file that contain it."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -60,7 +57,7 @@ class CheckpointReader:
         if not path.is_file():
             raise InputError(
                 f"{folder}: not a complete distributed checkpoint: {METADATA} is missing. It is written last: another "
-                "process may still be writing, or was ended while it did."
+                "process may still be writing, or was interrupted while writing."
             )
         self._tensors = _read_metadata(path)
         self._files: dict[str, SourceFile] = {}
@@ -68,7 +65,7 @@ class CheckpointReader:
         self._check_files()
 
     def names(self) -> list[str]:
-        """Names of all tensors, those of the optimizer among them."""
+        """Names of all tensors, including those of the optimizer."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -82,11 +79,11 @@ class CheckpointReader:
 
         Args:
             index: place along the leading dimensions (layer, expert) that ``out`` does not have.
-            first: of the rows.
+            first: number of the first row.
             out: contiguous, of the tensor's type.
 
         Raises:
-            InputError: a file of the checkpoint is missing or damaged, or a part of the tensor is in none.
+            InputError: a file of the checkpoint is missing or damaged, or a part of the tensor is in no file.
         """
         tensor, depth = self._tensors[name], len(index)
         last = first + len(out)
@@ -129,9 +126,13 @@ class CheckpointReader:
         file = self._file(chunk.file)
         record, places = torch_file.read_object(file, chunk.position, chunk.length)
         if not isinstance(record, TensorRecord) or record.size != chunk.sizes:
-            raise InputError(f"{file.path}: {name} at byte {chunk.position:,} is not the tensor that {METADATA} says")
+            raise InputError(
+                f"{file.path}: {name} at byte {chunk.position:,} is not the tensor that {METADATA} describes"
+            )
         if record.dtype != self._tensors[name].dtype:
-            raise InputError(f"{file.path}: {name} is of {record.dtype}, {METADATA} says {self._tensors[name].dtype}")
+            raise InputError(
+                f"{file.path}: {name} has type {record.dtype}, {METADATA} says {self._tensors[name].dtype}"
+            )
         self._stored[chunk] = stored = torch_file.stored(file, record, places, name)
         return stored
 
@@ -152,7 +153,7 @@ class CheckpointReader:
             if not path.is_file():
                 raise InputError(f"{path}: missing from the checkpoint")
             if path.stat().st_size < end:
-                raise InputError(f"{path}: truncated: {path.stat().st_size:,} bytes, {end:,} were written")
+                raise InputError(f"{path}: truncated: {path.stat().st_size:,} of {end:,} bytes")
 
 
 def _read_metadata(path: Path) -> dict[str, _Tensor]:
@@ -181,7 +182,7 @@ def _chunk_of(
 ) -> _Chunk:
     place = places.get((name, offsets)) or places.get((name, ()))
     if place is None:
-        raise InputError(f"{path}: does not say where {name} at {list(offsets)} lies")
+        raise InputError(f"{path}: does not say where {name} at {list(offsets)} is")
     if getattr(place, "transform_descriptors", None):
         raise InputError(f"{path}: {name} is stored compressed, which is not supported; save it without")
     return _Chunk(offsets, sizes, str(place.relative_path), int(place.offset), int(place.length))

@@ -1,7 +1,7 @@
-"""The files of a distributed checkpoint as Megatron-Core lays them out, without a process group or Megatron-Core.
+"""The files of a distributed checkpoint as Megatron-Core writes them, without a process group or Megatron-Core.
 
-A layer of a stacked tensor is a chunk of its own, and gate and up are two, as Megatron-Core itself saves them: a rank
-that loads reads only the layers it needs. ``.metadata`` says where each chunk lies and is written after them.
+Each layer of a stacked tensor is a chunk, and gate and up are two, as Megatron-Core itself saves them: a rank that
+loads reads only the layers it needs. ``.metadata`` says where each chunk is and is written after them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from megatron_ipt.convert.checkpoint.reader import BACKEND, METADATA
-from megatron_ipt.convert.tensor_mapping import Joined, Part
 from megatron_ipt.files import atomic_open
 from megatron_ipt.models.families import ModelShape
+from megatron_ipt.models.tensor_mapping import HuggingFaceTensor, MegatronTensor
 
 COMMON = "common.pt"
 _BACKEND = (
@@ -35,17 +35,17 @@ _STATEFUL_EXPERTS = ("mlp.experts.experts.linear_fc1", "mlp.experts.experts.line
 
 @dataclass(frozen=True)
 class Chunk:
-    """A rectangle of a stacked tensor, and the parts that are in it.
+    """A rectangle of a stacked tensor, and the Hugging Face tensors in it.
 
     Attributes:
-        first: row of the layer's tensor with which the chunk begins.
+        first: row of the layer's tensor at which the chunk begins.
         shape: of the chunk, without the stacked dimensions.
     """
 
-    joined: Joined
+    tensor: MegatronTensor
     first: int
     shape: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[HuggingFaceTensor, ...]
     dtype: torch.dtype
 
     @property
@@ -55,22 +55,22 @@ class Chunk:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        return (*self.joined.index, self.first, *[0] * (len(self.shape) - 1))
+        return (*self.tensor.index, self.first, *[0] * (len(self.shape) - 1))
 
     @property
     def full_shape(self) -> tuple[int, ...]:
-        return (*[1] * len(self.joined.index), *self.shape)
+        return (*[1] * len(self.tensor.index), *self.shape)
 
 
-def chunks_of(joined: Joined, dtype: torch.dtype) -> list[Chunk]:
-    """One chunk for a tensor, or one for each of the parts that lie one after another."""
-    if len(joined.parts) == 1 or joined.by_group:
-        return [Chunk(joined, 0, joined.shape, joined.parts, dtype)]
-    return [Chunk(joined, part.runs[0].megatron, part.shape, (part,), dtype) for part in joined.parts]
+def chunks_of(tensor: MegatronTensor, dtype: torch.dtype) -> list[Chunk]:
+    """One chunk for a tensor, or one for each of the parts that follow one another."""
+    if len(tensor.parts) == 1 or tensor.by_group:
+        return [Chunk(tensor, 0, tensor.shape, tensor.parts, dtype)]
+    return [Chunk(tensor, part.ranges[0].megatron, part.shape, (part,), dtype) for part in tensor.parts]
 
 
 def extra_states(shape: ModelShape) -> Iterable[str]:
-    """Names of the FP8 states that modules of Transformer Engine ask a checkpoint for; all of them empty."""
+    """Names of the FP8 states that Transformer Engine's modules expect in a checkpoint; all of them are empty."""
     layers, experts = shape.num_layers, shape.num_moe_experts
     names = _STATEFUL if experts else (*_STATEFUL, *_STATEFUL_DENSE)
     for layer in range(layers):
@@ -88,7 +88,8 @@ def write_metadata(
     """Writes the file of empty FP8 states and ``.metadata``.
 
     Args:
-        chunks: each with its file, and position and length in it.
+        chunks: each with the file that contains it, and its position and length there, in bytes.
+        states: names of the empty states.
     """
     from torch.distributed.checkpoint.filesystem import _StorageInfo
     from torch.distributed.checkpoint.metadata import (
@@ -104,14 +105,14 @@ def write_metadata(
     described: dict[str, Any] = {}
     places: dict[Any, Any] = {}
     for chunk, file, (position, length) in chunks:
-        joined = chunk.joined
-        if joined.megatron not in described:
-            described[joined.megatron] = TensorStorageMetadata(
-                TensorProperties(chunk.dtype), torch.Size((*joined.stack, *joined.shape)), []
+        tensor = chunk.tensor
+        if tensor.name not in described:
+            described[tensor.name] = TensorStorageMetadata(
+                TensorProperties(chunk.dtype), torch.Size((*tensor.stack, *tensor.shape)), []
             )
         offsets = torch.Size(chunk.offsets)
-        described[joined.megatron].chunks.append(ChunkStorageMetadata(offsets, torch.Size(chunk.full_shape)))
-        places[MetadataIndex(joined.megatron, offsets)] = _StorageInfo(file, position, length)
+        described[tensor.name].chunks.append(ChunkStorageMetadata(offsets, torch.Size(chunk.full_shape)))
+        places[MetadataIndex(tensor.name, offsets)] = _StorageInfo(file, position, length)
     buffer = io.BytesIO()
     torch.save([None], buffer)
     empty = buffer.getvalue()
@@ -126,7 +127,7 @@ def write_metadata(
 
 
 def write_common(folder: Path, arguments: Namespace) -> None:
-    """Writes what Megatron-LM reads before the tensors: its arguments, and that nothing was trained yet."""
+    """Writes what Megatron-LM reads before the tensors: its arguments, and iteration 0."""
     with atomic_open(folder / COMMON) as stream:
         torch.save(
             {"checkpoint_version": 3.0, "iteration": 0, "args": arguments, "content_metadata": dict(_CONTENT)}, stream

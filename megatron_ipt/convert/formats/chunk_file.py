@@ -1,8 +1,8 @@
-"""Writes one chunk of a distributed checkpoint: the file that ``torch.save`` would make of a tensor, from its blocks.
+"""Writes one chunk of a distributed checkpoint: the bytes that ``torch.save`` would write for a tensor.
 
-``torch.save`` needs the tensor in memory; the archive itself does not: a pickle that describes the tensor, then its
-bytes. So a chunk of any size passes through in blocks that fit the processor's cache. As after
-``torch.serialization.set_crc32_options(False)``, the bytes carry no checksum of their own, which torch never reads and
+``torch.save`` needs the tensor in memory; the archive itself does not: it is a pickle that describes the tensor, then
+its bytes. So a chunk of any size can be written in blocks that fit the processor's cache. As after
+``torch.serialization.set_crc32_options(False)``, the bytes of the tensor have no checksum, which torch never reads and
 which would take a third of the time: the checkpoint has a checksum of each of its files.
 """
 
@@ -39,7 +39,7 @@ _VERSION, _DATE = 45, 0x21
 
 
 class _Bytes:
-    """Stands for the storage of the tensor in its pickle."""
+    """Represents the storage of the tensor in its pickle."""
 
 
 class _Tensor:
@@ -70,7 +70,7 @@ class _Archive:
         self._output, self._start, self._directory, self._entries = output, output.position, b"", 0
 
     def begin(self, name: str, size: int, checksum: int = 0) -> None:
-        """What goes before the ``size`` bytes of an entry."""
+        """Writes what precedes the ``size`` bytes of an entry."""
         encoded, place = f"archive/{name}".encode(), self._place
         common = (0, 0, 0, _DATE, checksum, _IN_EXTRA, _IN_EXTRA, len(encoded))
         self._output.write(_LOCAL.pack(b"PK\3\4", _VERSION, *common, _SIZES.size) + encoded)
@@ -80,12 +80,12 @@ class _Archive:
         self._entries += 1
 
     def add(self, name: str, content: bytes) -> None:
-        """A small entry."""
+        """Writes a small entry."""
         self.begin(name, len(content), zlib.crc32(content))
         self._output.write(content)
 
     def end(self) -> None:
-        """The directory of entries."""
+        """Writes the directory of entries."""
         place, size, count = self._place, len(self._directory), self._entries
         self._output.write(self._directory)
         end = self._place
@@ -102,7 +102,7 @@ class _Archive:
 def save_chunk(
     output: Output, shape: tuple[int, ...], dtype: torch.dtype, blocks: Iterable[torch.Tensor]
 ) -> tuple[int, int]:
-    """Appends a tensor to ``output``; returns position and length of what was written.
+    """Appends a tensor to ``output``; returns position and length in bytes.
 
     Args:
         blocks: contiguous, of ``dtype``, together the elements of ``shape`` in order.

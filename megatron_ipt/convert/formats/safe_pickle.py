@@ -1,8 +1,8 @@
 """Reads a pickle as data: nothing in it is ever called or imported.
 
-Checkpoints keep their metadata and arguments in pickles, which would run any code when loaded the usual way. Here the
-few harmless types that such files need are built, tensors become a description of where their bytes lie, and every
-other class becomes an inert object that only keeps its state. That is stricter than torch's ``weights_only``, and
+Checkpoints store their metadata and arguments in pickles, which can run any code when loaded the usual way. Here the
+few harmless types that such files need are built, tensors become a description of where their bytes are, and every
+other class becomes an inert object that only keeps its state. This is stricter than torch's ``weights_only``, and
 reads arguments of Megatron-LM without its package.
 """
 
@@ -37,7 +37,7 @@ _STORAGES = {
 
 
 class Inert:
-    """Stands in for an object of any class: keeps what it was made of, and does nothing."""
+    """Replaces an object of any class: keeps its arguments and state, and does nothing."""
 
     def __new__(cls, *arguments: Any, **_: Any) -> Inert:
         made = super().__new__(cls)
@@ -118,7 +118,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load(data: bytes, path: Path) -> Any:
-    """The object that ``data``, from file ``path``, describes.
+    """The object in the pickle ``data``, which was read from ``path``.
 
     Raises:
         InputError: it is not a pickle, or a damaged one.

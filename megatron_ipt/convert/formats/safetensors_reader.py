@@ -1,7 +1,8 @@
-"""The tensors of a safetensors file as places of bytes, checked against the file before any is read.
+"""Where the bytes of each tensor are in a safetensors file, checked against the file before any is read.
 
-The library maps a file into memory, where every page that was ever read counts; reading by place keeps memory at what
-is in work. The format: eight bytes with the length of a JSON header, the header, then the bytes of all tensors.
+The safetensors library maps a file into memory, where every page that was ever read counts; reading at an offset limits
+memory to what is being converted. The format: eight bytes with the length of a JSON header, the header, then the bytes
+of all tensors.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ _LONGEST_HEADER = 100_000_000
 
 
 def read_header(file: SourceFile) -> dict[str, StoredTensor]:
-    """Name -> place of every tensor in ``file``.
+    """Where each tensor in ``file`` is stored, by name.
 
     Raises:
-        InputError: the file is truncated, has bytes too many, or its header is damaged.
+        InputError: the file is truncated, has extra bytes, or its header is damaged.
     """
     header = _header(file)
     start = 8 + int.from_bytes(file.read(0, 8), "little")
@@ -40,17 +41,17 @@ def read_header(file: SourceFile) -> dict[str, StoredTensor]:
     if max(ends) != file.size:
         what = "truncated" if max(ends) > file.size else "damaged"
         raise InputError(
-            f"{file.path}: {what}: {file.size:,} bytes, its header describes {max(ends):,}. Fetch the file again."
+            f"{file.path}: {what}: {file.size:,} bytes, its header describes {max(ends):,}. Download the file again."
         )
     return tensors
 
 
 def _header(file: SourceFile) -> dict[str, Any]:
     if file.size < 8:
-        raise InputError(f"{file.path}: truncated: {file.size} bytes are no safetensors file")
+        raise InputError(f"{file.path}: truncated: {file.size} bytes are not a safetensors file")
     length = int.from_bytes(file.read(0, 8), "little")
     if length > _LONGEST_HEADER:
-        raise InputError(f"{file.path}: not a safetensors file: its header would have {length:,} bytes")
+        raise InputError(f"{file.path}: not a safetensors file: the length of its header would be {length:,} bytes")
     try:
         header = orjson.loads(file.read(8, length))
     except orjson.JSONDecodeError as error:
@@ -64,9 +65,9 @@ def _tensor(file: SourceFile, name: str, entry: Any, start: int) -> StoredTensor
     try:
         dtype, shape, (first, end) = entry["dtype"], tuple(map(int, entry["shape"])), entry["data_offsets"]
         if dtype not in DTYPES:
-            raise InputError(f"{file.path}: {name} has type {dtype}; known are {', '.join(DTYPES)}")
+            raise InputError(f"{file.path}: {name} has type {dtype}; supported: {', '.join(DTYPES)}")
         if first < 0 or min(shape, default=0) < 0 or end - first != prod(shape) * DTYPES[dtype].itemsize:
-            raise InputError(f"{file.path}: damaged: {name} of {dtype} {list(shape)} cannot lie in {end - first} bytes")
+            raise InputError(f"{file.path}: damaged: {name} of {dtype} {list(shape)} cannot have {end - first} bytes")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file.path}: damaged: entry of {name} in the header: {error}") from error
     return StoredTensor(file, start + first, DTYPES[dtype], shape)

@@ -1,8 +1,8 @@
 """Plans safetensors files, so that they can be written tensor by tensor.
 
-The safetensors library saves a dictionary of tensors that are all in memory. The format itself does not ask for that:
-a header with every name, type, shape and place, then the bytes in order. Knowing all shapes beforehand, tensors can be
-made, written and forgotten one at a time.
+The safetensors library saves a dictionary of tensors that are all in memory. The format does not require that: it is a
+header with every name, type, shape and offset, then the bytes in order. Since all shapes are known beforehand, tensors
+can be converted, written and discarded one at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """A tensor to come: its name, shape and type."""
+    """A tensor that will be written: its name, shape and type."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,10 +38,10 @@ class TensorPlan:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``500MB``, ``5GB``, ``2GiB``.
+    """Number of bytes in ``500MB``, ``5GB``, ``2GiB``.
 
     Raises:
-        RecipeError: not such a size.
+        RecipeError: ``text`` is not such a size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
     if not match or match[2] not in _UNITS:
@@ -50,7 +50,7 @@ def parse_size(text: str) -> int:
 
 
 def pack(plans: list[TensorPlan], max_bytes: int) -> list[list[TensorPlan]]:
-    """Cuts ``plans``, in order, into files of at most ``max_bytes``; a larger tensor gets a file of its own."""
+    """Divides ``plans``, in order, into files of at most ``max_bytes``; a larger tensor gets a separate file."""
     files: list[list[TensorPlan]] = []
     used = max_bytes
     for plan in plans:
@@ -70,7 +70,7 @@ def file_names(count: int) -> list[str]:
 
 
 def header(plans: list[TensorPlan]) -> bytes:
-    """The beginning of a file that holds ``plans`` in this order: what is to follow are their bytes alone."""
+    """The beginning of a file with ``plans`` in this order; only their bytes follow."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
     for plan in plans:
@@ -86,7 +86,7 @@ def header(plans: list[TensorPlan]) -> bytes:
 
 
 def write_index(folder: Path, files: list[list[TensorPlan]]) -> None:
-    """Writes the index of a model that lies in several files."""
+    """Writes the index of a model in several files."""
     names = file_names(len(files))
     weight_map = {plan.name: name for name, plans in zip(names, files) for plan in plans}
     total = sum(plan.size for plans in files for plan in plans)

@@ -1,8 +1,7 @@
-"""A tensor as contiguous bytes at a place in a file: what safetensors files, torch files and checkpoint chunks have in
-common.
+"""A tensor as contiguous bytes at an offset in a file, as safetensors files, torch files and checkpoint chunks have it.
 
-Rows are read with ``pread`` into memory of the caller's, from any thread: nothing is mapped, so that what is in memory
-is what was asked for, and the files may be larger than it.
+Rows are read with ``pread`` into the caller's memory, from any thread: nothing is mapped, so that only what was
+requested is in memory, and the files may be larger than it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ BLOCK_BYTES = 4_000_000
 
 
 class SourceFile:
-    """A file open for reading at any place, by any thread.
+    """A file open for reading at any offset, by any thread.
 
     Raises:
         InputError: it cannot be opened.
@@ -36,7 +35,7 @@ class SourceFile:
         self.size = os.fstat(self._descriptor).st_size
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fills ``buffer`` with the bytes from ``offset`` on.
+        """Fills ``buffer`` with the bytes starting at ``offset``.
 
         Raises:
             InputError: the file ends before that, or cannot be read.
@@ -54,7 +53,7 @@ class SourceFile:
             done += count
 
     def read(self, offset: int, count: int) -> bytes:
-        """``count`` bytes from ``offset`` on. Raises as :meth:`read_into`."""
+        """``count`` bytes starting at ``offset``. Raises as :meth:`read_into`."""
         buffer = bytearray(count)
         self.read_into(memoryview(buffer), offset)
         return bytes(buffer)
@@ -79,7 +78,7 @@ class StoredTensor:
         return prod(self.shape) * self.dtype.itemsize
 
     def read_elements(self, first: int, out: torch.Tensor) -> None:
-        """Fills the contiguous ``out``, of this dtype, with the elements from ``first`` on.
+        """Fills the contiguous ``out``, of this dtype, with the elements starting at ``first``.
 
         Raises:
             InputError: the file is truncated or cannot be read.
@@ -88,7 +87,7 @@ class StoredTensor:
             self.file.read_into(as_bytes(out), self.offset + first * self.dtype.itemsize)
 
     def read_rows(self, first: int, out: torch.Tensor) -> None:
-        """Fills ``out`` ``[rows, ...]`` with the rows from ``first`` on. Raises as :meth:`read_elements`."""
+        """Fills ``out`` ``[rows, ...]`` with the rows starting at ``first``. Raises as :meth:`read_elements`."""
         self.read_elements(first * prod(self.shape[1:]), out)
 
     def blocks(self) -> Iterator[torch.Tensor]:
@@ -101,7 +100,7 @@ class StoredTensor:
 
 
 def rows_of_block(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Rows of a tensor to work on at a time: as many as stay in the processor's cache, at least one."""
+    """How many rows of a tensor to convert at a time: as many as fit in the processor's cache, at least one."""
     return max(1, BLOCK_BYTES // max(1, prod(shape[1:]) * dtype.itemsize))
 
 

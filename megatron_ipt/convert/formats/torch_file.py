@@ -1,4 +1,4 @@
-"""Files and chunks that ``torch.save`` wrote: which tensors are in them, and at which bytes.
+"""Files and chunks that ``torch.save`` wrote: which tensors are in them, and at which offsets.
 
 Such a file is an uncompressed zip archive: a pickle that describes the tensors, and one entry of bytes per storage.
 The pickle is read as data (see :mod:`~megatron_ipt.convert.formats.safe_pickle`); bytes are read when needed.
@@ -20,7 +20,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 class _Window(io.RawIOBase):
-    """Part of a file, as a file."""
+    """Part of a file, used as a file."""
 
     def __init__(self, file: SourceFile, offset: int, length: int):
         self._file, self._offset, self._length, self._position = file, offset, length, 0
@@ -48,11 +48,11 @@ class _Window(io.RawIOBase):
 
 
 def read_object(file: SourceFile, offset: int = 0, length: int | None = None) -> tuple[Any, dict[str, int]]:
-    """What lies at ``offset`` of ``file``, with :class:`TensorRecord` in the place of tensors, and where the bytes of
-    each storage begin.
+    """The object at ``offset`` of ``file``, with :class:`TensorRecord` instead of tensors, and where the bytes of each
+    storage begin.
 
     Raises:
-        InputError: it is damaged, or not of torch's zip format.
+        InputError: it is damaged, or not in torch's zip format.
     """
     length = file.size - offset if length is None else length
     try:
@@ -62,8 +62,8 @@ def read_object(file: SourceFile, offset: int = 0, length: int | None = None) ->
             content = safe_pickle.load(archive.read(pickled), file.path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise InputError(
-            f"{file.path}: damaged, or not a file of torch.save since version 1.6: {error}. Save older files again "
-            "with torch, or as safetensors."
+            f"{file.path}: damaged, or not a file of torch.save since version 1.6: {error}. Save older files "
+            "again with torch, or as safetensors."
         ) from error
     prefix = pickled.filename.removesuffix("data.pkl") + "data/"
     places = {

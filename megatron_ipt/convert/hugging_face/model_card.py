@@ -1,4 +1,4 @@
-"""The README.md of an exported model: what it is, what it was trained on, how to use it."""
+"""The model card (README.md) of an exported model: what it is, what it was trained on, how to use it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ instruction–response pairs, and the model was trained on all tokens with the n
 tuned with Megatron-IPT: the loss was taken over responses only, not over the texts or prompts before them.""",
     "converted": "converted from a Megatron-Core checkpoint by Megatron-IPT.",
 }
-"""Sentence by where a model is from. Of a converted one it is not known how it was trained."""
+"""A sentence by the origin of the model. How a converted one was trained is not known."""
 _BOS = "\nEvery training document began with the BOS token; evaluate with `add_bos_token=True`.\n"
 
 
@@ -53,11 +53,11 @@ def model_card(
     """The card as Markdown.
 
     Args:
-        name: of the recipe, or of the checkpoint where no recipe is known.
+        name: name of the recipe, or of the checkpoint if there is no recipe.
         model: description of the checkpoint.
-        exported: what :func:`megatron_ipt.convert.export.write_export` returned.
+        exported: what :func:`megatron_ipt.convert.exporter.write_export` returned.
         sources: ``{name: {tokens}}`` of the training data.
-        origin: one of ``ORIGINS``.
+        origin: a key of ``ORIGINS``.
     """
     recipe = origin != "converted"
     total = sum(source["tokens"] for source in sources.values())

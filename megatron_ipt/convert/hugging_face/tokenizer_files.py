@@ -1,56 +1,45 @@
-"""Tokenizer files of a Hugging Face folder: which they are, how many tokens they know, which ids control."""
+"""Tokenizer files of a Hugging Face folder: which they are, how many tokens they have, and their control ids."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import read_json
+from megatron_ipt.models.hugging_face_config import CONFIG_FILE, TokenIds
+from megatron_ipt.tokens.tokenizer.transformers_files import TOKENIZER_FILES
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-    "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TokenIds:
-    """Control ids of the tokenizer: beginning of sequence, end of document, padding. Chat models may end at several."""
-
-    bos: int | None
-    eod: int | list[int] | None
-    pad: int | None
+_FILES = (*TOKENIZER_FILES, "tokenizer.model", "vocab.txt")
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Those files of ``folder`` that belong to its tokenizer."""
-    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    """The files of ``folder`` that belong to its tokenizer."""
+    return [folder / name for name in _FILES if (folder / name).is_file()]
 
 
 def check_tokenizer(folder: Path, vocab_size: int) -> None:
-    """Holds the tokenizer in ``folder``, where there is one, against the rows of the embedding.
+    """Compares the tokenizer in ``folder``, if there is one, with the rows of the embedding.
 
     Raises:
-        InputError: it knows a token that has no row.
+        InputError: it has a token without a row.
     """
     highest, source = _highest_id(folder)
     if highest >= vocab_size:
         raise InputError(
             f"{source}: has a token with id {highest}, the embedding has {vocab_size} rows (ids up to "
-            f"{vocab_size - 1}): tokenizer and weights are not of the same model"
+            f"{vocab_size - 1}): tokenizer and weights do not belong to the same model"
         )
 
 
 def control_ids(folder: Path) -> TokenIds:
-    """Control ids as ``config.json`` and ``generation_config.json`` of ``folder`` say; None where neither does.
+    """Control ids in ``config.json`` and ``generation_config.json`` of ``folder``; None if in neither.
 
     Raises:
         InputError: a file is not JSON.
     """
     said: dict[str, Any] = {}
-    for name in ("config.json", "generation_config.json"):
+    for name in (CONFIG_FILE, "generation_config.json"):
         if (folder / name).is_file():
             said |= {key: value for key, value in read_json(folder / name).items() if value is not None}
     return TokenIds(said.get("bos_token_id"), said.get("eos_token_id"), said.get("pad_token_id"))
@@ -62,7 +51,7 @@ def _highest_id(folder: Path) -> tuple[int, Path]:
         content = read_json(path)
         model = content.get("model", {}) if isinstance(content, dict) else {}
         vocabulary = model.get("vocab", {})
-        # Unigram models list pieces, others map them to ids.
+        # Unigram models have a list of pieces, others a mapping to ids.
         highest = max(vocabulary.values(), default=-1) if isinstance(vocabulary, dict) else len(vocabulary) - 1
         return max([highest, *(token["id"] for token in content.get("added_tokens", []))]), path
     path = folder / "tokenizer.model"
@@ -77,7 +66,7 @@ def _highest_piece(path: Path) -> int:
     try:
         highest = SentencePieceProcessor(model_file=str(path)).vocab_size() - 1
     except (OSError, RuntimeError):
-        # Some families keep another format under this name.
+        # Some families use this name for another format.
         return -1
     added = path.with_name("added_tokens.json")
     return max([highest, *read_json(added).values()]) if added.is_file() else highest

@@ -18,17 +18,19 @@ class HarnessConfig:
         "Benchmarks. paper: PIQA, HellaSwag, WinoGrande 0-shot; Social IQA, ARC, OpenBookQA, BoolQ, MMLU 5-shot.",
         choices=tuple(PRESETS),
     )
-    tasks: list[str] = key([], "Further tasks of lm-evaluation-harness, as TASK or TASK:SHOTS, e.g. [lambada_openai].")
-    include_path: str = key("", "Folder of task files of your own (YAML); their data_files may stand beside them.")
-    limit: int | None = key(None, "Questions per task, from the first on; all if null.", minimum=1)
-    batch_size: int = key(16, "Requests in one forward pass.", minimum=1, affects_output=False)
-    add_bos_token: bool = key(True, "Begin every request with BOS, as every document does in training.")
+    tasks: list[str] = key(
+        [], "Additional tasks of lm-evaluation-harness, as TASK or TASK:SHOTS, e.g. [lambada_openai]."
+    )
+    include_path: str = key("", "Folder with custom task files (YAML); data_files are also looked up next to them.")
+    limit: int | None = key(None, "Use only the first N questions of each task. null: all.", minimum=1)
+    batch_size: int = key(16, "Requests per forward pass.", minimum=1, affects_output=False)
+    add_bos_token: bool = key(True, "Prepend BOS to every request, as to every document in training.")
     dtype: str = key(
         "auto",
-        "Of the weights. auto: fp32 on CPU; on GPU that of the exported model, fp16 for one in fp32.",
+        "Data type of the weights. auto: fp32 on CPU; on GPU that of the exported model, but fp16 if that is fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
-    seed: int = key(1234, "Chooses the worked examples of a prompt.", minimum=0)
+    seed: int = key(1234, "Seed of the choice of few-shot examples.", minimum=0)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for task in self.tasks:
@@ -40,11 +42,11 @@ class HarnessConfig:
             yield "include_path", f"{self.include_path}: no such folder"
 
     def benchmarks(self) -> list[Benchmark]:
-        """What to run, in order; nothing when the section is not set."""
+        """Benchmarks to run, in order; empty if the section is not set."""
         return benchmarks_of(self.preset, self.tasks)
 
     def files(self) -> list[Path]:
-        """Task files and their data."""
+        """Custom task files and their data."""
         if not self.include_path or not self.benchmarks():
             return []
         return sorted(

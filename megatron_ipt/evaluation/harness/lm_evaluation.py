@@ -1,7 +1,7 @@
-"""lm-evaluation-harness behind three calls: find tasks, load them with their data, measure a model on one.
+"""Wraps lm-evaluation-harness: loads tasks with their data, loads a model, measures it on a task.
 
-Tasks and data are loaded before the model answers anything, so that a missing data set costs no GPU time. Data come
-from the hub or its cache, or from files beside a task file of your own.
+Tasks and data are loaded before the model, so a missing dataset costs no GPU time. Data comes from the hub or its
+cache, or from files next to a custom task file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONNECTION = ("ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundErr
 
 @dataclass(frozen=True)
 class LoadedBenchmark:
-    """A benchmark with its data: a task, a group of tasks, or the tasks of a tag, as the library has them."""
+    """A benchmark with its data: the library's objects for a task, a group of tasks, or the tasks of a tag."""
 
     benchmark: Benchmark
     items: list[Any]
@@ -37,9 +37,9 @@ class LoadedBenchmark:
 
 
 def require_library() -> None:
-    """Raises UserError when lm-eval is not installed."""
+    """Raises UserError if lm-eval is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise UserError("benchmarks: lm-eval is not installed; `pip install megatron-ipt[eval]` brings what they need")
+        raise UserError("benchmarks: lm-eval is not installed; install it with `pip install megatron-ipt[eval]`")
 
 
 def version() -> str:
@@ -47,15 +47,15 @@ def version() -> str:
 
 
 def load_benchmarks(benchmarks: list[Benchmark], include_path: str) -> list[LoadedBenchmark]:
-    """Tasks with their data.
+    """Loads tasks with their data.
 
     Args:
-        include_path: folder of task files; empty for none.
+        include_path: folder with custom task files; empty for none.
 
     Raises:
         UserError: lm-eval is not installed.
-        RecipeError: there is no such task.
-        InputError: a task's data cannot be had.
+        RecipeError: a task does not exist.
+        InputError: the data of a task cannot be loaded.
     """
     require_library()
     with quiet():
@@ -72,7 +72,7 @@ def load_benchmarks(benchmarks: list[Benchmark], include_path: str) -> list[Load
 
 
 def _manager(names: list[str], include_path: str) -> Any:
-    """Finds task files. The library's own thousands are read only when some of ``names`` is not in ``include_path``."""
+    """Indexes task files. The thousands in the library are read only if ``include_path`` lacks one of ``names``."""
     from lm_eval.tasks import TaskManager
 
     if include_path:
@@ -87,7 +87,7 @@ def _manager(names: list[str], include_path: str) -> Any:
 
 
 def _find_data_files(manager: Any, folder: Path) -> None:
-    """Lets ``data_files`` of a task file stand beside it: the library looks only in the working directory."""
+    """Resolves ``data_files`` relative to the task file; the library looks only in the working directory."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     for entry in manager.task_index.values():
@@ -97,15 +97,15 @@ def _find_data_files(manager: Any, folder: Path) -> None:
         config = load_yaml(path, resolve_func=True)
         files = (config.get("dataset_kwargs") or {}).get("data_files")
         if files:
-            config["dataset_kwargs"]["data_files"] = _beside(Path(path).parent, files)
+            config["dataset_kwargs"]["data_files"] = _resolve(Path(path).parent, files)
             entry.cfg, entry.yaml_path = config, None
 
 
-def _beside(folder: Path, files: Any) -> Any:
+def _resolve(folder: Path, files: Any) -> Any:
     if isinstance(files, dict):
-        return {name: _beside(folder, value) for name, value in files.items()}
+        return {name: _resolve(folder, value) for name, value in files.items()}
     if isinstance(files, list):
-        return [_beside(folder, value) for value in files]
+        return [_resolve(folder, value) for value in files]
     return str(folder.resolve() / files) if (folder / files).exists() else files
 
 
@@ -117,7 +117,7 @@ def _unknown(name: str, known: list[str], include_path: str) -> str:
 
 def _load(benchmark: Benchmark, manager: Any) -> LoadedBenchmark:
     entry = manager.task_index[benchmark.task]
-    # A task of the index by name; one whose data files were found, by what its file says.
+    # By name from the index, or by its configuration if its data_files were resolved.
     spec = entry.cfg if entry.yaml_path is None and entry.cfg is not None else benchmark.task
     try:
         found = manager.load([spec])
@@ -137,19 +137,18 @@ def _no_data(task: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if names & set(_CONNECTION):
         return (
-            f"benchmark {task}: its data set cannot be fetched: {first}. Run the same command once on a machine that "
-            "reaches the hub and copy its cache here (the folder HF_HOME names, ~/.cache/huggingface by default), with "
-            "HF_HUB_OFFLINE=1 set from then on; or write a task file over local data and name its folder as "
-            "include_path (examples/tasks/ has one)."
+            f"benchmark {task}: cannot download its dataset: {first}. Run the same command once on a machine that can "
+            "reach the hub, copy its cache here (HF_HOME, by default ~/.cache/huggingface) and set HF_HUB_OFFLINE=1; "
+            "or write a task file for local data and set include_path to its folder (example: examples/tasks/)."
         )
-    return f"benchmark {task}: its task file or data cannot be used: {type(error).__name__}: {first}"
+    return f"benchmark {task}: cannot use its task file or data: {type(error).__name__}: {first}"
 
 
 def open_model(folder: Path, dtype: str, batch_size: int, add_bos_token: bool) -> Any:
-    """The model in ``folder`` as the library's own class, with this package's progress instead of its bars.
+    """The model in ``folder`` as a model of the library, with this package's progress bars.
 
     Args:
-        dtype: ``fp32``, ``bf16``, ``fp16`` or ``auto``: fp32 on CPU; on GPU that of the weights, fp16 for fp32.
+        dtype: ``fp32``, ``bf16``, ``fp16`` or ``auto``: fp32 on CPU; on GPU that of the weights, but fp16 if fp32.
 
     Raises:
         InputError: the folder cannot be loaded.
@@ -165,7 +164,7 @@ def open_model(folder: Path, dtype: str, batch_size: int, add_bos_token: bool) -
         def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
             with Progress(self.label, len(requests), "requests") as self.bar:
                 results = super().loglikelihood(requests, disable_tqdm=True)
-                # Options of one token share a forward pass.
+                # Options of a single token share a forward pass.
                 self.bar.advance(len(requests) - self.bar.done)
             self.bar = None
             return results
@@ -195,9 +194,9 @@ def open_model(folder: Path, dtype: str, batch_size: int, add_bos_token: bool) -
         raise InputError(f"{folder}: cannot be loaded by transformers: {error}") from error
 
 
-def _dtype(folder: Path, asked: str, device: str) -> str:
-    if asked != "auto":
-        return _DTYPES[asked]
+def _dtype(folder: Path, dtype: str, device: str) -> str:
+    if dtype != "auto":
+        return _DTYPES[dtype]
     if device == "cpu":
         return "float32"
     from transformers import AutoConfig
@@ -207,16 +206,16 @@ def _dtype(folder: Path, asked: str, device: str) -> str:
 
 
 def measure(model: Any, loaded: LoadedBenchmark, limit: int | None, seed: int, label: str) -> dict[str, Any]:
-    """Figures of one benchmark, as the library reports them (``results``, ``groups``, ``n-shot``, ``n-samples``)."""
+    """Results of one benchmark, in the library's format (``results``, ``groups``, ``n-shot``, ``n-samples``)."""
     import lm_eval
     import numpy as np
     import torch
 
     shots = loaded.benchmark.shots
     for task in _tasks(loaded):
-        # As the library's own entry point does: a task that insists on none keeps none.
-        own = task.get_config("num_fewshot")
-        if own is None or (shots is not None and own != 0):
+        # Like the library's own entry point: a task file with num_fewshot: 0 stays at zero shots.
+        configured = task.get_config("num_fewshot")
+        if configured is None or (shots is not None and configured != 0):
             task.set_config(key="num_fewshot", value=shots or 0)
         task.set_fewshot_seed(seed=seed)
     random.seed(seed)
@@ -240,7 +239,7 @@ def _groups(loaded: LoadedBenchmark) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the libraries' notes out of the log; ours say what matters. Warnings come back with ``--verbose``."""
+    """Suppresses log messages and warnings of the libraries, except with ``--verbose``."""
     names = ("lm_eval", "datasets", "transformers", "evaluate", "huggingface_hub")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
@@ -252,7 +251,7 @@ def quiet() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         if not sys.stderr.isatty():
-            # Bars that draw over themselves do not belong into a log file; our own log has the stream already.
+            # No redrawn progress bars in log files. Our own log handler holds the original stream already.
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         try:
             for logger in loggers:

@@ -1,8 +1,8 @@
-"""Which benchmarks, and with how many worked examples in front: a table, and the notation ``task:shots``.
+"""Benchmark presets, and the notation ``task:shots``.
 
-The preset ``paper`` is the evaluation of the Instruction Pre-Training paper (arXiv:2406.14491). Its models start every
-document with BOS in training, so its figures need ``add_bos_token``. Nothing is sampled: the option of the highest
-likelihood is the answer. Names are those of lm-evaluation-harness.
+The preset ``paper`` is the evaluation of the Instruction Pre-Training paper (arXiv:2406.14491). Its models see BOS at
+the start of every document in training, so its results need ``add_bos_token``. Nothing is sampled: the option with the
+highest likelihood is the answer. Task names are those of lm-evaluation-harness.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NOTATION = re.compile(r"([^:\s]+)(?::(\d+))?")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """``shots`` None: what the task's own file says, else 0."""
+    """A task and its number of few-shot examples; ``shots`` None: as in the task file, else 0."""
 
     task: str
     shots: int | None = None
@@ -40,10 +40,10 @@ PRESETS: dict[str, tuple[Benchmark, ...]] = {
 
 
 def parse_benchmark(text: str) -> Benchmark:
-    """``arc_easy`` or ``arc_easy:5``.
+    """Parses ``arc_easy`` or ``arc_easy:5``.
 
     Raises:
-        RecipeError: ``text`` is neither.
+        RecipeError: ``text`` has neither form.
     """
     match = _NOTATION.fullmatch(text.strip())
     if match is None:
@@ -52,13 +52,13 @@ def parse_benchmark(text: str) -> Benchmark:
 
 
 def benchmarks_of(preset: str, tasks: list[str]) -> list[Benchmark]:
-    """The preset's benchmarks, then ``tasks``; a task that is named again takes the later number of shots.
+    """Benchmarks of the preset, then ``tasks``; if a task is named twice, the later number of shots applies.
 
     Raises:
-        RecipeError: there is no such preset, or a task is not in the notation.
+        RecipeError: the preset does not exist, or a task is not TASK or TASK:SHOTS.
     """
     if preset not in PRESETS:
-        raise RecipeError(f"{preset}: no such preset; there are {', '.join(PRESETS)}")
+        raise RecipeError(f"{preset}: no such preset; valid: {', '.join(PRESETS)}")
     chosen = {benchmark.task: benchmark for benchmark in PRESETS[preset]}
     chosen |= {benchmark.task: benchmark for benchmark in map(parse_benchmark, tasks)}
     return list(chosen.values())

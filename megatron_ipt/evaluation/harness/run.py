@@ -1,7 +1,7 @@
-"""Benchmarks of one model: what to run, on which folder, to figures that are the same for every kind of task.
+"""Runs benchmarks on one model, and converts the results to one format for all kinds of tasks.
 
-lm-evaluation-harness reports metrics under names such as ``acc_norm,none``; here every benchmark has ``metrics`` by
-plain name with standard errors, and one ``accuracy``: ``acc`` where there is one, else the first metric of its file.
+lm-evaluation-harness reports metrics under names such as ``acc_norm,none``. Here every benchmark has ``metrics`` by
+plain name with standard errors, and one ``accuracy``: ``acc`` if there is one, else the first metric of the task.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOT_METRICS = ("name", "alias", "sample_len", "sample_count")
 
 
 def load(config: HarnessConfig) -> list[LoadedBenchmark]:
-    """The section's benchmarks with their data; see :func:`.lm_evaluation.load_benchmarks`."""
+    """Loads the section's benchmarks with their data; see :func:`.lm_evaluation.load_benchmarks`."""
     benchmarks = config.benchmarks()
     return lm_evaluation.load_benchmarks(benchmarks, config.include_path) if benchmarks else []
 
@@ -33,16 +33,17 @@ def run(config: HarnessConfig, folder: Path, loaded: list[LoadedBenchmark]) -> d
 
     Returns:
         ``{library, dtype, device, add_bos_token, seed, limit, tasks}``; ``tasks`` by name:
-        ``{shots, questions, metric, accuracy, stderr, metrics, subtasks}``, accuracies as shares, ``metrics`` by name
-        ``{value, stderr}``, ``subtasks`` of a group in the same form.
+        ``{shots, questions, metric, accuracy, stderr, metrics, subtasks}``, accuracies from 0 to 1, ``metrics`` by name
+        as ``{value, stderr}``, ``subtasks`` of a group in the same format.
 
     Raises:
         InputError: the folder cannot be loaded.
+        RecipeError: no benchmarks are given.
     """
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no Hugging Face model there (config.json is missing)")
+        raise InputError(f"{folder}: not a Hugging Face model (config.json is missing)")
     if not loaded:
-        raise RecipeError("benchmarks: none are named; give --preset or --tasks (evaluation.harness in a recipe)")
+        raise RecipeError("benchmarks: none given; use --preset or --tasks (evaluation.harness in a recipe)")
     model = lm_evaluation.open_model(folder, config.dtype, config.batch_size, config.add_bos_token)
     tasks = {}
     for number, benchmark in enumerate(loaded, 1):
@@ -53,7 +54,7 @@ def run(config: HarnessConfig, folder: Path, loaded: list[LoadedBenchmark]) -> d
         logger.info("%s: %s %.4g", label, tasks[name]["metric"], tasks[name]["accuracy"])
         asked, used = benchmark.benchmark.shots, tasks[name]["shots"]
         if asked is not None and used != asked:
-            logger.warning("benchmark %s: %s shots were asked for; its task file insists on %s", name, asked, used)
+            logger.warning("benchmark %s: %s shots requested, but its task file requires %s", name, asked, used)
     return {
         "library": f"lm-eval {lm_evaluation.version()}",
         "dtype": str(model.model.dtype).removeprefix("torch."),
@@ -66,7 +67,7 @@ def run(config: HarnessConfig, folder: Path, loaded: list[LoadedBenchmark]) -> d
 
 
 def _figures(name: str, report: dict[str, Any], loaded: LoadedBenchmark) -> dict[str, Any]:
-    """One benchmark of the library's report in the form of this package."""
+    """Converts the library's report on one benchmark to the format of this package."""
     children = sorted(task for task in report["n-samples"] if task != name)
     if not children:
         return _one(name, report)
@@ -74,7 +75,7 @@ def _figures(name: str, report: dict[str, Any], loaded: LoadedBenchmark) -> dict
     group = report["results"].get(name) if loaded.is_group else None
     questions = sum(figures["questions"] for figures in subtasks.values())
     if group is None or not _metrics(group):
-        # A tag has no figures of its own: the mean of its tasks.
+        # A tag has no score of its own, so use the mean of its tasks.
         mean = sum(figures["accuracy"] for figures in subtasks.values()) / len(subtasks)
         metric = next(iter(subtasks.values()))["metric"]
         metrics = {metric: {"value": mean, "stderr": None}}
@@ -84,7 +85,7 @@ def _figures(name: str, report: dict[str, Any], loaded: LoadedBenchmark) -> dict
     return {
         "shots": shots.pop() if len(shots) == 1 else None,
         "questions": questions,
-        **_chosen(metrics),
+        **_main_metric(metrics),
         "metrics": metrics,
         "subtasks": subtasks,
     }
@@ -95,7 +96,7 @@ def _one(name: str, report: dict[str, Any]) -> dict[str, Any]:
     return {
         "shots": report["n-shot"].get(name),
         "questions": report["n-samples"][name]["effective"],
-        **_chosen(metrics),
+        **_main_metric(metrics),
         "metrics": metrics,
         "subtasks": {},
     }
@@ -115,6 +116,6 @@ def _metrics(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     return metrics
 
 
-def _chosen(metrics: dict[str, dict[str, float | None]]) -> dict[str, Any]:
+def _main_metric(metrics: dict[str, dict[str, float | None]]) -> dict[str, Any]:
     name = next((name for name in _PREFERRED if name in metrics), None) or next(iter(metrics))
     return {"metric": name, "accuracy": metrics[name]["value"], "stderr": metrics[name]["stderr"]}

@@ -1,4 +1,4 @@
-"""Benchmark figures as text that lines up. Pure."""
+"""Formats benchmark results as a text table."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _HEAD = ("task", "shots", "questions", "metric", "score", "± error", "per lengt
 
 
 def render(result: dict[str, Any]) -> str:
-    """The table of a result of :func:`megatron_ipt.evaluation.harness.run.run`, scores in percent.
+    """Table of a result of :func:`megatron_ipt.evaluation.harness.run.run`, scores in percent.
 
-    ``± error`` is the standard error; ``per length`` is ``acc_norm``: options ranked by likelihood per byte.
+    ``± error`` is the standard error; ``per length`` is ``acc_norm``: options ranked by likelihood per character.
     """
     rows: list[tuple[str, ...]] = [_HEAD]
     for name, figures in result["tasks"].items():
@@ -20,7 +20,7 @@ def render(result: dict[str, Any]) -> str:
         mean = sum(figures["accuracy"] for figures in result["tasks"].values()) / len(result["tasks"])
         rows.append(("mean", "", "", "", _percent(mean), "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    # Text to the left, figures to the right.
+    # Text left-aligned, numbers right-aligned.
     left = (0, 3)
     return "\n".join(
         "  ".join(

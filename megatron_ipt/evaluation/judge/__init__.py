@@ -1,1 +1,1 @@
-"""How good pairs are: of any engine, measured on its output alone or against gold pairs of the same texts."""
+"""Measures the quality of pairs of any engine, on its output alone or against gold pairs of the same texts."""

@@ -1,10 +1,9 @@
-"""Pairs against gold pairs of the same texts.
+"""Compares pairs with gold pairs of the same texts.
 
-Texts are matched by their words; a stretch of a gold text counts as that text. Within a text, generated questions are
-assigned to gold questions so that the sum of their token F1 is highest, each at most once; an assignment counts as a
-match from a least F1 on. What share of gold questions is matched says how alike the questions are; the answers of
-matched pairs are held against gold. A good synthesizer may ask other good questions, so coverage is no measure of
-quality by itself.
+Texts are matched by their words; a passage of a gold text counts as that text. Within a text, generated questions are
+assigned to gold questions one to one, maximizing the sum of token F1; an assignment with at least a minimum F1 counts
+as a match. Coverage is the fraction of gold questions with a match; the answers of matched pairs are compared with the
+gold answers. A good synthesizer may ask other good questions, so coverage alone does not measure quality.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from megatron_ipt.files import iter_lines, open_bytes
 from megatron_ipt.synthesis.from_text.replay.formats import TEXTS, Task, format_of
 from megatron_ipt.synthesis.pairs import Example, Pair
 
-_RUN = 8
+_NGRAM_WORDS = 8
 _DAMAGED = (KeyError, TypeError, AttributeError, IndexError, ValueError)
 
 
 @dataclass(frozen=True)
 class GoldPair:
-    """A question with all its right answers; ``pair`` holds the first one."""
+    """A question with all its correct answers; ``pair`` has the first one."""
 
     pair: Pair
     answers: tuple[str, ...]
@@ -43,34 +42,34 @@ class GoldText:
 
 
 def read_gold(paths: Sequence[str | Path]) -> list[GoldText]:
-    """Texts with gold pairs, of files in the formats squad, tasks, race and dream; see :mod:`.replay.formats`.
+    """Reads texts with gold pairs from files in the formats squad, tasks, race and dream; see :mod:`.replay.formats`.
 
-    Questions without an answer in the text are left out.
+    Skips questions that the text does not answer.
 
     Raises:
-        InputError: a file is in none of these formats, or holds no questions.
+        InputError: a file has none of these formats, or contains no questions with answers.
     """
     texts: list[GoldText] = []
     for path in map(Path, paths):
         before = len(texts)
-        for place, record in _records(path):
+        for where, record in _records(path):
             form = format_of(record)
             if form not in TEXTS:
                 raise InputError(
-                    f"{place}: in none of the formats {', '.join(TEXTS)}. Gold pairs are SQuAD files or JSON Lines of "
+                    f"{where}: unknown format; known: {', '.join(TEXTS)}. Gold pairs are SQuAD files or JSON Lines of "
                     "{context, tasks: [{question, answer, options?}]}."
                 )
             try:
                 texts += [GoldText(text, _pairs(tasks)) for _, text, tasks in TEXTS[form](record)]
             except _DAMAGED as error:
-                raise InputError(f"{place}: not in the format {form}: {error!r}") from error
+                raise InputError(f"{where}: not valid {form} data: {error!r}") from error
         if not any(text.pairs for text in texts[before:]):
-            raise InputError(f"{path}: holds no questions with answers")
+            raise InputError(f"{path}: contains no questions with answers")
     return texts
 
 
 def _records(path: Path) -> list[tuple[str, Any]]:
-    """(place, record) of a file of one JSON value, or of one a line."""
+    """(file and line, record) of a JSON or JSON Lines file."""
     with open_bytes(path) as stream:
         try:
             return [(str(path), orjson.loads(stream.read()))]
@@ -91,34 +90,34 @@ def _pairs(tasks: list[Task]) -> tuple[GoldPair, ...]:
     for record, make in tasks:
         pair, _ = make(record)
         if pair is not None:
-            listed = record.get("answers") if isinstance(record, dict) else None
-            texts = [answer["text"].strip() for answer in listed or () if isinstance(answer, dict)]
+            answers = record.get("answers") if isinstance(record, dict) else None
+            texts = [answer["text"].strip() for answer in answers or () if isinstance(answer, dict)]
             found.append(GoldPair(pair, tuple(dict.fromkeys((pair.answer, *filter(None, texts))))))
     return tuple(found)
 
 
-def against_gold(examples: Sequence[Example], gold: Sequence[GoldText], least_f1: float) -> dict[str, Any]:
-    """Figures of generated pairs whose texts are among the gold texts.
+def against_gold(examples: Sequence[Example], gold: Sequence[GoldText], minimum_f1: float) -> dict[str, Any]:
+    """Metrics of generated pairs whose texts are among the gold texts.
 
     Args:
-        least_f1: of two questions to count as a match.
+        minimum_f1: minimum F1 of two questions to count as a match.
 
     Returns:
         ``{gold_texts, matched_texts, gold_questions, generated, matched, coverage, question_f1, exact_match, f1}``.
-        Questions are those of matched texts; ``coverage`` is the share of gold questions with a match,
-        ``question_f1`` the mean F1 of their assigned questions (0 where none is), ``exact_match`` and ``f1`` are means
-        over the answers of matched pairs, each against the best of its gold answers.
+        Questions are those of matched texts; ``coverage`` is the fraction of gold questions with a match,
+        ``question_f1`` the mean F1 of their assigned questions (0 if none), ``exact_match`` and ``f1`` are means over
+        the answers of matched pairs, each against the best of its gold answers.
     """
-    questions = made = matched = texts = 0
+    questions = generated = matched = texts = 0
     question_f1, exact, answer_f1 = 0.0, 0, 0.0
     for text, pairs in _by_gold_text(examples, gold):
         texts += 1
         questions += len(text.pairs)
-        made += len(pairs)
+        generated += len(pairs)
         scores = np.array([[token_f1(pair.question, other.pair.question) for other in text.pairs] for pair in pairs])
         for row, column in best_assignment(scores):
             question_f1 += float(scores[row, column])
-            if scores[row, column] >= least_f1:
+            if scores[row, column] >= minimum_f1:
                 matched += 1
                 exact += exact_match(pairs[row].answer, text.pairs[column].answers)
                 answer_f1 += best_f1(pairs[row].answer, text.pairs[column].answers)
@@ -126,7 +125,7 @@ def against_gold(examples: Sequence[Example], gold: Sequence[GoldText], least_f1
         "gold_texts": len(gold),
         "matched_texts": texts,
         "gold_questions": questions,
-        "generated": made,
+        "generated": generated,
         "matched": matched,
         "coverage": matched / questions if questions else None,
         "question_f1": question_f1 / questions if questions else None,
@@ -136,34 +135,34 @@ def against_gold(examples: Sequence[Example], gold: Sequence[GoldText], least_f1
 
 
 def _by_gold_text(examples: Sequence[Example], gold: Sequence[GoldText]) -> list[tuple[GoldText, list[Pair]]]:
-    """Gold texts that were synthesized, each with the pairs of it and of stretches of it: long documents are divided,
-    and a text that its last pair continues has lost its end."""
-    wholes = [f" {' '.join(text.text.split())} " for text in gold]
-    beginnings: dict[str, list[int]] = {}
-    for number, whole in enumerate(wholes):
-        for beginning in _runs(whole.split()):
-            beginnings.setdefault(beginning, []).append(number)
+    """Gold texts with generated pairs, each with the pairs of it and of its passages: synthesis splits long documents,
+    and a text with a completion pair is missing its end."""
+    gold_texts = [f" {' '.join(text.text.split())} " for text in gold]
+    texts_with: dict[str, list[int]] = {}
+    for number, gold_text in enumerate(gold_texts):
+        for ngram in _ngrams(gold_text.split()):
+            texts_with.setdefault(ngram, []).append(number)
     found: dict[int, list[Pair]] = {}
     for example in examples:
-        stretch = example.text.split()
-        text = f" {' '.join(stretch)} "
-        candidates = beginnings.get(next(iter(_runs(stretch)), ""), ())
-        match = next((number for number in candidates if text in wholes[number]), None)
+        passage = example.text.split()
+        text = f" {' '.join(passage)} "
+        candidates = texts_with.get(next(iter(_ngrams(passage)), ""), ())
+        match = next((number for number in candidates if text in gold_texts[number]), None)
         if match is not None:
             found.setdefault(match, []).extend(example.pairs)
     return [(gold[number], found[number]) for number in sorted(found)]
 
 
-def _runs(sequence: list[str]) -> Iterator[str]:
-    """All runs of a few words, in order; the whole where it is shorter."""
-    for start in range(max(len(sequence) - _RUN + 1, 1)):
-        yield " ".join(sequence[start : start + _RUN])
+def _ngrams(sequence: list[str]) -> Iterator[str]:
+    """All n-grams of words, in order; the whole sequence if it is shorter."""
+    for start in range(max(len(sequence) - _NGRAM_WORDS + 1, 1)):
+        yield " ".join(sequence[start : start + _NGRAM_WORDS])
 
 
 def best_assignment(scores: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
-    """(row, column) pairs that use every row and column at most once and have the highest sum of ``scores``.
+    """(row, column) pairs that use every row and column at most once and maximize the sum of ``scores``.
 
-    The Hungarian method with potentials, of O(rows² · columns); pairs of score 0 are left out.
+    The Hungarian algorithm with potentials, O(rows² · columns); pairs with score 0 are dropped.
     """
     if scores.size == 0:
         return []
@@ -172,7 +171,7 @@ def best_assignment(scores: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
     rows, columns = scores.shape
     cost = -scores
     row_potential, column_potential = np.zeros(rows + 1), np.zeros(columns + 1)
-    # Index 0 stands for "none"; rows and columns count from 1.
+    # Index 0 means "none"; rows and columns are numbered from 1.
     row_of, previous = np.zeros(columns + 1, int), np.zeros(columns + 1, int)
     for row in range(1, rows + 1):
         row_of[0] = row

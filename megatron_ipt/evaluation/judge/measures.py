@@ -1,7 +1,7 @@
-"""Figures of pairs that need no model and no gold. Pure; each is defined here and in docs/evaluation.md.
+"""Metrics of pairs that need neither a model nor gold pairs, defined here and in docs/evaluation.md.
 
-None of them says that a pair is right. Together they show what goes wrong with a synthesizer: no pairs, broken marks,
-answers from nowhere, pairs that could belong to any text, the same pair again and again.
+None of them shows that a pair is correct. Together they show how a synthesizer fails: no pairs, malformed markers,
+answers not supported by the text, pairs that would fit any text, repeated pairs.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from megatron_ipt.synthesis.pairs import Example, Pair
 from megatron_ipt.synthesis.statistics import Statistics
 
 _OF_TEXTS = (REFUSED, TOO_LONG, BLANK, EMPTY)
-"""Reasons that drop a text or a whole completion; all others drop one pair."""
-_UNREADABLE = (CUT_OFF, UNFINISHED, OUTSIDE, MALFORMED, NO_QUESTION, NO_ANSWER, NOT_AN_OPTION, BAD_OPTIONS)
-"""Reasons of the parser; what else drops a pair is a filter or a repetition."""
+"""Reasons for dropping a text or a whole completion; all others drop one pair."""
+_NOT_PARSED = (CUT_OFF, UNFINISHED, OUTSIDE, MALFORMED, NO_QUESTION, NO_ANSWER, NOT_AN_OPTION, BAD_OPTIONS)
+"""Reasons given by the parser; other reasons for dropping a pair are filters and repetition."""
 _MOST_OPENINGS = 10
 _PERCENTILES = (50, 95)
 
 
 def amounts(examples: Sequence[Example]) -> dict[str, Any]:
-    """How many pairs.
+    """Number of pairs.
 
-    ``share_with_pairs``: texts with one pair or more, of all texts. ``pairs_per_text``: over all texts, as
-    mean, percentiles and ``histogram`` (pairs: texts).
+    ``share_with_pairs``: fraction of texts with one or more pairs. ``pairs_per_text``: mean, percentiles and
+    ``histogram`` (number of pairs to number of texts) over all texts.
     """
     counts = [len(example.pairs) for example in examples]
     return {
@@ -56,38 +56,38 @@ def amounts(examples: Sequence[Example]) -> dict[str, Any]:
 
 
 def parsing(statistics: Statistics | None) -> dict[str, Any]:
-    """What became of what the engine wrote, from the counts of the stage; empty where a model wrote nothing.
+    """Results of parsing the engine's completions, from the stage's counts; empty if no model was used.
 
-    ``completions``: answers of the model. ``share_with_pairs``: those with one pair or more that was kept.
-    ``parse_rate``: pairs that could be read, of all that were begun, cut-off ones and text outside of pairs among them.
-    ``kept_share``: pairs left after filters, of all that were begun. ``cut_off_share``: completions that the token
-    limit ended within a pair.
+    ``completions``: number of completions. ``share_with_pairs``: fraction of completions with one or more kept pairs.
+    ``parse_rate``: fraction of pairs that were parsed, out of all that were started, including cut-off ones and text
+    outside of pairs. ``kept_share``: fraction left after filters, out of all that were started. ``cut_off_share``:
+    fraction of completions that hit the token limit within a pair.
     """
     if statistics is None or not statistics.counts.get("requests"):
         return {}
     requests, kept = statistics.counts["requests"], statistics.counts["pairs"]
     of_pairs = {reason: count for reason, count in statistics.dropped.items() if reason not in _OF_TEXTS}
-    begun = kept + sum(of_pairs.values())
-    readable = begun - sum(of_pairs.get(reason, 0) for reason in _UNREADABLE)
+    started = kept + sum(of_pairs.values())
+    parsed = started - sum(of_pairs.get(reason, 0) for reason in _NOT_PARSED)
     return {
         "completions": requests,
         "share_with_pairs": statistics.counts["texts_with_pairs"] / requests,
-        "parse_rate": readable / begun if begun else None,
-        "kept_share": kept / begun if begun else None,
+        "parse_rate": parsed / started if started else None,
+        "kept_share": kept / started if started else None,
         "cut_off_share": statistics.dropped.get(CUT_OFF, 0) / requests,
         "dropped": dict(statistics.dropped.most_common()),
     }
 
 
 def lengths(examples: Sequence[Example], count_tokens: Callable[[str], int] | None = None) -> dict[str, Any]:
-    """Words (separated by blanks) of questions, answers and reasoning, and of whole pairs, options included.
+    """Whitespace-separated words per question, answer and reasoning, and per pair, including options.
 
     Args:
-        count_tokens: also counts tokens of pairs as the synthesizer writes them, marks included.
+        count_tokens: if given, also used to count tokens of pairs as the synthesizer writes them, including markers.
     """
     pairs = list(_pairs(examples))
     figures = {
-        "words_per_pair": _spread([_words(_whole(pair)) for pair in pairs]),
+        "words_per_pair": _spread([_words(_full_text(pair)) for pair in pairs]),
         "question_words": _spread([_words(pair.question) for pair in pairs]),
         "answer_words": _spread([_words(pair.answer) for pair in pairs]),
         "reasoning_words": _spread([_words(pair.reasoning) for pair in pairs if pair.reasoning]),
@@ -99,12 +99,12 @@ def lengths(examples: Sequence[Example], count_tokens: Callable[[str], int] | No
 
 
 def grounding(examples: Sequence[Example]) -> dict[str, Any]:
-    """Whether answers come from their text.
+    """Whether answers are supported by their text.
 
-    ``answer_in_text``: share of pairs whose normalised answer stands in the normalised text, as whole words.
-    ``content_words_in_text``: mean share of an answer's content words (all but little words) that the text has;
-    ``fully_supported``: share of answers whose content words the text has all. Answers without content words, such as
-    yes and no, count for neither (``without_content``: their share).
+    ``answer_in_text``: fraction of pairs whose normalised answer occurs in the normalised text, as whole words.
+    ``content_words_in_text``: mean fraction of an answer's content words (excluding stop words) that occur in the text;
+    ``fully_supported``: fraction of answers whose content words all occur in the text. Both exclude answers without
+    content words, such as yes and no (``without_content``: their fraction).
     """
     found, shares = [], []
     pairs = 0
@@ -127,24 +127,24 @@ def grounding(examples: Sequence[Example]) -> dict[str, Any]:
 
 
 def repetition(examples: Sequence[Example]) -> dict[str, Any]:
-    """Pairs that say nothing new.
+    """Duplicate pairs and questions.
 
-    ``duplicate_pairs``: share of pairs whose normalised question and answer occurred before in the output;
-    ``duplicate_questions``: the same of questions alone; ``repeated_in_text``: of questions within one text.
+    ``duplicate_pairs``: fraction of pairs whose normalised question and answer occurred earlier in the output;
+    ``duplicate_questions``: the same for questions alone; ``repeated_in_text``: for questions within one text.
     """
     seen_pairs: set[tuple[str, str]] = set()
     seen_questions: set[str] = set()
     repeated: list[tuple[bool, bool, bool]] = []
     for example in examples:
-        here: set[str] = set()
+        in_this_text: set[str] = set()
         for pair in example.pairs:
-            # A cloze sentence or a list of options is part of what is asked.
+            # Options are part of the question.
             question = normalised(" ".join((pair.question, *pair.options)))
             both = (question, normalised(pair.answer))
-            repeated.append((both in seen_pairs, question in seen_questions, question in here))
+            repeated.append((both in seen_pairs, question in seen_questions, question in in_this_text))
             seen_pairs.add(both)
             seen_questions.add(question)
-            here.add(question)
+            in_this_text.add(question)
     return {
         "duplicate_pairs": _mean([pair for pair, _, _ in repeated]),
         "duplicate_questions": _mean([question for _, question, _ in repeated]),
@@ -153,10 +153,10 @@ def repetition(examples: Sequence[Example]) -> dict[str, Any]:
 
 
 def diversity(examples: Sequence[Example]) -> dict[str, Any]:
-    """How varied the pairs are.
+    """Diversity of pairs.
 
-    ``categories`` and ``openings`` (the first two words of a question): how many there are, ``entropy`` in bits,
-    ``effective`` = 2 ** entropy, the number of equally frequent ones that would be as varied, and the commonest.
+    For ``categories`` and ``openings`` (the first two words of a question): number of distinct values, ``entropy`` in
+    bits, effective number (2 ** entropy), and the most common values.
     """
     pairs = list(_pairs(examples))
     categories = Counter(pair.category or "other" for pair in pairs)
@@ -168,7 +168,7 @@ def _pairs(examples: Iterable[Example]) -> Iterable[Pair]:
     return (pair for example in examples for pair in example.pairs)
 
 
-def _whole(pair: Pair) -> str:
+def _full_text(pair: Pair) -> str:
     return " ".join((pair.question, *pair.options, pair.reasoning, pair.answer))
 
 
@@ -181,7 +181,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _spread(values: Sequence[int]) -> dict[str, float | None]:
-    """Mean, median, 95th percentile (nearest rank) and largest."""
+    """Mean, median, 95th percentile (nearest rank) and maximum."""
     if not values:
         return {"mean": None, "p50": None, "p95": None, "most": None}
     ordered = sorted(values)

@@ -1,4 +1,4 @@
-"""The pairs to judge, and what their stage counted: from folders of the stage ``synthesis`` or files of chains."""
+"""Reads pairs to judge, and the counts of their stage, from folders of the stage ``synthesis`` or files of chains."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NOT_CHAINS = (KeyError, TypeError, AttributeError)
 
 @dataclass(frozen=True)
 class Output:
-    """What an engine made.
+    """Output of an engine.
 
     Attributes:
         examples: texts with their pairs.
-        statistics: as the stage counted them; None where shards without their markers were given.
+        statistics: counts of the stage; None if shards without their markers were given.
     """
 
     examples: list[Example]
@@ -28,13 +28,13 @@ class Output:
 
 
 def read_output(paths: Sequence[str | Path], limit: int | None = None) -> Output:
-    """Reads folders of the stage ``synthesis`` and files of chains (JSON Lines, .gz and .zst too).
+    """Reads folders of the stage ``synthesis`` and files of chains (JSON Lines, optionally .gz or .zst).
 
     Args:
-        limit: texts to read, from the first on; all if None. What the stage counted is of all texts.
+        limit: read only the first texts; None: all. The counts of the stage always cover all texts.
 
     Raises:
-        InputError: a path is missing or holds no chains.
+        InputError: a path is missing or contains no chains.
     """
     files = [file for path in paths for file in _files(Path(path))]
     examples: list[Example] = []
@@ -44,12 +44,12 @@ def read_output(paths: Sequence[str | Path], limit: int | None = None) -> Output
                 examples += Chain.from_json(record).examples
             except _NOT_CHAINS as error:
                 raise InputError(
-                    f"{file}:{number}: not a chain of texts with pairs, as the stage synthesis writes them: {error!r}"
+                    f"{file}:{number}: not a chain of texts with pairs as written by the stage synthesis: {error!r}"
                 ) from error
             if limit is not None and len(examples) >= limit:
                 return Output(examples[:limit], _statistics(files))
     if not examples:
-        raise InputError(f"{', '.join(map(str, paths))}: no texts in there")
+        raise InputError(f"{', '.join(map(str, paths))}: contains no texts")
     return Output(examples, _statistics(files))
 
 
@@ -60,7 +60,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     shards = list_shards(path) or list_shards(path / "synthesis")
     if not shards:
-        raise InputError(f"{path}: holds no shards (shard-*.jsonl) of the stage synthesis")
+        raise InputError(f"{path}: contains no shards (shard-*.jsonl) of the stage synthesis")
     return shards
 
 

@@ -1,9 +1,8 @@
-"""Does a pair belong to its text? Judged by retrieval: of all texts, the own one should fit the pair best.
+"""Relevance of a pair to its text, measured by retrieval: among all texts, its own should be the most similar.
 
-Texts and pairs (question, options and answer) are vectors of TF-IDF weights of length 1, a weight being
-(1 + ln tf) · (1 + ln((1 + N) / (1 + df))); the fit is their cosine. Generic pairs ("What is the main idea?") and pairs
-about something else do not find their text. Every word of a pair looks up the texts that have it, so that a thousand
-texts take a second.
+Texts and pairs (question, options and answer) are TF-IDF vectors of unit length with weights
+(1 + ln tf) · (1 + ln((1 + N) / (1 + df))), compared by cosine similarity. Generic pairs ("What is the main idea?") and
+pairs about something else do not retrieve their text. With an inverted index, a thousand texts take about a second.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from megatron_ipt.synthesis.pairs import Example, Pair
 
 
 class TextIndex:
-    """TF-IDF vectors of ``texts``, by word."""
+    """Inverted index of the TF-IDF vectors of ``texts``."""
 
     def __init__(self, texts: Sequence[str]):
         counts = [Counter(words(text)) for text in texts]
@@ -39,7 +38,7 @@ class TextIndex:
         self._postings = {word: (np.array(numbers), np.array(values)) for word, (numbers, values) in postings.items()}
 
     def similarities(self, query: str) -> npt.NDArray[np.float64]:
-        """Cosine of ``query`` with every text, [texts]; words that no text has do not count."""
+        """Cosine similarity of ``query`` with every text, [texts]; words that occur in no text are ignored."""
         scores = np.zeros(self.size)
         for word, value in self._vector(Counter(words(query))).items():
             numbers, values = self._postings[word]
@@ -53,15 +52,15 @@ class TextIndex:
 
 
 def relevance(examples: Sequence[Example], texts: int, seed: int) -> dict[str, Any]:
-    """How often a pair's own text is the nearest one.
+    """How often the text of a pair is the most similar one.
 
     Args:
-        texts: most texts to compare with; chosen by a hash of their id. Equal texts count once, as the first of them.
-        seed: of that choice.
+        texts: maximum number of texts to compare with; chosen by a hash of their id. Of equal texts the first is used.
+        seed: seed of that choice.
 
     Returns:
-        ``{texts, pairs, own_text_first, mean_reciprocal_rank, chance}``. A text that fits as well as the own one
-        stands before it, so that a pair which says nothing is never first.
+        ``{texts, pairs, own_text_first, mean_reciprocal_rank, chance}``. Ties rank before the pair's own text, so an
+        empty pair never ranks first.
     """
     unique = {example.text: example for example in reversed(examples) if example.text.strip()}
     chosen = sorted(unique.values(), key=lambda example: derive(seed, "judge", example.id))[:texts]
@@ -85,5 +84,5 @@ def _query(pair: Pair) -> str:
 
 
 def _rank(scores: npt.NDArray[np.float64], own: int) -> int:
-    # Sums in another order differ in the last bits; equal is equal.
+    # Tolerance for ties: the order of summation changes the last bits.
     return int((scores >= scores[own] - 1e-12).sum())

@@ -17,8 +17,8 @@ from megatron_ipt.evaluation.judge.gold import GoldPair, GoldText
 from megatron_ipt.evaluation.judge.text import best_f1, exact_match
 from megatron_ipt.inference.engine import Engine, Prompt, Request, RequestRefused
 from megatron_ipt.inference.engines import open_engine
+from megatron_ipt.inference.run import run_coroutine
 from megatron_ipt.inference.sampling import Sampling
-from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.progress import Progress
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.marks import ANSWER, CONCLUSION, END, render_pair
@@ -26,6 +26,7 @@ from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
 from megatron_ipt.synthesis.from_text.prompted.style import TextPrompt
 from megatron_ipt.synthesis.from_text.prompted.styles import load_style
 from megatron_ipt.synthesis.pair_sources import source_named
+from megatron_ipt.synthesis.stage import engine_settings
 
 
 @dataclass
@@ -63,10 +64,10 @@ def response_accuracy(config: SynthesisConfig, gold: Sequence[GoldText], limit: 
             f"--answer-with: gold questions are asked in the format of the synthesizer, not of prompt style "
             f"{config.prompt}; set prompt=synthesizer"
         )
-    engine = open_engine(EngineSettings.of(config, "synthesis"))
+    engine = open_engine(engine_settings(config))
     prompts = style(engine.tokenizer, config.generation.context_length, config.generation.max_new_tokens)
     sampling = prompts.sampling(Sampling.of(config.generation))
-    responses = asyncio.run(_ask_all(engine, prompts, sampling, asked, config.generation.window or engine.window))
+    responses = run_coroutine(_ask_all(engine, prompts, sampling, asked, config.generation.window or engine.window))
     unanswered: dict[str, int] = {}
     exact, f1 = 0, 0.0
     for response in responses:

@@ -1,4 +1,4 @@
-"""All figures of an engine's output in one record."""
+"""Computes all metrics of an engine's output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def judge(
     gold: Sequence[str | Path] = (),
     limit: int | None = None,
     retrieval_texts: int = 1000,
-    least_f1: float = 0.5,
+    minimum_f1: float = 0.5,
     tokenizer: str | None = None,
     seed: int = 1234,
 ) -> dict[str, Any]:
@@ -25,19 +25,19 @@ def judge(
 
     Args:
         gold: files with gold pairs of the same texts.
-        limit: texts to judge, from the first on.
-        retrieval_texts: texts that :func:`.relevance.relevance` chooses among.
-        least_f1: of a generated and a gold question to count as a match.
-        tokenizer: folder or file, to count tokens of pairs.
+        limit: judge only the first texts.
+        retrieval_texts: maximum number of texts for :func:`.relevance.relevance`.
+        minimum_f1: minimum F1 of a generated and a gold question to count as a match.
+        tokenizer: folder or file of the tokenizer used to count tokens of pairs.
 
     Returns:
-        ``{amounts, parsing, lengths, grounding, relevance, repetition, diversity}`` and, with ``gold``, ``gold``; see
-        the functions of these names.
+        ``{amounts, parsing, lengths, grounding, relevance, repetition, diversity}`` and, if gold files are given,
+        ``gold``; see the functions of these names.
 
     Raises:
         InputError: a file cannot be used.
     """
-    golden = read_gold(gold) if gold else []
+    gold_texts = read_gold(gold) if gold else []
     output = read_output(paths, limit)
     examples = output.examples
     result = {
@@ -50,7 +50,7 @@ def judge(
         "diversity": measures.diversity(examples),
     }
     if gold:
-        result["gold"] = against_gold(examples, golden, least_f1)
+        result["gold"] = against_gold(examples, gold_texts, minimum_f1)
     return result
 
 

@@ -1,4 +1,4 @@
-"""A judgement as text: one table of what is shown, in what form, under which heading. Pure."""
+"""Formats the metrics of ``judge`` as text, from one table of rows, formats and headings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("amounts", "reasoning_share", "with reasoning", "percent"),
     ("parsing", "completions", "completions", "count"),
     ("parsing", "share_with_pairs", "completions with pairs", "percent"),
-    ("parsing", "parse_rate", "pairs that could be read", "percent"),
+    ("parsing", "parse_rate", "pairs parsed", "percent"),
     ("parsing", "kept_share", "pairs kept after filters", "percent"),
     ("parsing", "cut_off_share", "completions cut off", "percent"),
     ("lengths", "tokens_per_pair", "tokens per pair", "spread"),
@@ -21,15 +21,15 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("lengths", "question_words", "words per question", "spread"),
     ("lengths", "answer_words", "words per answer", "spread"),
     ("lengths", "reasoning_words", "words per reasoning", "spread"),
-    ("grounding", "answer_in_text", "answer stands in the text", "percent"),
+    ("grounding", "answer_in_text", "answer found in the text", "percent"),
     ("grounding", "fully_supported", "all content words in the text", "percent"),
     ("grounding", "content_words_in_text", "content words in the text", "percent"),
     ("grounding", "without_content", "answers without content words", "percent"),
-    ("relevance", "own_text_first", "own text is the nearest", "percent"),
+    ("relevance", "own_text_first", "own text ranked first", "percent"),
     ("relevance", "mean_reciprocal_rank", "mean reciprocal rank", "number"),
-    ("relevance", "texts", "texts to choose among", "count"),
-    ("repetition", "duplicate_pairs", "pairs that occurred before", "percent"),
-    ("repetition", "duplicate_questions", "questions that occurred before", "percent"),
+    ("relevance", "texts", "candidate texts", "count"),
+    ("repetition", "duplicate_pairs", "duplicate pairs", "percent"),
+    ("repetition", "duplicate_questions", "duplicate questions", "percent"),
     ("repetition", "repeated_in_text", "questions repeated in a text", "percent"),
     ("diversity", "categories", "categories", "variety"),
     ("diversity", "openings", "question openings", "variety"),
@@ -38,18 +38,18 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("gold", "matched", "matched pairs", "count"),
     ("gold", "coverage", "gold questions with a match", "percent"),
     ("gold", "question_f1", "F1 of assigned questions", "percent"),
-    ("gold", "exact_match", "exact answers of matched pairs", "percent"),
-    ("gold", "f1", "F1 of their answers", "percent"),
+    ("gold", "exact_match", "exact match of matched answers", "percent"),
+    ("gold", "f1", "F1 of matched answers", "percent"),
     ("response", "questions", "gold questions asked", "count"),
     ("response", "answered", "answered", "count"),
-    ("response", "exact_match", "exact answers", "percent"),
+    ("response", "exact_match", "exact match", "percent"),
     ("response", "f1", "F1 of answers", "percent"),
 )
-"""(group of the result, its key, what it is, in what form)."""
+"""(group of the result, key, label, format)."""
 
 _HEADINGS = {
     "amounts": "Pairs",
-    "parsing": "What the model wrote",
+    "parsing": "Completions",
     "lengths": "Lengths",
     "grounding": "Grounding",
     "relevance": "Relevance, by retrieval",
@@ -61,7 +61,7 @@ _HEADINGS = {
 
 
 def render(result: dict[str, Any]) -> str:
-    """The figures that are there, one a line, below a heading a group."""
+    """The available metrics, one per line, with a heading per group."""
     lines: list[str] = []
     group = ""
     for name, key, label, form in _ROWS:
@@ -83,6 +83,6 @@ def _text(value: Any, form: str) -> str:
     if form == "number":
         return f"{value:.3f}"
     if form == "spread":
-        return f"{value['mean']:.2f}  (median {value['p50']:,}, 95 % up to {value['p95']:,}, most {value['most']:,})"
+        return f"{value['mean']:.2f}  (median {value['p50']:,}, p95 {value['p95']:,}, max {value['most']:,})"
     common = ", ".join(f"{name or '-'} {count:,}" for name, count in list(value["most_common"].items())[:5])
-    return f"{value['distinct']:,}, as varied as {value['effective']:.1f} equal ones  ({common})"
+    return f"{value['distinct']:,}, effective number {value['effective']:.1f}  ({common})"

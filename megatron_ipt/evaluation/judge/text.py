@@ -1,7 +1,7 @@
-"""Words and answers in the form in which they are compared. Pure.
+"""Normalisation and comparison of answers.
 
 Normalisation, exact match and F1 are those of SQuAD (arXiv:1606.05250): lower case, no punctuation, no articles, single
-blanks; F1 is the harmonic mean of precision and recall over the bags of words.
+spaces; F1 is the harmonic mean of precision and recall over the bags of words.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Iterable
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _WORD = re.compile(r"\w+")
-_LITTLE = (
+_STOP_WORDS = (
     "a an the and or but nor so if then than that this these those there here of to in on at by for from with as into "
     "onto over under about after before between through during without within against is are was were be been being "
     "am do does did done has have had having will would shall should can could may might must not no yes it its he him "
     "his she her hers they them their theirs we us our you your i me my who whom whose which what when where why how "
     "also only just very more most much many some any all each every both either neither such same other another"
 )
-LITTLE_WORDS = frozenset(_LITTLE.split())
-"""Words that carry little of an answer's content."""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+"""Words that are ignored when comparing the content of an answer with its text."""
 
 
 def normalised(answer: str) -> str:
@@ -32,17 +32,17 @@ def normalised(answer: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits, in lower case."""
+    """Words of letters and digits, in lower case."""
     return _WORD.findall(text.lower())
 
 
 def content_words(text: str) -> list[str]:
-    """:func:`words` without the little ones."""
-    return [word for word in words(text) if word not in LITTLE_WORDS]
+    """:func:`words` without stop words."""
+    return [word for word in words(text) if word not in STOP_WORDS]
 
 
 def token_f1(prediction: str, gold: str) -> float:
-    """F1 of the normalised words; 1 when both are empty, 0 when one is."""
+    """F1 of the normalised words; 1 if both are empty, 0 if one is."""
     left, right = normalised(prediction).split(), normalised(gold).split()
     if not left or not right:
         return float(left == right)
@@ -56,5 +56,5 @@ def exact_match(prediction: str, golds: Iterable[str]) -> bool:
 
 
 def best_f1(prediction: str, golds: Iterable[str]) -> float:
-    """The highest F1 with any gold answer."""
+    """The maximum F1 over all gold answers."""
     return max((token_f1(prediction, gold) for gold in golds), default=0.0)

@@ -3,9 +3,6 @@
 Requests gather in a queue. A worker thread takes the oldest together with those that are decoded alike and nearest to
 it in length, and runs them at once. At equal answer lengths this beats continuous batching on CPU. A batch's results
 depend on its padding only by rounding. For serious amounts of text use tensorrt_llm or a server.
-
-Scores are computed with padding on the right, where causal attention never sees it; logits are in the model's
-precision, their log-softmax in fp32, sums over a text in fp64.
 """
 
 from __future__ import annotations
@@ -23,6 +20,7 @@ from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.scoring import Score, ScoreRequest
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import PromptTokenizer
+from megatron_ipt.inference.transformers.likelihood import score_batch
 from megatron_ipt.inference.transformers.next_token import Chooser, StopStrings
 
 _WINDOW_PER_BATCH = 4
@@ -30,8 +28,6 @@ _WINDOW_PER_BATCH = 4
 _SCORE_WINDOW = 4096
 """Texts waiting to be scored. They are only ids, and the choice keeps padding under 3 % of 8,192-token batches of texts
 of 1 to 200 tokens; with 1,024 it would be 7 %."""
-_SCORE_ROWS = 1024
-"""Tokens whose log-probabilities are computed at once."""
 _EXTRA = ("min_new_tokens", "no_repeat_ngram_size")
 """Settings of transformers' ``GenerationConfig`` that do what they say beside our own choice of the next token."""
 
@@ -206,21 +202,4 @@ class TransformersEngine(Engine):
         return completions
 
     def _score(self, requests: list[ScoreRequest]) -> list[Score]:
-        torch = self._torch
-        device = self._model.device
-        width = max(len(request.ids) for request in requests)
-        pad = self.tokenizer.eos_id
-        ids = torch.tensor([[*request.ids] + [pad] * (width - len(request.ids)) for request in requests], device=device)
-        mask = torch.tensor(
-            [[1] * len(request.ids) + [0] * (width - len(request.ids)) for request in requests], device=device
-        )
-        rows, places = zip(*((row, place) for row, request in enumerate(requests) for place in request.counted))
-        rows, places = torch.tensor(rows, device=device), torch.tensor(places, device=device)
-        found: list[float] = []
-        with torch.inference_mode():
-            logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            for row, place in zip(rows.split(_SCORE_ROWS), places.split(_SCORE_ROWS)):
-                likelihoods = torch.log_softmax(logits[row, place - 1].float(), dim=-1)
-                found += likelihoods.gather(1, ids[row, place, None])[:, 0].tolist()
-        values = iter(found)
-        return [request.score([next(values) for _ in request.counted]) for request in requests]
+        return score_batch(self._model, requests, self.tokenizer.eos_id)

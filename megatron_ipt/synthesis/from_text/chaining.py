@@ -1,4 +1,4 @@
-"""Groups texts into chains of M: neighbours in the same split; the last chain of a shard may be shorter."""
+"""Groups texts into chains of M: neighbours in the same split and domain; the last chain of a shard may be shorter."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def chain_up(
     documents: Iterable[Document], length: int, limit: int, divide_passage: Divide | None = None
 ) -> Iterator[Chain]:
     """Chains of ``length`` texts, without pairs yet; a chain is named after its first text."""
-    waiting: dict[str, list[Example]] = {}
+    waiting: dict[tuple[str, str], list[Example]] = {}
     for document in documents:
-        group = waiting.setdefault(document.split, [])
+        group = waiting.setdefault((document.split, document.domain), [])
         for example in examples_of(document, limit, divide_passage):
             group.append(example)
             if len(group) == length:
-                yield Chain(group[0].id, document.split, list(group))
+                yield Chain(group[0].id, document.split, list(group), document.domain)
                 group.clear()
-    for split, group in waiting.items():
+    for (split, domain), group in waiting.items():
         if group:
-            yield Chain(group[0].id, split, group)
+            yield Chain(group[0].id, split, group, domain)

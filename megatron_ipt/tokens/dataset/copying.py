@@ -1,7 +1,7 @@
-"""Bytes from file to file without passing through this process: ``copy_file_range``, else ``sendfile``.
+"""Copies bytes from file to file without reading them into this process: ``copy_file_range``, else ``sendfile``.
 
-On file systems with shared extents nothing is copied at all; elsewhere the kernel copies page to page. Memory does not
-grow with the amount.
+On file systems with shared extents nothing is copied at all; elsewhere the kernel copies page by page. Memory does not
+grow with the number of bytes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from megatron_ipt.errors import InputError
 
 _STEP = 1 << 30
 _ELSEWHERE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
-"""What systems answer that cannot copy between two files in the kernel."""
+"""Errors of systems that cannot copy between these two files in the kernel."""
 
 
 def append_range(path: Path, start: int, count: int, target: int) -> None:
-    """Appends ``count`` bytes of ``path`` from offset ``start`` on to the file descriptor ``target``.
+    """Appends ``count`` bytes of ``path``, starting at offset ``start``, to the file descriptor ``target``.
 
     Raises:
         InputError: the file cannot be opened or ends early.
@@ -43,7 +43,7 @@ def append_range(path: Path, start: int, count: int, target: int) -> None:
                     continue
                 raise
             if not done:
-                raise InputError(f"{path}: ends {count} bytes early; it was changed or damaged")
+                raise InputError(f"{path}: ends {count} bytes too early; it was changed or damaged")
             start += done
             count -= done
     finally:
@@ -51,7 +51,7 @@ def append_range(path: Path, start: int, count: int, target: int) -> None:
 
 
 def write_all(target: int, data: bytes | memoryview) -> None:
-    """Writes all of ``data`` to a file descriptor; the system may take it in pieces."""
+    """Writes all of ``data`` to a file descriptor; the system may accept it in pieces."""
     view = memoryview(data).cast("B")
     while view:
         view = view[os.write(target, view) :]

@@ -1,4 +1,4 @@
-"""``dataset.json``: what lies in a folder of indexed datasets, whichever stage wrote it."""
+"""``dataset.json``: what is in a folder of indexed datasets, whichever stage wrote it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from megatron_ipt.tokens.tokenizer.tokenizer import Tokenizer
+    from megatron_ipt.tokens.tokenizer.interface import Tokenizer
 
 DATASET = "dataset.json"
 
 
 def tokenizer_keys(folder: Path, tokenizer: Tokenizer, dtype: str) -> dict[str, Any]:
-    """The keys that tell how ids are to be read.
+    """The keys that say how ids are to be read.
 
     Args:
-        folder: of the tokenizer, beside the datasets.
-        dtype: of an id on disk.
+        folder: folder of the tokenizer, next to the datasets.
+        dtype: type of an id on disk.
     """
     return {
         "tokenizer": folder.name,
@@ -30,5 +30,5 @@ def tokenizer_keys(folder: Path, tokenizer: Tokenizer, dtype: str) -> dict[str, 
 
 
 def has_loss_masks(dataset: Mapping[str, Any]) -> bool:
-    """Whether the training sets are rows of which only some tokens are learned, as the tuning stage packs them."""
+    """Whether the training sets are rows in which only some tokens count for the loss, as tuning packs them."""
     return any("loss_mask" in entry for entry in dataset["train"])

@@ -1,11 +1,11 @@
-"""Megatron indexed datasets: ``PREFIX.bin`` holds token ids end to end, ``PREFIX.idx`` where each document lies.
+"""Megatron indexed datasets: ``PREFIX.bin`` contains token ids, concatenated, ``PREFIX.idx`` where each document is.
 
 Layout of the index (little endian, as Megatron-Core's ``IndexedDataset`` reads it): ``MMIDIDX\\0\\0``, version 1 (u64),
 dtype code (u8), number of sequences (u64), length of the document index (u64), lengths (i32 each), byte offsets
 (i64 each), document index (i64 each: first sequence of every document, and the end). A document is usually one
-sequence; one without text has none, one made of several texts has several. Written and read without torch. Lengths
-are streamed into the index as they come and everything else is derived from them at the end, in pieces, so memory
-does not grow with the number of documents.
+sequence; one without text has none, one made of several texts has several. Datasets are written and read without torch.
+Lengths are streamed into the index as they come and everything else is derived from them at the end, in pieces, so
+memory does not grow with the number of documents.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DTYPE_CODES: dict[int, type[Any]] = {
 }  # fmt: skip
 _CODE_OF = {np.dtype(dtype): code for code, dtype in DTYPE_CODES.items()}
 _PIECE = 1 << 20
-"""Entries of the index that are held at a time."""
+"""Entries of the index that are in memory at a time."""
 
 
 def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -47,11 +47,11 @@ def dtype_for(wanted: str, vocab_size: int, name: str) -> np.dtype[Any]:
     """The data type called ``wanted``, or the smallest if that is ``auto``.
 
     Args:
-        vocab_size: every id is below it.
-        name: of the setting, for the error.
+        vocab_size: every id is less than it.
+        name: name of the setting, for the error.
 
     Raises:
-        InputError: it does not hold the ids of the vocabulary.
+        InputError: the ids of the vocabulary do not fit.
     """
     if wanted == "auto":
         return smallest_dtype(vocab_size)
@@ -88,7 +88,7 @@ class IndexedWriter:
 
     def __enter__(self) -> IndexedWriter:
         self._stack.__enter__()
-        # The index is entered first, so that it is renamed last: a reader never finds an index without its tokens.
+        # Entered first, so that the index is renamed last: a reader never finds an index without its tokens.
         self._index = self._stack.enter_context(atomic_open(idx_path(self.prefix), "w+b", buffering=1 << 18))
         self._tokens = self._stack.enter_context(atomic_open(bin_path(self.prefix), buffering=0)).fileno()
         self._index.write(bytes(HEADER_BYTES))
@@ -100,12 +100,12 @@ class IndexedWriter:
         lengths: npt.NDArray[np.integer[Any]],
         counts: npt.NDArray[np.integer[Any]] | None = None,
     ) -> None:
-        """Appends documents that lie end to end in ``tokens``.
+        """Appends documents that are concatenated in ``tokens``.
 
         Args:
             tokens: ids, 1-d.
-            lengths: tokens of each sequence.
-            counts: sequences of each document; None where every document is one.
+            lengths: number of tokens in each sequence.
+            counts: number of sequences in each document; None if each has one.
 
         Raises:
             InputError: an id does not fit the data type of the dataset.
@@ -128,7 +128,7 @@ class IndexedWriter:
         lengths: npt.NDArray[np.integer[Any]],
         counts: npt.NDArray[np.integer[Any]] | None = None,
     ) -> None:
-        """Appends documents whose tokens lie in ``path`` from byte ``start`` on, in the data type of this dataset."""
+        """Appends documents whose tokens are in ``path`` from byte ``start``, in the data type of this dataset."""
         append_range(path, start, int(lengths.sum(dtype=np.int64)) * self.dtype.itemsize, self._tokens)
         self._add_lengths(lengths, counts)
 
@@ -181,14 +181,14 @@ class IndexedReader:
     """Memory-mapped documents of ``prefix``.
 
     Attributes:
-        dtype: of the ids.
-        sequence_lengths: tokens of each sequence, int32 [sequences].
+        dtype: type of the ids.
+        sequence_lengths: number of tokens in each sequence, int32 [sequences].
         sequence_offsets: first byte of each sequence, int64 [sequences].
         document_index: first sequence of each document, and the end, int64 [documents + 1].
-        total_tokens: in all documents.
+        total_tokens: number of tokens in all documents.
 
     Raises:
-        InputError: files are missing, are not an indexed dataset, or do not fit each other.
+        InputError: files are missing, are not an indexed dataset, or do not match each other.
     """
 
     def __init__(self, prefix: str | Path):
@@ -251,7 +251,7 @@ class IndexedReader:
         return True
 
     def counts(self, start: int, end: int) -> npt.NDArray[np.int64]:
-        """Sequences of the documents ``start`` to ``end`` (exclusive)."""
+        """Number of sequences in each of the documents ``start`` to ``end`` (exclusive)."""
         return np.diff(self.document_index[start : end + 1])
 
     def byte_offset(self, document: int) -> int:

@@ -1,6 +1,6 @@
-"""What is in a dataset, for people: figures, samples as text, and how well the sources are mixed.
+"""What is in a dataset, for people: figures, samples as text, and how evenly the sources are mixed.
 
-The figures come from the index alone; of the tokens only the samples are read.
+The figures come from the index only; of the tokens only the samples are read.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import numpy as np
 from megatron_ipt.errors import InputError
 from megatron_ipt.tokens.dataset.indexed import IndexedReader
 from megatron_ipt.tokens.dataset.verify import description_of, index_problems
-from megatron_ipt.tokens.tokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer
+from megatron_ipt.tokens.tokenizer.interface import Tokenizer
+from megatron_ipt.tokens.tokenizer.loading import open_tokenizer
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""What a terminal would act upon."""
+"""Characters that a terminal would interpret."""
 _WINDOWS = 100
 _LEAST_WINDOW_TOKENS = 4096
 
@@ -30,9 +32,9 @@ def inspect(
     """Describes the dataset at ``prefix``.
 
     Args:
-        samples: documents to decode, chosen by ``seed``.
+        samples: number of documents to decode, chosen by ``seed``.
         tokens_each: at most this many from the start of a sample, and a quarter as many from its end.
-        tokenizer: folder or ``.model`` file; by default the one named beside the dataset.
+        tokenizer: folder or ``.model`` file; by default the one named in the description of the dataset.
 
     Returns:
         ``{prefix, documents, sequences, empty_documents, tokens, dtype, bytes, lengths: {percentile: tokens},
@@ -40,7 +42,7 @@ def inspect(
         tokens, share and ``worst_window`` (see :func:`source_shares`).
 
     Raises:
-        InputError: it is no dataset, or the tokenizer cannot be read.
+        InputError: it is not a dataset, or the tokenizer cannot be read.
     """
     reader = IndexedReader(prefix)
     description = description_of(prefix) or {}
@@ -69,10 +71,10 @@ def inspect(
 
 
 def source_shares(reader: IndexedReader, description: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Share of tokens of each source, over all and in windows.
+    """Share of the tokens of each source, overall and in windows.
 
-    ``worst_window`` is the greatest distance between a window's share and the whole's, over a hundred windows of at
-    least 4,096 tokens; ``window_tokens`` is their size. A window may exceed the mean deviation by a long document.
+    ``worst_window`` is the largest difference between a window's share and the overall share, over a hundred windows of
+    at least 4,096 tokens; ``window_tokens`` is their size. A long document can make one window differ more than others.
     """
     path = Path(f"{reader.prefix}.sources.npy")
     names = list(description.get("by_source", ()))
@@ -109,7 +111,7 @@ def render(found: dict[str, Any]) -> str:
     if found["vocab_size"] is not None:
         lines.append(f"  vocabulary {found['vocab_size']:,}, BOS {found['bos_id']}, EOD {found['eod_id']}")
     if found["lengths"]:
-        lines.append(f"  tokens a document: mean {found['mean_length']:,.1f}")
+        lines.append(f"  tokens per document: mean {found['mean_length']:,.1f}")
         lines.append("    percentile " + " ".join(f"{name:>8}" for name in found["lengths"]))
         lines.append("               " + " ".join(f"{value:>8,}" for value in found["lengths"].values()))
     for name, source in found["sources"].items():
@@ -121,7 +123,7 @@ def render(found: dict[str, Any]) -> str:
         of_source = f", {sample['source']}" if sample["source"] else ""
         lines.append(f"  document {sample['document']:,} ({sample['tokens']:,} tokens{of_source})")
         lines += [f"  │ {line}" for line in sample["text"].splitlines()]
-    lines += [f"  problem: {problem}" for problem in found["problems"]] or ["  index: sound"]
+    lines += [f"  problem: {problem}" for problem in found["problems"]] or ["  index: no problems"]
     return "\n".join(lines)
 
 
@@ -150,7 +152,7 @@ def _sample(
 
 
 def _visible(ids: list[int], description: dict[str, Any], tokenizer: Tokenizer | None) -> str:
-    """Text of ``ids``, with BOS and EOD as marks; the ids themselves without a tokenizer."""
+    """Text of ``ids``, with BOS and EOD marked; the ids themselves if there is no tokenizer."""
     marks = {description.get("bos_id"): "⟦BOS⟧", description.get("eod_id"): "⟦EOD⟧"}
     pieces: list[str] = []
     run: list[int] = []
@@ -170,7 +172,9 @@ def _decode(ids: list[int], tokenizer: Tokenizer | None) -> str:
     if tokenizer is None:
         return " ".join(map(str, ids))
     if max(ids) >= tokenizer.vocab_size:
-        raise InputError(f"id {max(ids)} is not in the tokenizer ({tokenizer.vocab_size} ids): another one was used")
+        raise InputError(
+            f"id {max(ids)} is not in the tokenizer ({tokenizer.vocab_size} ids): the dataset was made with another one"
+        )
     return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match[0]):02x}", tokenizer.decode(ids))
 
 

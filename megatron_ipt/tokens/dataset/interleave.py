@@ -1,9 +1,9 @@
-"""The order in which documents of several sources stand in one dataset.
+"""The order of documents of several sources in one dataset.
 
 Every document gets a place on a common clock: a source with share s has its t-th token at time t / s, and documents
-stand in the order of their middles. At any point of the dataset each source has then given its share, up to about one
-document. Sources come in stretches, and what is certain to stand before everything still to come is sorted and handed
-on, so memory holds one stretch a source, however many documents there are.
+are ordered by the time of their middle. At any point of the dataset each source has then contributed its share, up to
+about one document. Sources are read in stretches, and the documents that are certain to precede everything not yet read
+are sorted and passed on, so memory holds one stretch per source, however many documents there are.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 @dataclass
 class Stretch:
-    """Neighbouring documents of one source.
+    """Consecutive documents of one source.
 
     Attributes:
-        lengths: tokens of each, [documents].
-        place: where they lie; for whoever made the stretch.
+        lengths: number of tokens in each, [documents].
+        place: where they are stored; used only by the caller.
     """
 
     lengths: npt.NDArray[np.integer[Any]]
@@ -35,7 +35,7 @@ class Block:
 
     Attributes:
         order: the source of each, uint8 [documents].
-        taken: by source, the stretch and the range of it that stands here, in its own order; None where nothing does.
+        taken: by source, the stretch and the range of it that is in the block, in its own order; None for nothing.
     """
 
     order: npt.NDArray[np.uint8]
@@ -54,9 +54,9 @@ def interleave(
 
     Args:
         sources: the stretches of each, in order, with every repetition.
-        totals: tokens of each.
-        shares: of the tokens, adding up to 1; the mix ends where the first source runs out. None keeps everything:
-            the shares are then those of the totals.
+        totals: number of tokens in each.
+        shares: share of the tokens of each, adding up to 1; the mix ends when the first source runs out. None keeps
+            everything: the shares are then those of the totals.
     """
     if shares is None:
         end, whole = np.inf, sum(totals)
@@ -80,7 +80,7 @@ def interleave(
 
 
 class _Clock:
-    """Times of the documents of one source: of their middles, in tokens of the mix."""
+    """Times of the documents of one source: when their middle comes, in tokens of the mix."""
 
     def __init__(self, stretches: Iterator[Stretch], share: float, end: float):
         self.stretch = Stretch(np.zeros(0, np.int32))
@@ -93,7 +93,7 @@ class _Clock:
         self._over = share <= 0 and end < np.inf
 
     def fill(self) -> bool:
-        """Makes sure that a document is waiting; False when none is left."""
+        """Ensures that a document is waiting; False if none is left."""
         while self._cursor == len(self.times):
             if self._over:
                 return False
@@ -111,7 +111,7 @@ class _Clock:
         return True
 
     def advance(self, horizon: float) -> tuple[int, int]:
-        """The range of the stretch up to and including ``horizon``, which then counts as gone."""
+        """The range of the stretch up to and including ``horizon``, which is then used up."""
         start = self._cursor
         self._cursor = int(np.searchsorted(self.times, horizon, "right"))
         return start, max(start, self._cursor)

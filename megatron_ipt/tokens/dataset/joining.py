@@ -1,6 +1,6 @@
-"""Merge datasets into one, or split one into several; the tokens are copied by the kernel.
+"""Merges datasets into one, or splits one into several; the tokens are copied by the kernel.
 
-What is known about the documents travels with them: the description (``PREFIX.json``) and the source of each document
+What is known about the documents is kept: the description (``PREFIX.json``) and the source of each document
 (``PREFIX.sources.npy``).
 """
 
@@ -34,19 +34,21 @@ def merge(prefixes: list[str], output: str, overwrite: bool = False) -> dict[str
         StageError: the output exists.
     """
     if not prefixes:
-        raise RecipeError("merge: name at least one dataset")
+        raise RecipeError("merge: give at least one dataset")
     if Path(output).resolve() in (Path(prefix).resolve() for prefix in prefixes):
-        raise RecipeError(f"merge: {output} is an input and the output; choose another name")
+        raise RecipeError(f"merge: {output} is both an input and the output; choose another name")
     _refuse_existing(output, overwrite)
     descriptions = [description_of(prefix) or {} for prefix in prefixes]
     readers = [IndexedReader(prefix) for prefix in prefixes]
     for reader, description in zip(readers[1:], descriptions[1:]):
         if reader.dtype != readers[0].dtype:
-            raise InputError(f"{reader.prefix}: ids are {reader.dtype}, those of {prefixes[0]} {readers[0].dtype}")
+            raise InputError(f"{reader.prefix}: ids are {reader.dtype}, those of {prefixes[0]} are {readers[0].dtype}")
         for name in _COMMON:
             one, other = descriptions[0].get(name), description.get(name)
             if one is not None and other is not None and one != other:
-                raise InputError(f"{reader.prefix}: {name} is {other}, that of {prefixes[0]} {one}: other tokenizers?")
+                raise InputError(
+                    f"{reader.prefix}: {name} is {other}, that of {prefixes[0]} is {one}: different tokenizers?"
+                )
     _prepare(output)
     with IndexedWriter(output, readers[0].dtype) as writer:
         for reader in readers:
@@ -58,7 +60,7 @@ def merge(prefixes: list[str], output: str, overwrite: bool = False) -> dict[str
 
 
 def split(prefix: str, output: str, parts: int, overwrite: bool = False) -> dict[str, dict[str, Any]]:
-    """Cuts a dataset into ``parts`` runs of neighbouring documents of about equally many tokens.
+    """Divides a dataset into ``parts`` ranges of consecutive documents with about the same number of tokens.
 
     Returns:
         The descriptions of the new datasets ``OUTPUT_0``, ``OUTPUT_1``, ..., by prefix.
@@ -89,7 +91,7 @@ def split(prefix: str, output: str, parts: int, overwrite: bool = False) -> dict
 
 
 def _ranges(reader: IndexedReader, parts: int) -> list[tuple[int, int]]:
-    """Runs of documents, none empty, whose tokens come near equal parts."""
+    """Ranges of documents, none empty, with about the same number of tokens."""
     documents = len(reader)
     ideal = np.arange(1, parts) * (reader.total_tokens / parts)
     cuts = np.searchsorted(reader.offsets[1:], ideal, "left") + 1
@@ -103,17 +105,17 @@ def _ranges(reader: IndexedReader, parts: int) -> list[tuple[int, int]]:
 def _refuse_existing(output: str, overwrite: bool) -> None:
     for path in (bin_path(output), idx_path(output)):
         if path.exists() and not overwrite:
-            raise StageError(f"{path}: exists; choose another name, or --overwrite to replace it")
+            raise StageError(f"{path}: exists already; choose another name, or use --overwrite to replace it")
 
 
 def _prepare(output: str) -> None:
-    # Never an old index or description beside new tokens.
+    # Never leave an old index or description next to new tokens.
     for path in (idx_path(output), Path(f"{output}.json"), Path(f"{output}.sources.npy")):
         path.unlink(missing_ok=True)
 
 
 def _sources(prefix: str, description: dict[str, Any], names: list[str]) -> npt.NDArray[np.uint8] | None:
-    """The source of every document as a number in ``names``, or None where it is not known."""
+    """The source of every document as a number in ``names``, or None if it is not known."""
     path = Path(f"{prefix}.sources.npy")
     if not path.is_file() or not names:
         return None

@@ -1,7 +1,7 @@
 """From encoded parts to the datasets of a split: interleaved, or one after the other.
 
-Parts that stand whole are copied by the kernel. Interleaved documents are gathered in blocks of a few million tokens,
-read from each source in one piece. Memory holds one block, whatever the size of the corpus.
+Parts that stay in one piece are copied by the kernel. Interleaved documents are gathered in blocks of a few million
+tokens, read from each source at once. Memory holds one block, whatever the size of the corpus.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ _STRETCH_TOKENS = 1 << 21
 _STRETCH_DOCUMENTS = 1 << 18
 
 
-class Source:
-    """The parts of one source and split as one sequence of documents.
+class TokenizedSource:
+    """The encoded parts of one source and split as one sequence of documents.
 
     Args:
-        repeat: times it is gone through.
+        prefixes: path prefixes of the parts, in order.
+        repeat: how often every document occurs.
 
     Attributes:
-        documents, tokens: with every repetition.
+        documents, tokens: how many there are, counting every repetition.
     """
 
     def __init__(self, name: str, prefixes: list[Path], repeat: int = 1):
@@ -65,7 +66,7 @@ class Source:
 
 
 def write_interleaved(
-    prefix: Path, sources: list[Source], dtype: npt.DTypeLike, shares: list[float] | None
+    prefix: Path, sources: list[TokenizedSource], dtype: npt.DTypeLike, shares: list[float] | None
 ) -> dict[str, Any]:
     """Writes all ``sources`` interleaved to ``prefix``, with ``PREFIX.sources.npy`` naming each document's source.
 
@@ -100,8 +101,8 @@ def write_interleaved(
     }
 
 
-def write_single(prefix: Path, source: Source, dtype: npt.DTypeLike) -> dict[str, Any]:
-    """Writes one source to ``prefix``, its parts end to end; returns ``{documents, tokens}``."""
+def write_single(prefix: Path, source: TokenizedSource, dtype: npt.DTypeLike) -> dict[str, Any]:
+    """Writes one source to ``prefix``, its parts concatenated; returns ``{documents, tokens}``."""
     with IndexedWriter(prefix, dtype) as writer:
         for reader in source.readers():
             append(writer, reader)
@@ -175,6 +176,6 @@ class _Slab:
 
 
 def _write_npy_header(stream: IO[bytes], documents: int) -> None:
-    """The header of a uint8 array; it has the same size for every length, so it can be written over."""
+    """The header of a uint8 array; it has the same size for every length, so it can be overwritten."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (documents,)}
     np.lib.format.write_array_header_1_0(stream, header)

@@ -1,5 +1,5 @@
-"""Whether a dataset is whole: the index against itself and the tokens, the ids against the vocabulary, the files
-against the checksums that were written down with them.
+"""Whether a dataset is intact: the index against itself and the tokens, the ids against the vocabulary, the files
+against the checksums that were recorded with them.
 
 Everything is read once, in pieces of a few megabytes.
 """
@@ -46,9 +46,9 @@ def checksum(path: Path) -> dict[str, Any]:
 
 
 def description_of(prefix: str | Path) -> dict[str, Any] | None:
-    """What was written down about a dataset when it was made, with ``vocab_size``, ids and ``folder`` of its tokenizer.
+    """What was recorded about a dataset when it was made, with ``vocab_size``, ids and ``folder`` of its tokenizer.
 
-    Looks for ``PREFIX.json`` and for an entry of ``dataset.json`` in the same folder; None when there is neither.
+    Looks for ``PREFIX.json`` and for an entry in ``dataset.json`` in the same folder; None if there is neither.
     """
     prefix = Path(prefix)
     own = Path(f"{prefix}.json")
@@ -75,11 +75,11 @@ def verify(prefix: str | Path, vocab_size: int | None = None) -> dict[str, Any]:
     """Checks everything that can be checked about a dataset.
 
     Args:
-        vocab_size: every id must be below it; by default that of the description beside the dataset.
+        vocab_size: every id must be less than it; by default that of the dataset's description.
 
     Returns:
-        ``{prefix, documents, sequences, tokens, checked: [names], problems: [sentences]}``; sound when there are no
-        problems.
+        ``{prefix, documents, sequences, tokens, checked: [names], problems: [sentences]}``; the dataset is intact if
+        there are no problems.
     """
     checked, problems = ["sizes"], []
     try:
@@ -113,7 +113,7 @@ def verify(prefix: str | Path, vocab_size: int | None = None) -> dict[str, Any]:
 
 
 def index_problems(reader: IndexedReader) -> Iterator[str]:
-    """What is wrong inside the index of ``reader``: each offset must be the end of the sequence before it."""
+    """What is wrong in the index of ``reader``: each offset must be the end of the previous sequence."""
     path = idx_path(reader.prefix)
     lengths, offsets, size = reader.sequence_lengths, reader.sequence_offsets, reader.dtype.itemsize
     end = 0
@@ -161,4 +161,4 @@ def _count_problems(reader: IndexedReader, description: dict[str, Any]) -> Itera
 def _checksum_problems(prefix: str | Path, files: dict[str, Any]) -> Iterator[str]:
     for name, path in (("bin", bin_path(prefix)), ("idx", idx_path(prefix))):
         if name in files and checksum(path) != files[name]:
-            yield f"{path}: not the file that was written: its checksum differs"
+            yield f"{path}: was changed after it was written: its checksum differs"

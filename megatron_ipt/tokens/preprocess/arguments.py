@@ -36,44 +36,44 @@ def parser() -> argparse.ArgumentParser:
     data = root.add_argument_group("input")
     add = data.add_argument
     add("--input", nargs="+", default=[], metavar="PATH",
-        help="JSON Lines (.gz and .zst too), Parquet or text: files, folders, patterns or addresses")  # fmt: skip
+        help="JSON Lines (also .gz and .zst), Parquet or text: files, folders, patterns or URLs")  # fmt: skip
     add("--source", action="append", default=[], metavar="NAME[:SHARE]:PATH[,PATH...]",
-        help="instead of --input, once for each of several sources to interleave by share of tokens")  # fmt: skip
+        help="instead of --input, once for each of several sources to interleave by their share of tokens")  # fmt: skip
     add("--sources", metavar="YAML", help="the same as a file: {name: {inputs: [...], share: 0.8, repeat: 1}}")
-    add("--json-keys", nargs="+", default=["text"], metavar="KEY", help="keys of the texts; a dataset each")
-    add("--maximum-reject-share", type=float, default=0.05, help="fail when more of the records is unusable (0.05)")
+    add("--json-keys", nargs="+", default=["text"], metavar="KEY", help="keys of the texts; each gives a dataset")
+    add("--maximum-reject-share", type=float, default=0.05, help="fail if more of the records are unusable (0.05)")
     tokens = root.add_argument_group("tokenization")
     add = tokens.add_argument
     add("--tokenizer-type", required=True,
         help="SentencePieceTokenizer, GPTSentencePieceTokenizer, Llama2Tokenizer or HuggingFaceTokenizer")  # fmt: skip
     add("--tokenizer-model", required=True, help="a .model file, or a folder with tokenizer.json")
-    add("--vocab-size", type=int, help="fail when the tokenizer has more ids")
+    add("--vocab-size", type=int, help="fail if the tokenizer has more ids")
     add("--append-eod", action="store_true", help="end every document with the end-of-document id")
-    add("--prepend-bos", action="store_true", help="begin every document with BOS, where the tokenizer does not")
+    add("--prepend-bos", action="store_true", help="begin every document with BOS, unless the tokenizer does")
     add("--tokenizer-hf-no-include-special-tokens", action="store_true",
-        help="HuggingFaceTokenizer: without the control tokens that it puts around texts")  # fmt: skip
+        help="HuggingFaceTokenizer: leave out the control tokens that it puts around texts")  # fmt: skip
     add("--tokenizer-hf-include-special-tokens", action="store_true", help="the default; for older command lines")
     add("--legacy-tokenizer", action="store_true",
         help="as before megatron.core.tokenizers: Llama2Tokenizer puts BOS before texts, "
-        "SentencePieceTokenizer has an <EOD> of its own")  # fmt: skip
+        "SentencePieceTokenizer adds an <EOD> token")  # fmt: skip
     add("--engine", default="auto", choices=["auto", "gigatoken", "sentencepiece", "tokenizers"],
-        help="what encodes; all give the same ids (auto: the fastest that does)")  # fmt: skip
+        help="library that encodes; all give the same ids (auto: the fastest that does)")  # fmt: skip
     output = root.add_argument_group("output")
     add = output.add_argument
     add("--output-prefix", required=True, help="path of the outputs without _KEY_document.bin")
     add("--split-by-hash", metavar="TRAIN,VALID,TEST",
         help="shares, e.g. 98,1,1: PREFIX_train_KEY_document and so on, by hash of the document's id")  # fmt: skip
-    add("--seed", type=int, default=1234, help="of the hash")
-    add("--dtype", default="auto", choices=["auto", "uint16", "int32"], help="of the ids")
+    add("--seed", type=int, default=1234, help="seed of the hash")
+    add("--dtype", default="auto", choices=["auto", "uint16", "int32"], help="type of the ids")
     add("--overwrite", action="store_true", help="replace outputs that exist")
-    add("--json", action="store_true", help="print what was done as JSON")
+    add("--json", action="store_true", help="print the result as JSON")
     running = root.add_argument_group("running")
     add = running.add_argument
     add("--workers", type=int, default=1, help="processes")
-    add("--partitions", type=int, default=1, help="order of documents as Megatron-LM's partitions leave it")
-    add("--keep-sequential-samples", action="store_true", help="the order of the input in spite of --partitions")
-    add("--log-interval", type=int, default=1000, help="documents between two log lines")
-    add("--shard", metavar="I/N", help="encode this share only; the same command without --shard joins all")
+    add("--partitions", type=int, default=1, help="order the documents as Megatron-LM does with this many partitions")
+    add("--keep-sequential-samples", action="store_true", help="keep the order of the input despite --partitions")
+    add("--log-interval", type=int, default=1000, help="number of documents between two log lines")
+    add("--shard", metavar="I/N", help="encode only this share; the same command without --shard joins all")
     return root
 
 
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on with what is not finished", file=sys.stderr)
+        print("interrupted; rerun the same command to resume", file=sys.stderr)
         return INTERRUPTED_STATUS
     if parsed.json:
         print(json.dumps(result, indent=2))

@@ -1,9 +1,9 @@
 """Megatron-LM's ``--tokenizer-type`` names: which library, which ids around a text, which id ends a document.
 
-Two generations differ. The present one (``megatron.core.tokenizers``) hands text to the library as it is; the one
-before, which ``legacy`` stands for, put BOS before every text of Llama2Tokenizer and gave SentencePieceTokenizer tokens
-of its own, ``<EOD>`` among them. HuggingFaceTokenizer adds what the published tokenizer adds, unless told not to. In
-one point this package departs from all of them: control tokens written out in a text stay text.
+Two generations differ. The current one (``megatron.core.tokenizers``) passes text to the library unchanged; the
+previous one, which ``legacy`` selects, put BOS before every text of Llama2Tokenizer and gave SentencePieceTokenizer
+additional tokens, among them ``<EOD>``. HuggingFaceTokenizer adds what the published tokenizer adds, unless told not
+to. In one respect this package differs from all of them: control tokens written out in a text stay text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.errors import InputError, RecipeError
-from megatron_ipt.tokens.tokenizer.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+from megatron_ipt.tokens.tokenizer.hugging_face_folder import HuggingFaceTokenizer
+from megatron_ipt.tokens.tokenizer.interface import Tokenizer
+from megatron_ipt.tokens.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
 _LEGACY_TOKENS = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
 
@@ -24,8 +26,8 @@ class Conventions:
     """How a tokenizer type is used.
 
     Attributes:
-        tokenizer: that encodes.
-        vocab_size: ids are below it; decides the data type.
+        tokenizer: the tokenizer that encodes.
+        vocab_size: every id is less than it; decides the data type.
         eod_id: what ``--append-eod`` appends.
         text_head, text_tail: ids around every text.
     """
@@ -109,9 +111,9 @@ TYPES: dict[str, Callable[[str, bool, bool], Conventions]] = {
 
 
 def save(tokenizer: Any, folder: Path) -> None:
-    """Writes ``tokenizer`` to ``folder`` for the processes that encode, with ``tokenizer.json`` where that is exact."""
+    """Writes ``tokenizer`` to ``folder`` for the processes that encode, with ``tokenizer.json`` if that is exact."""
     try:
         tokenizer.save(folder)
     except InputError:
-        # No fast engine then, which is not what this model was given for.
+        # Without it only the fast encoder cannot be used.
         tokenizer.save_model(folder)

@@ -1,9 +1,9 @@
-"""Files of texts to ``PREFIX_KEY_document.bin`` and ``.idx``: the work of Megatron-LM's preprocess_data.py.
+"""Files of texts to ``PREFIX_KEY_document.bin`` and ``.idx``, as Megatron-LM's preprocess_data.py does it.
 
-The input is cut into pieces, each encoded by one process into a part under ``PREFIX.parts/``; the parts are then joined
-in input order, or interleaved where several sources are given. Parts carry markers with the identity of their piece and
-of the settings, so a rerun repeats only what is missing or was made otherwise, and any number of processes may share
-the work. The parts folder goes when the outputs stand.
+The input is divided into pieces, each encoded by one process into a part under ``PREFIX.parts/``; the parts are then
+joined in input order, or interleaved if there are several sources. Each part has a marker with the identity of its
+piece and of the settings, so a rerun repeats only what is missing or was made with other settings, and any number of
+processes can share the work. The parts folder is deleted when the outputs are complete.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,12 @@ from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import unit_interval
 from megatron_ipt.tokens.dataset.indexed import bin_path, dtype_for, idx_path
-from megatron_ipt.tokens.dataset.mix import Source, write_interleaved, write_single
+from megatron_ipt.tokens.dataset.mix import TokenizedSource, write_interleaved, write_single
 from megatron_ipt.tokens.dataset.verify import checksums
 from megatron_ipt.tokens.encode import Encoding, Frame, Item, encode_items
 from megatron_ipt.tokens.preprocess.megatron_types import Conventions, conventions, save
 from megatron_ipt.tokens.preprocess.pieces import Piece, PieceReader, cut, input_files
-from megatron_ipt.tokens.tokenizer.tokenizer import choose_engine
+from megatron_ipt.tokens.tokenizer.loading import choose_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """Inputs of one source; ``share`` of the tokens, None where everything is kept."""
+    """Inputs of one source; ``share`` of the tokens, None to keep everything."""
 
     name: str
     inputs: tuple[str, ...]
@@ -59,19 +60,19 @@ class Options:
     Attributes:
         sources: one is written in input order, several are interleaved.
         output_prefix: outputs are ``PREFIX_KEY_document``, or ``PREFIX_SPLIT_KEY_document`` with a split.
-        json_keys: of the texts; each gives a dataset. A list of texts under a key gives a sequence each.
+        json_keys: keys of the texts; each gives a dataset. Of a list of texts under a key, each is a sequence.
         tokenizer_type, tokenizer_model, legacy_tokenizer, template: see :func:`megatron_types.conventions`.
-        vocab_size: most ids the tokenizer may have.
-        append_eod, prepend_bos: after and before every document that has ids.
-        partitions: order of lines as Megatron-LM's partitions leave it: every N-th line from the first, then from the
+        vocab_size: maximum number of ids the tokenizer may have.
+        append_eod, prepend_bos: whether to add these ids after and before every document that has ids.
+        partitions: order of lines that Megatron-LM's partitions produce: every N-th line from the first, then from the
             second, ...; ``keep_sequential_samples`` keeps the order of the input.
-        split: shares of train, valid and test, by hash of the document's id (or text where it has none).
+        split: shares of train, valid and test, by hash of the document's id (or text if it has none).
         dtype: auto, uint16 or int32.
         engine: see ``tokens.tokenizer.engine``.
-        maximum_reject_share: of all records; more is an error.
-        workers: processes.
-        log_interval: documents between two log lines.
-        piece_bytes: of input a part; None follows from the size of the corpus.
+        maximum_reject_share: maximum share of all records that may be rejected.
+        workers: number of processes.
+        log_interval: number of documents between two log lines.
+        piece_bytes: bytes of input per part; None derives it from the size of the corpus.
     """
 
     sources: tuple[SourceFiles, ...]
@@ -105,9 +106,9 @@ class _Job:
     """One piece to encode and where to.
 
     Attributes:
-        name: of the part.
+        name: name of the part.
         source: number of its source.
-        identity: of piece and settings; a marker with another one does not count.
+        identity: identity of piece and settings; a marker with another one is ignored.
     """
 
     name: str
@@ -129,16 +130,16 @@ class _Recipe:
 
 
 def run(options: Options, shard: tuple[int, int] | None = None, overwrite: bool = False) -> dict[str, Any]:
-    """Does all of it, or the share ``shard`` = (i, N) of the encoding, beside other processes.
+    """Does everything, or only the share ``shard`` = (i, N) of the encoding, while other processes do theirs.
 
     Returns:
         ``{outputs: {prefix: {documents, tokens, ...}}, documents, tokens, rejected, engine}``; with ``shard`` only
         ``{parts}``.
 
     Raises:
-        RecipeError: options that cannot be.
-        InputError: an input or the tokenizer cannot be used, or too much is rejected.
-        StageError: an output is already there, or another process is at work on it.
+        RecipeError: the options contradict each other.
+        InputError: an input or the tokenizer cannot be used, or too many records are rejected.
+        StageError: an output exists already, or another process is writing it.
     """
     _check(options)
     prefix = Path(options.output_prefix)
@@ -198,14 +199,16 @@ def _target(options: Options, key: str, split: str) -> Path:
 
 
 def _refuse_existing(options: Options, work: Path) -> None:
-    """Outputs beside a parts folder are those of a run that was cut short while it joined its parts."""
+    """Outputs next to a parts folder are those of a run that was interrupted while joining its parts."""
     if work.exists():
         return
     for key in options.json_keys:
         for split in SPLITS if options.split else ("",):
             for path in (bin_path(_target(options, key, split)), idx_path(_target(options, key, split))):
                 if path.exists():
-                    raise StageError(f"{path}: exists; choose another --output-prefix, or --overwrite to replace it")
+                    raise StageError(
+                        f"{path}: exists already; choose another --output-prefix, or use --overwrite to replace it"
+                    )
 
 
 def _encoding(options: Options, convention: Conventions, work: Path) -> Encoding:
@@ -230,11 +233,11 @@ def _encoding(options: Options, convention: Conventions, work: Path) -> Encoding
         (tokenizer.bos_id,) if options.prepend_bos and tokenizer.bos_id is not None and not has_bos else (),
         (convention.eod_id,) if options.append_eod else (),
     )
-    return Encoding(folder, choose_engine(options.engine, folder), frame, dtype.name)
+    return Encoding(folder, choose_encoder(options.engine, folder), frame, dtype.name)
 
 
 def _is_own(path: str, options: Options, work: Path) -> bool:
-    """Whether an input that a folder or pattern named is what this tool wrote into it."""
+    """Whether an input that was found in a folder or by a pattern was written there by this tool."""
     resolved = Path(path).resolve()
     written = Path(f"{options.output_prefix}_").resolve()
     return work.resolve() in resolved.parents or (
@@ -297,7 +300,7 @@ def _encode_job(job: _Job, recipe: _Recipe) -> dict[str, Any]:
         return done
     with Rejects(_rejects_path(job)) as rejects:
         reader = PieceReader(job.piece, list(recipe.json_keys), rejects)
-        outputs = encode_items(_items(reader, recipe), _Prefixes(job), recipe.encoding)
+        outputs = encode_items(_items(reader, recipe), partial(_part_prefix, job), recipe.encoding)
     result = {
         "identity": job.identity,
         "seen": reader.seen,
@@ -330,14 +333,6 @@ def _split_of(record: dict[str, Any], recipe: _Recipe) -> str:
     return "valid" if draw < valid else "test" if draw < valid + test else "train"
 
 
-class _Prefixes(dict[str, Path]):
-    def __init__(self, job: _Job):
-        self._job = job
-
-    def __missing__(self, output: str) -> Path:
-        return _part_prefix(self._job, output)
-
-
 def _part_prefix(job: _Job, output: str) -> Path:
     return job.directory / f"{job.name}-{output}"
 
@@ -347,7 +342,7 @@ def _rejects_path(job: _Job) -> Path:
 
 
 def _collect_rejects(options: Options, jobs: list[_Job], done: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """Joins the rejects of all parts, with lines counted from the start of their file, and holds the limit."""
+    """Joins the rejects of all parts, with lines counted from the start of their file, and enforces the limit."""
     reasons: Counter[str] = Counter()
     for result in done.values():
         reasons.update(result["rejected"])
@@ -372,7 +367,7 @@ def _collect_rejects(options: Options, jobs: list[_Job], done: dict[str, dict[st
         common = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(3))
         raise InputError(
             f"{rejected} of {accepted + rejected} records were rejected ({common}), more than the limit of "
-            f"{options.maximum_reject_share:.1%}. Look at {path}, mend the input or raise --maximum-reject-share."
+            f"{options.maximum_reject_share:.1%}. Look at {path}, then fix the input or raise --maximum-reject-share."
         )
     return dict(reasons)
 
@@ -391,15 +386,15 @@ def _join(
     for number, files in enumerate(options.sources):
         mine = [job for job in jobs if job.source == number]
         prefixes = _ordered_prefixes(mine, done, key_number, split, options)
-        sources.append(Source(files.name, prefixes, files.repeat if split in ("", "train") else 1))
-    # Never an old index beside new tokens.
+        sources.append(TokenizedSource(files.name, prefixes, files.repeat if split in ("", "train") else 1))
+    # Never leave an old index next to new tokens.
     idx_path(target).unlink(missing_ok=True)
     if len(sources) == 1:
         return write_single(target, sources[0], dtype)
     shares = [source.share for source in options.sources if source.share is not None]
     for source, files in zip(sources, options.sources):
         if files.share and not source.tokens and split in ("", "train"):
-            raise InputError(f"--source {files.name}: share {files.share:g}, but it holds no tokens")
+            raise InputError(f"--source {files.name}: share {files.share:g}, but it has no tokens")
     return write_interleaved(target, sources, dtype, shares if shares and split in ("", "train") else None)
 
 
@@ -422,7 +417,7 @@ def _ordered_prefixes(
 def _describe(
     options: Options, convention: Conventions, encoding: Encoding, target: Path, counts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes ``PREFIX_KEY_document.json`` beside a dataset, for those who look at or check it; returns it."""
+    """Writes ``PREFIX_KEY_document.json`` next to a dataset, for ``inspect`` and ``verify``; returns it."""
     model = Path(options.tokenizer_model)
     description = {
         **counts,

@@ -1,1 +1,1 @@
-"""Tokenizers and the engines that run them."""
+"""Tokenizers, and the libraries that encode with them."""

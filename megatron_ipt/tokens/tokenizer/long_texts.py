@@ -1,9 +1,9 @@
-"""Very long texts in parts, with the ids of the whole.
+"""Encodes very long texts in parts, with the same ids as in one piece.
 
-SentencePiece and tokenizers hold 50 to 80 bytes a character while they encode, so a document of 10 MB takes them over
-half a gigabyte. A text may be cut before a blank between two letters, where no piece of the vocabularies in use
-reaches across: that the ids stay the same is checked around every cut, and a cut that fails is moved. A text that
-offers none (no blanks) is encoded whole.
+SentencePiece and tokenizers need 50 to 80 bytes per character while they encode, so a document of 10 MB takes them over
+half a gigabyte. A text may be cut before a blank between two letters, which no piece of the vocabularies in use spans:
+that the ids stay the same is checked around every cut, and a cut that fails is moved. A text without such a place (no
+blanks) is encoded whole.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CUT = re.compile(r"(?<=[a-z]) (?=[a-z])")
 
 
 def encode_in_parts(encode: Encode, texts: list[str], part_characters: int = PART_CHARACTERS) -> list[Ids]:
-    """Ids of every text, where no text longer than about ``part_characters`` reaches ``encode`` if it can be cut."""
+    """Ids of every text, without passing ``encode`` a text longer than about ``part_characters`` if it can be cut."""
     if all(len(text) <= part_characters for text in texts):
         return encode(texts)
     return [
@@ -56,7 +56,7 @@ def _cut(encode: Encode, text: str, start: int, position: int) -> tuple[int, int
         blank = match.start()
         low, high = max(start, blank - _WINDOW), blank + _WINDOW
         whole, left = (encode([piece])[0] for piece in (text[low:high], text[low:blank]))
-        # A tokenizer that puts a blank before every text needs the part without its own.
+        # For a tokenizer that puts a blank before every text, the part must not begin with one.
         for resume in (blank, blank + 1):
             if np.array_equal(whole, np.concatenate([left, encode([text[resume:high]])[0]])):
                 return blank, resume

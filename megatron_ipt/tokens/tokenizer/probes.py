@@ -1,17 +1,16 @@
 """Texts on which two implementations of one tokenizer are most likely to disagree, and the comparison.
 
-An engine is trusted when it gives the ids of the original library on all of them, control tokens of the vocabulary
-written out as text among them. A few hundred short texts take milliseconds.
+An encoder is trusted if it gives the ids of the original library on all of them, including control tokens of the
+vocabulary that are written out as text. A few hundred short texts take milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-Encode = Callable[[list[str]], list[npt.NDArray[np.integer]]]
+from megatron_ipt.tokens.tokenizer.long_texts import Encode
 
 TEXTS = (
     "",
@@ -38,7 +37,7 @@ TEXTS = (
 
 
 def texts(control_tokens: Iterable[str]) -> Iterator[str]:
-    """All probing texts, with ``control_tokens`` of the vocabulary alone, inside words and between blanks."""
+    """All probing texts, with ``control_tokens`` of the vocabulary by themselves, inside words and between blanks."""
     yield from TEXTS
     for token in control_tokens:
         yield from (token, f"a{token}b", f" {token} {token}\n", token[:-1])

@@ -1,8 +1,8 @@
-"""A SentencePiece BPE model as ``tokenizer.json``, exact.
+"""Writes a SentencePiece BPE model as ``tokenizer.json``, exactly.
 
 SentencePiece merges the neighbours whose joined piece has the best score; the tokenizers library applies a ranked list
 of merges. Listing, for every piece, all ways to split it into two pieces, in the order of the scores, makes the two
-the same. The result is held against the original on probing texts before it is trusted.
+equivalent. The result is compared with the original on probing texts before it is trusted.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.tokens.tokenizer.engines import SentencePieceEngine, TokenizersEngine
+from megatron_ipt.tokens.tokenizer.encoders import SentencePieceEncoder, TokenizersEncoder
 from megatron_ipt.tokens.tokenizer.probes import first_difference
-from megatron_ipt.tokens.tokenizer.tokenizer import write_tokenizer_config
+from megatron_ipt.tokens.tokenizer.transformers_files import write_tokenizer_config
 
 _SPACE = "▁"
 
@@ -22,14 +22,14 @@ def write_hugging_face(processor: Any, folder: Path, control_tokens: list[str]) 
     """Writes ``tokenizer.json`` and ``tokenizer_config.json`` for a ``SentencePieceProcessor``.
 
     Args:
-        control_tokens: further probing texts.
+        control_tokens: additional probing texts.
 
     Raises:
         InputError: the model is not BPE or normalizes text in a way that could not be reproduced.
     """
     tokenizer = _build(processor)
     different = first_difference(
-        TokenizersEngine(tokenizer).encode, SentencePieceEngine(processor).encode, control_tokens
+        TokenizersEncoder(tokenizer).encode, SentencePieceEncoder(processor).encode, control_tokens
     )
     if different is not None:
         raise InputError(

@@ -27,8 +27,9 @@ from megatron_ipt.models.families import padded_vocabulary
 from megatron_ipt.models.flops import flops_per_token
 from megatron_ipt.progress import counted
 from megatron_ipt.seeding import derive
-from megatron_ipt.training.checkpoints.checkpoint import Checkpoints, checkpoint_folder
-from megatron_ipt.training.checkpoints.model_file import ModelFile
+from megatron_ipt.stages import TOKENS
+from megatron_ipt.training.checkpoints.checkpoint import Checkpoints
+from megatron_ipt.training.checkpoints.model_file import ModelFile, checkpoint_folder
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.data.batches import Batches, TokenData, check_sources, number_of_steps
 from megatron_ipt.training.data.sample_index import DatasetBuilder
@@ -75,7 +76,7 @@ class Trainer:
             )
         self.initial_checkpoint = initial_checkpoint(config, context)
 
-        self.tokens = TokenData.read(context.inputs["tokens"])
+        self.tokens = TokenData.read(context.inputs[TOKENS])
         self.vocab_size = self._vocabulary()
         self.padded_vocab_size = padded_vocabulary(self.vocab_size, config.model.make_vocab_size_divisible_by)
         epoch = self.tokens.tokens_of_epoch(self.seq_length)

@@ -184,14 +184,14 @@ def test_an_unreachable_hub_names_the_task_and_what_to_do(tmp_path, monkeypatch)
         "task: far\ndataset_path: nobody/nothing-at-all\noutput_type: multiple_choice\ntest_split: test\n"
         'doc_to_text: q\ndoc_to_choice: ["a"]\ndoc_to_target: 0\nmetric_list:\n  - metric: acc\n'
     )
-    with pytest.raises(InputError, match=r"benchmark far: its data set cannot be fetched.*HF_HOME.*include_path"):
+    with pytest.raises(InputError, match=r"benchmark far: cannot download its dataset.*HF_HOME.*include_path"):
         run.load(HarnessConfig(tasks=["far"], include_path=str(tmp_path)))
 
 
 def test_a_missing_local_file_names_the_task(tmp_path):
     text = (TASKS / f"{NAME}.yaml").read_text()
     (tmp_path / "task.yaml").write_text(text)
-    with pytest.raises(InputError, match=f"benchmark {NAME}: its task file or data cannot be used: .*{NAME}.jsonl"):
+    with pytest.raises(InputError, match=f"benchmark {NAME}: cannot use its task file or data: .*{NAME}.jsonl"):
         run.load(HarnessConfig(tasks=[NAME], include_path=str(tmp_path)))
 
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_asked_for(tmp_path, tiny_model, monkeypatch):
         load(HarnessConfig, None, ["include_path=nowhere"])
     with pytest.raises(InputError, match=r"config\.json is missing"):
         run.run(HarnessConfig(), tmp_path, [])
-    with pytest.raises(RecipeError, match="none are named; give --preset or --tasks"):
+    with pytest.raises(RecipeError, match="none given; use --preset or --tasks"):
         run.run(HarnessConfig(), tiny_model, [])
     monkeypatch.setattr(lm_evaluation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install megatron-ipt\[eval\]"):

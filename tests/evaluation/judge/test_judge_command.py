@@ -55,24 +55,24 @@ def test_single_shards_a_limit_and_a_table(folder, tmp_path):
     gold = tmp_path / "gold.jsonl"
     gold.write_text('{"context":"Ice floats on water.","tasks":[{"question":"What floats?","answer":"ice"}]}\n')
     lines = invoke(shard, "--gold", gold).stdout.splitlines()
-    assert "  pairs per text                  0.50  (median 0, 95 % up to 1, most 1)" in lines
+    assert "  pairs per text                  0.50  (median 0, p95 1, max 1)" in lines
     assert "  gold questions with a match     100.0 %" in lines
     # "Ice floats on oil" against "ice": precision 1/4, recall 1.
-    assert "  F1 of their answers             40.0 %" in lines
+    assert "  F1 of matched answers           40.0 %" in lines
 
 
 def test_what_cannot_be_judged(folder, tmp_path):
     with pytest.raises(InputError, match="nowhere: no such file or folder"):
         invoke("nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no shards"):
+    with pytest.raises(InputError, match="contains no shards"):
         invoke(tmp_path / "empty")
     (tmp_path / "x.jsonl").write_text('{"text": "a"}\n')
     with pytest.raises(InputError, match=r"x\.jsonl:1: not a chain of texts with pairs"):
         invoke(tmp_path / "x.jsonl")
-    with pytest.raises(RecipeError, match="--answer-with: needs --gold"):
+    with pytest.raises(RecipeError, match="--answer-with requires --gold"):
         invoke(folder, "--answer-with", "transformers")
-    with pytest.raises(RecipeError, match="belong to --answer-with"):
+    with pytest.raises(RecipeError, match="require --answer-with"):
         invoke(folder, "--set", "generation.model=x")
     with pytest.raises(RecipeError, match=r"generation\.model: required by the engine transformers"):
         invoke(folder, "--gold", "g", "--answer-with", "transformers")

@@ -88,10 +88,10 @@ def test_tasks_in_json_lines_and_what_is_neither(tmp_path):
     (first, _) = read_gold([path])
     assert first.pairs[0].pair.options == ("x", "y") and first.pairs[0].answers == ("y",)
     path.write_text('{"context":"A b.","tasks":[{"question":"Which?","answer":"y"}]}\n{"text": 1}\n')
-    with pytest.raises(InputError, match=r"tasks\.jsonl:2: in none of the formats squad, tasks"):
+    with pytest.raises(InputError, match=r"tasks\.jsonl:2: unknown format; known: squad, tasks"):
         read_gold([path])
     path.write_text('{"context":"A b.","tasks":[]}\n')
-    with pytest.raises(InputError, match="holds no questions with answers"):
+    with pytest.raises(InputError, match="contains no questions with answers"):
         read_gold([path])
     path.write_text('{"context":"A b.","tasks":[{"question":"W?","answer":"y"}]}\n{"con')
     with pytest.raises(InputError, match=r"tasks\.jsonl:2: not valid JSON"):

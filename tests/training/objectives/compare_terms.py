@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from megatron_ipt.config import load
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import TOKENS
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.cpu import cuda_stand_in
 from megatron_ipt.training.loop.stop import StopRequest
@@ -72,7 +73,7 @@ def compare(folder: Path, terms: dict[str, dict[str, float]]) -> dict[str, float
     config = load(TrainingConfig, None, [*RUN, overrides(terms)])
     layout.start_model_parallel(config)
     with tempfile.TemporaryDirectory() as output:
-        trainer = Trainer(config, StageContext("training", Path(output), 17, {"tokens": folder}), StopRequest())
+        trainer = Trainer(config, StageContext("training", Path(output), 17, {TOKENS: folder}), StopRequest())
         trainer._build_data()
         batches = list(trainer.train_batches.at(0, 3))
         trainer.run()

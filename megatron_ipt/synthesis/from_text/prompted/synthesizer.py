@@ -118,7 +118,7 @@ class Synthesizer:
                 documents.append([])
             documents[-1].append(example)
             earlier = (prompt, *self._prompts.repeated(completion))
-        outcome.chains = [Chain(examples[0].id, planned.chain.split, examples) for examples in documents]
+        outcome.chains = [replace(planned.chain, id=examples[0].id, examples=examples) for examples in documents]
         return outcome
 
     async def _ask(self, example: Example, prompt: Prompt, number: int, outcome: Outcome) -> Completion | None:

@@ -14,15 +14,17 @@ FORMATS = ("auto", "squad", "tasks", "questions", "race", "dream", "gsm8k", "aqu
 class ReplayConfig:
     """Which files hold the pairs. The documents of the corpus lane ``synthesis`` are not read by this engine."""
 
-    inputs: list[str] = key([], "Files with pairs, each a shard.")
+    inputs: list[str] = key(
+        [], "Files with pairs, folders of such (searched recursively) or glob patterns, optionally .gz or .zst. Each "
+        "file is a shard.",
+    )  # fmt: skip
     format: str = key(
         "auto",
         "squad: JSON of paragraphs with questions and answers (QuAC too); tasks: JSONL of context and tasks, each with "
         "question, answer and maybe options or reasoning; questions: JSONL of one question a record, with its context; "
         "race: JSONL of article, questions, options, answers; dream: JSON of dialogues with questions; gsm8k: JSONL of "
-        "question and answer ending in '#### x'; "
-        "aqua: JSONL of question, options, rationale, correct; chains: JSONL as this stage writes. auto: by the "
-        "content.",
+        "question and answer ending in '#### x'; aqua: JSONL of question, options, rationale, correct; chains: JSONL "
+        "as this stage writes it. auto: detected from the content.",
         choices=FORMATS,
     )
     problems_per_document: int = key(

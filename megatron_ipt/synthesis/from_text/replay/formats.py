@@ -1,10 +1,10 @@
 r"""Formats of files with pairs, as functions from one record to a text with its pairs.
 
-``TEXTS`` holds the formats whose records have texts: SQuAD (and QuAC, which is like it), RACE, DREAM, ``questions``,
-in which many sets are passed on, one question a record, and ``tasks``, the one to write data of one's own in. A problem
-of ``PROBLEMS`` (GSM8K, AQuA) has no text beside itself; several of them make one example with an empty text, as worked
-problems one after another. Calculator notes (``<<48/2=24>>``) and references to the letter of an option are taken out
-of the reasoning: options are shuffled and relettered later.
+``TEXTS`` holds the formats whose records have texts: SQuAD (and QuAC, which is similar), RACE, DREAM, ``questions``,
+a common format with one question per record, and ``tasks``, the format for custom data. A problem of ``PROBLEMS``
+(GSM8K, AQuA) has no separate text; several problems make one example with an empty text, as a sequence of worked
+problems. Calculator notes (``<<48/2=24>>``) and references to the letter of an option are removed from the reasoning,
+because options are shuffled and relettered later.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ def without_letters(rationale: str) -> str:
 def questions_texts(record: Any) -> Iterator[tuple[str, str, list[Task]]]:
     """One question with its text: ``{context, question, answer, options?, reasoning?}``.
 
-    The text may also be called passage, article or text. In the place of ``answer`` there may be ``answers`` (texts, or
-    SQuAD's), of which the first counts, or ``label``, the place of the right one among the options.
+    The text may also be called passage, article or text. Instead of ``answer`` there may be ``answers`` (texts, or as
+    in SQuAD), of which the first counts, or ``label``, the index of the correct option.
     """
     text = next((record[name] for name in _TEXT_NAMES if isinstance(record.get(name), str)), None)
     if text is None:

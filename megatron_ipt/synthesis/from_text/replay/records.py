@@ -1,4 +1,4 @@
-"""Records of a file that is JSON Lines or one JSON value, whatever it is called."""
+"""Records of a file that is JSON Lines or a single JSON value, whatever its suffix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.files import iter_lines, open_bytes
+from megatron_ipt.files import iter_lines, read_whole as read_bytes
 from megatron_ipt.rejects import Rejects
 
 
@@ -30,11 +30,10 @@ def read_whole(path: Path) -> Any:
     Raises:
         InputError: it holds none.
     """
-    with open_bytes(path) as stream:
-        try:
-            return orjson.loads(stream.read())
-        except orjson.JSONDecodeError as error:
-            raise InputError(f"{path}: neither JSON nor JSON Lines: {error}") from error
+    try:
+        return orjson.loads(read_bytes(path))
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{path}: neither JSON nor JSON Lines: {error}") from error
 
 
 def _single_value(path: Path) -> Any:
@@ -47,7 +46,7 @@ def _single_value(path: Path) -> Any:
     try:
         return read_whole(path)
     except InputError:
-        # A broken first line among good ones is a matter for the rejects.
+        # A broken first line among good ones belongs in the rejects.
         return None
 
 

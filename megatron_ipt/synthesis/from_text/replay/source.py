@@ -1,4 +1,4 @@
-"""The engine ``replay``: chains from files of gold pairs, to judge augmentation and training on good ones."""
+"""The engine ``replay``: chains from files with pairs, e.g. gold ones to judge augmentation and training on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from megatron_ipt.corpus.stage import split_of
+from megatron_ipt.corpus.documents import split_of
+from megatron_ipt.corpus.inputs import base_suffix, matching_files
 from megatron_ipt.errors import InputError
-from megatron_ipt.files import iter_lines
+from megatron_ipt.files import is_remote, iter_lines
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.from_text.categories import classify
 from megatron_ipt.synthesis.from_text.replay.config import ReplayConfig
@@ -18,7 +19,13 @@ from megatron_ipt.synthesis.from_text.replay.formats import PROBLEMS, TEXTS, Pro
 from megatron_ipt.synthesis.from_text.replay.records import read_records, read_whole
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
 
+_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _DAMAGED = (KeyError, TypeError, AttributeError, IndexError)
+
+
+def _is_readable(path: str, entry: str) -> bool:
+    """Whether a file is read: one that is named is, whatever its suffix."""
+    return path == entry or base_suffix(path) in _SUFFIXES
 
 
 class Section(Protocol):
@@ -28,22 +35,45 @@ class Section(Protocol):
     chain_length: int
 
 
-class ReplaySource:
-    """Reads ``synthesis.replay.inputs``; M texts of a file in order, in SQuAD files of one article, make a chain."""
+class PairReader:
+    """Reads files with pairs. A chain is M consecutive texts of a file, in SQuAD files of one article.
 
-    def __init__(self, config: Section, seed: int):
-        self._config = config.replay
-        self._length = config.chain_length
+    Args:
+        config: what to read, and how.
+        length: M.
+        seed: of the recipe, for splits.
+        section: recipe section of the inputs and of their format, for messages.
+    """
+
+    def __init__(self, config: ReplayConfig, length: int, seed: int, section: str):
+        self._config = config
+        self._length = length
         self._seed = seed
+        self._section = section
 
     def files(self) -> list[Path]:
-        files = [Path(path) for path in self._config.inputs]
-        for path in files:
-            if not path.is_file():
-                raise InputError(f"synthesis.replay.inputs: {path}: no such file")
-        return files
+        """The files that the recipe names, in order.
+
+        Raises:
+            InputError: one is missing or at a remote address.
+        """
+        key = f"{self._section}.inputs"
+        files: list[Path] = []
+        for entry in self._config.inputs:
+            if is_remote(entry):
+                raise InputError(f"{key}: {entry}: remote addresses are not supported; copy the file here")
+            found = [Path(file.path) for file in matching_files(entry, key) if _is_readable(file.path, entry)]
+            if not found:
+                raise InputError(f"{key}: {entry}: no file that ends in {', '.join(_SUFFIXES)}")
+            files += found
+        return list(dict.fromkeys(files))
 
     def read(self, path: Path, rejects: Rejects) -> Iterator[Chain]:
+        """Chains of one file; what cannot be used goes to ``rejects``.
+
+        Raises:
+            InputError: the file is empty, damaged, or in none of the known formats.
+        """
         form = self._format(path)
         if form in TEXTS:
             yield from self._texts(path, form, rejects)
@@ -65,11 +95,11 @@ class ReplaySource:
         except StopIteration:
             raise InputError(f"{path}: is empty") from None
         except orjson.JSONDecodeError:
-            # Not JSON Lines; perhaps one JSON value over many lines.
+            # Not JSON Lines; perhaps a single JSON value over many lines.
             form = format_of(read_whole(path))
         if form is None:
             raise InputError(
-                f"{path}: in none of the formats of synthesis.replay.format; name it there if it is in one"
+                f"{path}: matches none of the formats of {self._section}.format; set that key if it is in one of them"
             )
         return form
 
@@ -89,7 +119,7 @@ class ReplaySource:
                 found = [self._pair(convert, task, path, number, rejects) for task, convert in tasks]
                 pairs = [pair for pair in found if pair is not None]
                 if form == "questions" and group and group[-1].text == text:
-                    # Its questions follow each other, a record each.
+                    # Its questions are consecutive records.
                     group[-1].pairs.extend(pairs)
                     continue
                 ends = form == "squad" and title != article
@@ -97,7 +127,7 @@ class ReplaySource:
                     yield self._chain(group)
                     group = []
                 article = title
-                group.append(Example(f"{path.stem}:{count}", text, title.replace("_", " "), pairs))
+                group.append(Example(f"{path.stem}:{count}", text, str(title).replace("_", " "), pairs))
                 count += 1
         if group:
             yield self._chain(group)
@@ -133,3 +163,10 @@ class ReplaySource:
         name = examples[0].id
         split = split_of(name, self._seed, self._config.valid_share, self._config.test_share)
         return Chain(name, split, examples)
+
+
+class ReplaySource(PairReader):
+    """The engine: reads ``synthesis.replay.inputs``."""
+
+    def __init__(self, config: Section, seed: int):
+        super().__init__(config.replay, config.chain_length, seed, "synthesis.replay")

@@ -1,0 +1,22 @@
+"""The stage of this room, described for everything above it."""
+
+from megatron_ipt.stages import CHAINS, DOCUMENTS, Resources, Stage
+from megatron_ipt.synthesis.config import SynthesisConfig
+
+STAGE = Stage(
+    name="synthesis",
+    command="synthesize",
+    help="Make instruction–response pairs from the documents.",
+    report="megatron_ipt.synthesis.report:part",
+    config=SynthesisConfig,
+    code="megatron_ipt.synthesis.stage:run",
+    reads_if_made=(DOCUMENTS,),
+    makes=(CHAINS,),
+    begins_with="synthesis.replay.inputs",
+    files="megatron_ipt.synthesis.stage:fingerprints",
+    check="megatron_ipt.synthesis.stage:check",
+    units="megatron_ipt.synthesis.stage:units",
+    resources=Resources(gpus="task", gpus_per_task="megatron_ipt.synthesis.stage:gpus_per_task", cores="workers"),
+    cost="megatron_ipt.synthesis.cost:cost",
+    shows=("texts", "texts_with_pairs", "pairs", "pairs_per_text", "generated_tokens", "refused_texts", "dropped"),
+)

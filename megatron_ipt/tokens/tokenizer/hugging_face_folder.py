@@ -1,0 +1,66 @@
+"""Tokenizers published as a Hugging Face folder with ``tokenizer.json``."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+from megatron_ipt.errors import InputError
+from megatron_ipt.tokenizer_readers import read_tokenizer_json, special_tokens
+from megatron_ipt.tokens.tokenizer.encoders import Encoder, Ids, TokenizersEncoder
+from megatron_ipt.tokens.tokenizer.transformers_files import TOKENIZER_FILES
+
+
+class HuggingFaceTokenizer:
+    """A folder with ``tokenizer.json``, used as published through the tokenizers library.
+
+    Raises:
+        InputError: the folder has no such file, or the tokenizer no token for the end of a document.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        file = self.folder / "tokenizer.json"
+        if not file.is_file():
+            raise InputError(f"{file}: not found; tokens.tokenizer.path must be a folder that contains tokenizer.json")
+        self._tokenizer = read_tokenizer_json(file)
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values()) + 1
+        self.size = len(vocabulary)
+        configuration = self.folder / "tokenizer_config.json"
+        ids = {name: vocabulary.get(token) for name, token in special_tokens(self.folder).items()}
+        self.bos_id = ids.get("bos_token")
+        self.pad_id = ids.get("pad_token")
+        eod_id = ids.get("eos_token")
+        if eod_id is None:
+            eod_id = ids.get("sep_token")
+        if eod_id is None:
+            raise InputError(
+                f"{configuration}: names no eos_token of the vocabulary, which marks the end of a document"
+            )
+        self.eod_id = eod_id
+        self.encoder: Encoder = TokenizersEncoder(self._tokenizer)
+
+    @cached_property
+    def control_tokens(self) -> list[str]:
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+
+    def template(self) -> tuple[list[int], list[int]]:
+        """Ids that the published tokenizer puts before and after every text (its post-processor)."""
+        encoding = self._tokenizer.encode("a", add_special_tokens=True)
+        mask = encoding.special_tokens_mask
+        first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+        return encoding.ids[:first], encoding.ids[last:]
+
+    def encode(self, texts: list[str]) -> list[Ids]:
+        return self.encoder.encode(texts)
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in TOKENIZER_FILES:
+            if (self.folder / name).is_file():
+                shutil.copyfile(self.folder / name, folder / name)

@@ -1,0 +1,1 @@
+"""Memory and speed of a training on GPUs, estimated before it runs. No torch."""

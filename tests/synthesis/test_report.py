@@ -1,0 +1,48 @@
+import pytest
+
+from megatron_ipt.files import write_json
+from megatron_ipt.stages import DOCUMENTS
+from megatron_ipt.stages.page import Bars, Figures, Part, Step
+from tests.report.runs import CATEGORIES, all_of, change_counts, part_of, write_run
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return write_run(tmp_path)
+
+
+def test_what_was_made(folders):
+    change_counts(folders["synthesis"], dropped={"answer too long": 7})
+    part = part_of(folders, "synthesis")
+    assert part.step == Step("from 40 texts", "200", "pairs", "5.0 per text")
+    (figures,) = all_of(part, Figures)
+    assert [(figure.label, figure.value, figure.note) for figure in figures.figures] == [
+        ("pairs", "200", ""),
+        ("texts", "40", ""),
+        ("texts with pairs", "32", "80.0%"),
+        ("pairs per text", "5.00", "6.25 for texts with pairs"),  # 200 / 40, 200 / 32
+        ("categories", "5", ""),
+    ]
+    assert [bars.counts for bars in all_of(part, Bars)] == [CATEGORIES, {"answer too long": 7}]
+
+
+def test_the_headline_speaks_for_the_documents_too(folders):
+    part = part_of(folders, "synthesis")
+    assert (part.headline, part.instead_of) == ("64 documents gained 200 instruction–response pairs", (DOCUMENTS,))
+
+
+def test_pairs_that_begin_a_recipe(folders):
+    del folders["corpus"]
+    assert part_of(folders, "synthesis").headline == "200 instruction–response pairs made for 40 texts"
+
+
+def test_texts_without_a_single_pair(folders):
+    change_counts(folders["synthesis"], texts=0, texts_with_pairs=0, pairs=0, categories={})
+    part = part_of(folders, "synthesis")
+    assert part.step == Step("from 0 texts", "0", "pairs", "")
+    assert all_of(part, Figures)[0].figures[3].value == "–"
+
+
+def test_unfinished_pairs_show_nothing(folders):
+    write_json(folders["synthesis"] / "manifest.json", {"stage": "synthesis", "status": "failed"})
+    assert part_of(folders, "synthesis") == Part()
