@@ -4,8 +4,8 @@ One pass over the text with a stack, never recursion: an object is reported the 
 that ends in the middle still gives every object before that. Accepted besides JSON: text and code fences around it,
 single and typographic quotes, names without quotes, missing and trailing commas, raw newlines, and unescaped quotes
 inside strings (a quote closes a string only where what follows fits). Numbers, ``true`` and ``false`` are kept as they
-are written. Reading goes on with the next brace after a mistake. Nothing is raised, and the time is linear: pieces
-that cannot be read are given up on after a fixed number.
+are written. After a mistake, reading continues at the next brace. Nothing is raised, and the time is bounded: strings
+have a maximum length, and reading stops after a fixed number of mistakes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 
 MOST_CHARACTERS = 1_000_000
 """Of an answer that are read."""
+_MOST_STRING = 20_000
 _MOST_BROKEN = 200
 _MOST_DEPTH = 32
 
-_CLOSING = {'"': '"', "'": "'", "“": "”", "‘": "’"}
+_CLOSING = {'"': '"', "'": "'", "“": '[”"]', "‘": "[’']"}
 _ENDS = {quote: re.compile(rf"\\.|{closing}", re.DOTALL) for quote, closing in _CLOSING.items()}
 _AFTER_NAME = re.compile(r"\s*[:=]")
 _AFTER_VALUE = re.compile(
@@ -123,6 +124,10 @@ def _step(text: str, position: int, stack: list[_Frame]) -> int:
     if character in "}]":
         return _close(character, position, stack)
     if frame is not None and frame.is_object and frame.name is None:
+        if character == "{" and frame.values:
+            # The brace before this one is missing.
+            frame.name = ""
+            return position
         name, position = _scalar(text, position, _AFTER_NAME)
         colon = _COLON.match(text, position)
         if colon is None or not name:
@@ -164,7 +169,7 @@ def _scalar(text: str, position: int, after: re.Pattern[str]) -> tuple[str | Non
     """A string or a bare word at ``position``, and the position after it; None for null."""
     quote = text[position]
     if quote in _ENDS:
-        for end in _ENDS[quote].finditer(text, position + 1):
+        for end in _ENDS[quote].finditer(text, position + 1, position + 1 + _MOST_STRING):
             if end[0][0] != "\\" and after.match(text, end.end()):
                 return _unescape(text[position + 1 : end.start()]), end.end()
         raise _Mistake(position + 1, ended=True)
@@ -185,11 +190,12 @@ def _unescape(raw: str) -> str:
 
 
 def _reported(text: str, stack: list[_Frame], mistake: _Mistake) -> Iterator[Broken]:
-    """The innermost object with a field, unless there is none: then the brace belonged to prose."""
+    """The innermost object, unless nothing of it was read: then the brace belonged to prose."""
     objects = [frame for frame in stack if frame.is_object]
-    while objects and not objects[-1].values and objects[-1].name is None:
-        objects.pop()
-    if objects:
-        frame = objects[-1]
-        between = frame is stack[-1] and frame.name is None and mistake.position >= len(text)
+    if not objects:
+        return
+    frame = objects[-1]
+    innermost = frame is stack[-1]
+    if frame.values or (frame.name is not None and (innermost or len(objects) > 1)) or (innermost and len(stack) > 1):
+        between = innermost and frame.name is None and mistake.position >= len(text)
         yield Broken(text[frame.start : frame.start + 500], frame.values, mistake.ended, between)
