@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from megatron_ipt.config import as_dict, load
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.inference.config import GenerationConfig
 from megatron_ipt.inference.engine import Completion, EngineError, Request
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.tokenizer import open_prompt_tokenizer
-from megatron_ipt.manifest import StageContext
+from megatron_ipt.manifest import StageContext, changed_settings
 from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
@@ -248,6 +249,26 @@ def test_the_default_style_still_recommends_greedy(configure: Callable[..., Synt
     own = configure(prompt="examples/extensions/plain_questions.py:PlainQuestions").generation
     assert (own.temperature, own.top_p) == (0.0, 1.0)
     assert configure(prompt="chat").generation.temperature is None
+
+
+def test_settings_recorded_before_styles_recommended_any_are_no_difference(
+    configure: Callable[..., SynthesisConfig],
+) -> None:
+    now = as_dict(configure(), only_output=True)
+    before = json.loads(json.dumps(now))
+    for name in ("top_k", "min_p", "repetition_penalty", "stop"):
+        del before["generation"][name]
+    for name in ("json_schema", "extra"):
+        del before["openai"][name]
+    assert (before["generation"]["temperature"], before["generation"]["top_p"]) == (0.0, 1.0)
+    assert changed_settings(before, now, as_dict(SynthesisConfig(), only_output=True)) == {}
+
+
+def test_a_server_that_cannot_sample_is_refused_with_what_chat_recommends(chat_folder: Path) -> None:
+    overrides = [f"generation.model={chat_folder}", "engine=openai", "prompt=chat", "openai.server=transformers-serve"]
+    with pytest.raises(RecipeError, match=r"generation\.temperature: transformers-serve .*; set it to 0"):
+        load(SynthesisConfig, None, overrides)
+    load(SynthesisConfig, None, [*overrides, "generation.temperature=0"])
 
 
 def test_a_changed_file_of_tasks_or_template_is_noticed(

@@ -175,9 +175,10 @@ def _example(entry: Mapping[str, Any]) -> Example:
     if PAIRS not in entry:
         return Example(entry["text"], entry["response"])
     pairs = tuple(map(Pair.from_json, entry[PAIRS]))
-    written = [{key: value for key, value in pair.to_json().items() if key != "category"} for pair in pairs]
     # Reasoning comes before the answer, so that the model reasons first.
-    written = [{**record, "answer": record.pop("answer")} for record in written]
+    order = ("question", "options", "reasoning", "answer")
+    records = [pair.to_json() for pair in pairs]
+    written = [{name: record[name] for name in order if name in record} for record in records]
     return Example(entry["text"], json.dumps({PAIRS: written}, ensure_ascii=False), pairs)
 
 
