@@ -191,7 +191,9 @@ def test_valid_json_is_read_exactly(written: list[tuple[str, str]], ascii_only: 
 
 
 NAMES = st.text("abc", min_size=1)
-VALUES = st.recursive(st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner))
+VALUES = st.recursive(
+    st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner), max_leaves=12
+)
 
 
 @given(st.dictionaries(NAMES, VALUES))
