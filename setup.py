@@ -12,6 +12,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "megatron_ipt/__init__.py").read_text()).group(1)
 
+URL = "https://github.com/megatron-ipt/megatron-ipt"
+
 EXTRAS = {
     # Training, conversion and evaluation. psutil is used by Megatron-Core's checkpoint writer without being declared.
     "train": [
@@ -49,6 +51,9 @@ EXTRAS["test"] = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6",
+    # The notebook of the documentation is executed.
+    "nbclient>=0.10",
+    "ipykernel>=6",
     "ruff",
     "mypy",
     "types-PyYAML",
@@ -65,6 +70,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    url=URL,
+    project_urls={
+        "Documentation": f"{URL}/blob/main/docs/README.md",
+        "Changelog": f"{URL}/blob/main/CHANGELOG.md",
+        "Issues": f"{URL}/issues",
+    },
     keywords=["pre-training", "instruction pre-training", "language models", "megatron", "synthetic data", "slurm"],
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -1,6 +1,6 @@
 """Typed recipe sections: declared as dataclasses, merged from YAML and the command line, and checked as a whole.
 
-Every stage declares its own section with :func:`key` beside its code; ``recipe.py`` composes them. OmegaConf does the
+Every stage declares its own section with :func:`key` next to its code; ``recipe.py`` composes them. OmegaConf does the
 merging, interpolation and type conversion. What it does not do is here: unknown keys and values of the wrong type are
 all reported at once, with the closest valid name; values are checked against choices and bounds; and a section may
 refuse combinations by yielding ``(key, message)`` from a ``problems`` method, which is called once its values are valid
@@ -60,12 +60,12 @@ def key(
     """A field of a recipe section.
 
     Args:
-        default: value when the recipe is silent; ``REQUIRED`` if it must speak. Lists, dicts and section classes are
-            copied or called for every recipe.
+        default: value where the recipe does not set the key; ``REQUIRED`` if it must. Lists, dicts and section classes
+            are copied or called for every recipe.
         help: one or two sentences, with the unit.
-        choices: the only values allowed; a table that extensions add to is given itself.
+        choices: the only values allowed; pass a table that extensions add to itself, not its names.
         minimum, maximum: inclusive bounds of a number.
-        affects_output: False for keys (workers, log interval) that may change without making finished output stale.
+        affects_output: False for keys (workers, log interval) that can change without making finished output stale.
     """
     metadata = {
         "help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "affects_output": affects_output,
@@ -209,7 +209,7 @@ def as_dict(value: Any, only_output: bool = False) -> dict[str, Any]:
 
 
 def describe(section: type, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Every key of ``section`` as (path, type, default, help): the reference of a recipe."""
+    """Every key of ``section`` as (path, type, default, help), the reference documentation of a recipe."""
     for field, annotation in _fields(section):
         path = f"{prefix}{field.name}"
         nested = _section_of(annotation)
@@ -374,7 +374,7 @@ def _unresolved(config: Any, prefix: str) -> Iterator[str]:
 
 
 def _wrap_single_values(section: type, part: DictConfig) -> None:
-    """Lets ``inputs=texts/`` stand for ``inputs=[texts/]`` wherever a key takes a list."""
+    """Accepts ``inputs=texts/`` for ``inputs=[texts/]`` wherever a key takes a list."""
     for field, annotation in _fields(section):
         if field.name in part:
             _wrap_single_value(annotation, part, field.name)

@@ -174,4 +174,4 @@ def test_the_notebook_runs_as_written(monkeypatch):
     assert "60 documents" in outputs[1]
     scores = [float(line.split()[0]) for line in outputs[3].splitlines() if "nats per token" in line]
     assert len(scores) == 2 and abs(scores[0] - scores[1]) < 1e-3
-    assert outputs[3].splitlines()[-1].startswith("The bridge")
+    assert "The bridge" in outputs[3]

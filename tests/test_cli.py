@@ -149,7 +149,7 @@ def test_data_commands_do_not_import_torch():
     [
         (["run", "none.yaml"], 2, "none.yaml: recipe cannot be read: No such file"),
         (["run", QUICKSTART, "training.stps=1"], 2, "training.stps: unknown key. Did you mean training.steps?"),
-        (["run", QUICKSTART, "training.steps=x"], 2, "training.steps: Value 'x'"),
+        (["run", QUICKSTART, "training.steps=x"], 2, "training.steps: expected a whole number or null, found 'x'"),
         (["run", QUICKSTART, "--until", "tokenise"], 2, "tokenise: no such stage"),
         (["run", QUICKSTART, "corpus.inputs=[none.txt]"], 3, "none.txt: no such file or folder"),
         (["train", QUICKSTART], 4, "needs the finished output of stage tokens"),
@@ -193,7 +193,7 @@ def test_a_fault_is_called_one_below_its_traceback(tmp_path):
     result = megatron_ipt("keys", env={**os.environ, "MEGATRON_IPT_EXTENSIONS": str(tmp_path / "faulty.py")})
     assert result.returncode == 1
     assert "ZeroDivisionError" in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("this is a fault of megatron-ipt or of an extension")
+    assert result.stderr.splitlines()[-1].startswith("this is a bug in megatron-ipt or in an extension")
 
 
 def test_a_stage_continues_after_bad_input_was_mended(corpus_of):
@@ -316,4 +316,4 @@ def test_ctrl_c_while_a_library_compiles_code_still_gives_the_status_of_an_inter
         [sys.executable, program, "compile"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 130
-    assert "interrupted; the same command goes on" in result.stderr
+    assert "interrupted; rerun the command" in result.stderr

@@ -89,7 +89,7 @@ def test_a_recipe_either_reads_a_corpus_or_tunes():
     assert [stage.name for stage in stages_of(load_recipe(quickstart))][:5] == [
         "corpus", "synthesis", "augment", "tokens", "training",
     ]  # fmt: skip
-    with pytest.raises(RecipeError, match=r"corpus: not a stage of this recipe, because tuning\.datasets names data"):
+    with pytest.raises(RecipeError, match=r"corpus: not a stage of this recipe, because corpus\.inputs names no data"):
         stage_of(tuning, "corpus")
     with pytest.raises(RecipeError, match="a recipe either pre-trains on a corpus or tunes"):
         load_recipe(quickstart, ["tuning.datasets.chats.inputs=[chats.jsonl]"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_ipt.recipe import Recipe, load_recipe
+from megatron_ipt.recipe import load_recipe
 from tests.conftest import REPOSITORY
 
 QUICKSTART = REPOSITORY / "examples" / "quickstart.yaml"
@@ -27,4 +27,4 @@ def test_texts_of_the_evaluation_are_read_like_the_corpus():
 def test_recipes_do_not_share_what_they_inherit():
     first = load_recipe(QUICKSTART, ["corpus.text_key=body", "tokens.sources.raw.inputs=[x]"])
     assert first.tokens.sources["raw"].text_key == "body"
-    assert Recipe().tokens.sources["raw"].text_key is None
+    assert load_recipe(QUICKSTART).tokens.sources["raw"].text_key is None

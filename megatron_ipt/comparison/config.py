@@ -30,9 +30,7 @@ class ComparisonConfig:
         "questions.jsonl and text_held_out.jsonl.",
     )
     arms: dict[str, list[str]] = key({}, "Recipe variants: lists of KEY=VALUE by name. The first is the baseline.")
-    seeds: list[int] = key(
-        [1, 2, 3], "Seeds; every variant is trained once per seed. A seed fixes the initial weights."
-    )
+    seeds: list[int] = key([1, 2, 3], "Every variant is trained once per seed; a seed fixes the initial weights.")
     split_seed: int = key(0, "Seed of the held-out split.", minimum=0)
     processes: int = key(1, "Number of concurrent runs, which share the CPU cores.", minimum=1, affects_output=False)
 

@@ -70,7 +70,7 @@ class CorpusConfig:
         yield from problems_of_domains(self.domains)
 
     def options(self) -> ReadOptions:
-        """What the reader is told."""
+        """The options of the reader."""
         return ReadOptions(section="corpus", **_given(self))
 
 
@@ -107,7 +107,7 @@ class ReadOverrides:
     maximum_reject_share: float | None = like_corpus("maximum_reject_share")
 
     def inherit(self: Overrides, corpus: CorpusConfig) -> Overrides:
-        """These settings with what they leave empty taken from ``corpus``."""
+        """A copy that takes from ``corpus`` what it leaves empty."""
         inherited = {
             field.name: getattr(corpus, field.name)
             for field in dataclasses.fields(self)
@@ -116,7 +116,7 @@ class ReadOverrides:
         return dataclasses.replace(self, **inherited)
 
     def options(self, section: str) -> ReadOptions:
-        """What the reader is told; the reader's own defaults where neither these settings nor a corpus say anything.
+        """The options of the reader, with its defaults for what is still empty.
 
         Args:
             section: of the recipe, for messages.

@@ -17,9 +17,9 @@ class Document:
     Attributes:
         id: stable across runs: that of the input, or ``file:line``.
         text: its text.
-        title: empty where the input has none.
+        title: empty if the input has none.
         split: ``train``, ``valid`` or ``test``, decided by a hash of the id.
-        domain: what kind of text it is, such as its source or subject; empty where nothing says so.
+        domain: what kind of text it is, such as its source or subject; empty if unknown.
     """
 
     id: str

@@ -86,7 +86,7 @@ def matching_files(entry: str, key: str) -> list[InputFile]:
     try:
         matches = _remote_matches(entry, key) if is_remote(entry) else _matches(entry)
     except (OSError, RuntimeError, ValueError, NotImplementedError) as error:
-        # A name that is too long, an unknown user after "~", or a pattern that is none.
+        # A name that is too long, an unknown user after "~", or an invalid pattern.
         raise InputError(f"{key}: {entry}: {getattr(error, 'strerror', None) or error}") from error
     if not matches:
         raise InputError(f"{key}: {entry or repr(entry)}: no such file or folder, or nothing matches")

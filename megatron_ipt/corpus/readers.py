@@ -82,12 +82,12 @@ def custom_reader(options: ReadOptions) -> Reader | None:
 
 
 def is_readable(path: str) -> bool:
-    """Whether a reader takes files of this suffix."""
+    """Whether there is a reader for this suffix."""
     return base_suffix(path) in READERS
 
 
 def readable_suffixes() -> str:
-    """All suffixes with a reader, as a sentence names them."""
+    """All suffixes that have a reader, for use in a sentence."""
     *most, last = READERS
     return f"{', '.join(most)} and {last}"
 
@@ -109,7 +109,7 @@ def read_jsonl(file: InputFile, options: ReadOptions, rejects: Rejects) -> Itera
 def read_json(file: InputFile, options: ReadOptions, rejects: Rejects) -> Iterator[Record]:
     """One JSON value: a list of records, or the SQuAD format, whose contexts are the documents.
 
-    Many corpora call their JSON Lines ``.json``; a file whose first line is an object by itself is read as such.
+    Many corpora use ``.json`` for JSON Lines; a file whose first line is a complete object is read as such.
     """
     first = next(iter_lines(file.path), b"")
     if _is_object(first):

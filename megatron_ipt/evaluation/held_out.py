@@ -1,4 +1,4 @@
-"""Held-out tokens: read back from the indexed datasets, and the least that a model must beat."""
+"""Held-out tokens, and the baseline that every model should beat: the entropy of single tokens."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def training_frequencies(folder: Path, entries: list[dict[str, Any]], vocab_size
 
 
 def unigram_entropy(ids: npt.NDArray[np.int64], frequencies: npt.NDArray[np.float64]) -> float:
-    """Nats per token of ``ids`` for a model that knows only how frequent each token is in the training data."""
+    """Nats per token of ``ids`` under a model that only knows how frequent each token is in the training data."""
     return float(-np.log(frequencies[ids]).mean())

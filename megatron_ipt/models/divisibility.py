@@ -14,6 +14,8 @@ def multiples(value: int, of: int) -> str:
 
 def divisors(number: int, near: int) -> str:
     """``divisors(4, near=3)`` is ``"2 or 4"``."""
+    if number < 1:
+        return ""
     start = min(near - 1, number)
     below = (candidate for candidate in range(start, max(0, start - _TRIED), -1) if number % candidate == 0)
     above = (candidate for candidate in range(near + 1, min(number, near + _TRIED) + 1) if number % candidate == 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from megatron_ipt.errors import InputError
 from megatron_ipt.models import divisibility
@@ -39,7 +39,7 @@ SIZE_LIMITS = {
     "moe_router_topk": 1 << 16,
     "rope_original_max_position_embeddings": (1 << 31) - 1,
 }
-"""Largest size that is not taken for a mistake or a damaged file; far above any model there is."""
+"""Maximum of each size, far above any existing model: larger ones are typing errors or damaged files."""
 
 _NUMBERS = {
     "rotary_base": 1.0,
@@ -60,14 +60,15 @@ class Family:
         architecture: class of transformers.
         layer: weights of a layer, in the order in which they are exported.
         config: entries of ``config.json`` that are the same for every model of the family.
-        absent: meaning of keys of ``config.json`` where it does not have them: the defaults of the class in
-            transformers, as far as they differ from family to family.
-        accepts: for keys of ``config.json``, the values that mean nothing different here, where they are others than
-            in most families.
+        absent: what it means if ``config.json`` lacks a key: the defaults of the class in transformers, where these
+            differ between families.
+        accepts: by key of ``config.json``, the values that the family can have or that make no difference to it, if
+            these are not those of most families.
         sliding_window: whether the key ``sliding_window`` limits attention: ``no``; ``always``; ``optional``, that is
             only with ``use_sliding_window``.
         options: additional arguments of Megatron-Core's ``TransformerConfig``, given the model's shape.
         problems: what a ``config.json`` asks for and the family cannot express, as sentences.
+        normalization: the only one that models are built with.
     """
 
     architecture: str
@@ -78,7 +79,7 @@ class Family:
     sliding_window: Literal["no", "always", "optional"] = "no"
     options: Callable[[ModelShape], dict[str, Any]] = lambda shape: {}
     problems: Callable[[dict[str, Any]], Iterator[str]] = lambda config: iter(())
-    normalization: str = "RMSNorm"
+    normalization: ClassVar[str] = "RMSNorm"
 
     @property
     def add_qkv_bias(self) -> bool:

@@ -208,8 +208,10 @@ def register(stage: Stage, after: str = "") -> None:
     Raises:
         RecipeError: another stage has this name or command, or there is no stage ``after``.
     """
-    for other in _TABLE:
-        if other == stage:
+    for place, other in enumerate(_TABLE):
+        if (other.name, other.code) == (stage.name, stage.code):
+            # The same extension, read again: after it was edited in a notebook, or from a copy of its file.
+            _TABLE[place] = stage
             return
         taken = {other.name, other.command} & {stage.name, stage.command}
         if taken:

@@ -12,7 +12,7 @@ from megatron_ipt.files import is_file_name
 ENGINES = ("auto", "gigatoken", "sentencepiece", "tokenizers")
 
 BUILT_IN_SOURCES = ("augmented", "raw")
-"""Sources that the stages before this one provide."""
+"""Sources that earlier stages provide."""
 
 
 @dataclass
@@ -27,9 +27,9 @@ class TokenizerConfig:
     vocab_size: int = key(4096, "Pieces of a trained tokenizer, special tokens included.", minimum=300, maximum=1 << 20)
     engine: str = key(
         "auto",
-        "What encodes: the library the tokenizer was made for (sentencepiece for .model files, tokenizers for "
-        "tokenizer.json), or gigatoken, which is several times as fast. auto: gigatoken where it is installed and "
-        "gives the same ids on adversarial texts.",
+        "Library that encodes: the tokenizer's native one (sentencepiece for .model files, tokenizers for "
+        "tokenizer.json), or gigatoken, which is several times as fast. auto: gigatoken if it is installed and gives "
+        "the same ids on adversarial texts.",
         choices=ENGINES,
         affects_output=False,
     )
@@ -41,20 +41,20 @@ class TokenizerConfig:
         if self.kind != "train" and not self.path:
             yield "path", f"required when kind is {self.kind}"
         if self.kind == "train" and self.path:
-            yield "path", "given, but kind is train; set kind to sentencepiece or huggingface to use it"
+            yield "path", "is set, but kind is train; set kind to sentencepiece or huggingface to use it"
 
 
 @dataclass
 class _SourceKeys:
-    """What comes first among the keys of a source."""
+    """The first keys of a source."""
 
     inputs: list[str] = key(
         [], "Files or folders of documents, read like corpus.inputs; empty for the built-in sources augmented and raw."
     )
     share: float | None = key(
-        None, "Share of the training tokens. Null for every source: each keeps all it has.", minimum=0, maximum=1
+        None, "Share of the training tokens. Null for all sources: every source is used in full.", minimum=0, maximum=1
     )
-    repeat: int = key(1, "Times every training document of this source occurs.", minimum=1)
+    repeat: int = key(1, "Number of times that every training document of this source occurs.", minimum=1)
     valid_share: float | None = like_corpus("valid_share")
     test_share: float | None = like_corpus("test_share")
 
@@ -87,12 +87,12 @@ class TokensConfig:
     tokenizer: TokenizerConfig = key(TokenizerConfig, "Tokenizer of the model.")
     sources: dict[str, SourceConfig] = key(
         {"augmented": SourceConfig(), "raw": SourceConfig()},
-        "What to train on, by name. With shares, the mix ends where the first source runs out and the documents left "
-        "over are counted.",
+        "What to train on, by name. With shares, the mix ends when the first source runs out; the remaining documents "
+        "are counted.",
     )
     mix: str = key(
         "interleave",
-        "interleave: one training dataset in which the shares hold everywhere; separate: one dataset a source, with "
+        "interleave: one training dataset in which the shares hold everywhere; separate: one dataset per source, with "
         "weights for a blend.",
         choices=("interleave", "separate"),
     )
@@ -100,7 +100,7 @@ class TokensConfig:
     prepend_bos: bool = key(True, "Begin every document with the beginning-of-sequence token.")
     dtype: str = key(
         "auto",
-        "Of the ids in .bin: auto takes uint16 where the vocabulary fits, else int32, as Megatron does.",
+        "Data type of the ids in .bin. auto: uint16 if the vocabulary fits, else int32, as in Megatron.",
         choices=("auto", "uint16", "int32"),
     )
     workers: int = key(1, "Processes that tokenize shards.", minimum=1, affects_output=False)
@@ -110,7 +110,7 @@ class TokensConfig:
         return any(source.inputs for source in self.sources.values())
 
     def inherit(self, corpus: CorpusConfig) -> TokensConfig:
-        """These settings with what sources of files leave empty taken from ``corpus``."""
+        """A copy in which sources of files take from ``corpus`` what they leave empty."""
         sources = {name: source.inherit(corpus) if source.inputs else source for name, source in self.sources.items()}
         return replace(self, sources=sources)
 
@@ -121,7 +121,7 @@ class TokensConfig:
             if not is_file_name(name):
                 yield f"sources.{name}", "the name becomes part of file names; use letters, digits, - and _"
             if not source.inputs and name not in BUILT_IN_SOURCES:
-                yield f"sources.{name}.inputs", "required; only augmented and raw come from the stages before"
+                yield f"sources.{name}.inputs", "required; only augmented and raw come from earlier stages"
         shares = [source.share for source in self.sources.values()]
         if any(share is not None for share in shares):
             if any(share is None for share in shares):

@@ -38,7 +38,7 @@ class TuningDatasetConfig:
         "instructions: chats, chosen by a hash; null: all.",
         minimum=1,
     )
-    repeat: int = key(1, "How often to repeat each training example; every repetition is packed anew.", minimum=1)
+    repeat: int = key(1, "Number of passes over the training examples, each packed separately.", minimum=1)
 
 
 @dataclass
@@ -95,10 +95,7 @@ class TuningConfig:
             if not is_file_name(name):
                 yield f"datasets.{name}", "the name is used in file names; use letters, digits, - and _"
         if self.tokenizer.engine == "gigatoken":
-            yield (
-                "tokenizer.engine",
-                "gigatoken does not support tuning; rows need the tokenizer's own library",
-            )
+            yield "tokenizer.engine", "gigatoken does not support tuning; rows need the tokenizer's own library"
         if len(self.datasets) > MAXIMUM_DATASETS:
             yield "datasets", f"has {len(self.datasets)} entries; the maximum is {MAXIMUM_DATASETS}"
         if self.valid_share + self.test_share >= 1:

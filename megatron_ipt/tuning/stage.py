@@ -2,7 +2,7 @@
 
 The folder has the same structure as that of the stage ``tokens``: ``dataset.json`` lists one training dataset, and
 validation and test data per dataset; training, export and evaluation read either. Entries also name a loss mask. Rows
-never mix datasets, and are packed anew for every repetition.
+never mix datasets; each repetition is packed separately.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def documents(directory):
 def test_a_document_has_the_domain_of_its_chain(tmp_path):
     chains = [dataclasses.replace(chain_of(number), domain="law" if number % 3 else "") for number in range(9)]
     write_input(tmp_path / "synthesis", chains, 1)
-    context = StageContext("augment", tmp_path / "augment", 7, {"synthesis": tmp_path / "synthesis"})
+    context = StageContext("augment", tmp_path / "augment", 7, {stages.CHAINS: tmp_path / "synthesis"})
     stage.run(AugmentConfig(), context)
     found = {record["id"]: record.get("domain", "") for record in documents(context.directory)}
     assert found == {chain.id: chain.domain for chain in chains}

@@ -33,7 +33,7 @@ def test_two_arms_are_trained_on_as_many_tokens_and_a_second_call_runs_nothing(f
     assert vanilla["tokens"] == mined["tokens"] == 2 * 4 * 64
     assert vanilla["questions"] == mined["questions"] == results["data"]["held_out_questions"]
     assert vanilla["answer_loss"] != mined["answer_loss"]
-    assert "seed by seed" in result.stdout
+    assert "per seed" in result.stdout
     assert (tmp_path / "out/results.png").stat().st_size > 1000
 
     again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)

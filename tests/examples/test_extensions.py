@@ -179,7 +179,7 @@ class TestPromptStyle:
 
     def test_pairs(self, plain, context):
         QuestionEngine.asked.clear()
-        write_corpus(context.inputs["corpus"], [texts_of(3)])
+        write_corpus(context.inputs[DOCUMENTS], [texts_of(3)])
         counts = synthesis.run(plain, context)
         pairs = [
             [(pair.question, pair.answer) for pair in example.pairs]
@@ -194,7 +194,7 @@ class TestPromptStyle:
 
     def test_a_chain_repeats_its_ids_up_to_the_stop_string(self, plain, context):
         QuestionEngine.asked.clear()
-        write_corpus(context.inputs["corpus"], [["One. Two </s>.", "Three."]])
+        write_corpus(context.inputs[DOCUMENTS], [["One. Two </s>.", "Three."]])
         synthesis.run(plain, context)
         first, second = (request.prompt for request in QuestionEngine.asked)
         assert [request.sampling.stop for request in QuestionEngine.asked] == [("\nText:",)] * 2

@@ -108,10 +108,10 @@ def test_sizes_for_nemo(load, tmp_path):
         "rotary_base": 10000.0, "share_embeddings_and_output_weights": False,
     }  # fmt: skip
     write("mistral")
-    with pytest.raises(SystemExit, match=r"is a mistral; set training\.model\.family to llama"):
+    with pytest.raises(SystemExit, match=r"is a mistral model; set training\.model\.family to llama"):
         nemo.model_sizes(tmp_path)
     write("llama", rope_scaling_factor=8.0)
-    with pytest.raises(SystemExit, match="has rotary scaling"):
+    with pytest.raises(SystemExit, match="uses rotary scaling"):
         nemo.model_sizes(tmp_path)
 
 

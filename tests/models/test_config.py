@@ -64,7 +64,7 @@ def test_a_file_that_cannot_be_built_is_a_problem_of_the_recipe(tmp_path: Path) 
         (["num_attention_heads=1000000000000"], "num_attention_heads: 1000000000000 is not a whole number"),
         (["num_layers=1000000000"], "num_layers: 1000000000 is not a whole number from 1 to 10,000"),
         (["hidden_size=0"], "hidden_size: 0 is not a whole number"),
-        (["rotary_base=.nan"], "rotary_base: nan is not a number of at least 1"),
+        (["rotary_base=.nan"], "rotary_base: NaN is not allowed"),
         (["norm_epsilon=.inf"], "norm_epsilon: inf is not a number"),
         (["kv_channels=15"], "kv_channels: 15 is odd"),
         (["family=mixtral"], "num_moe_experts: family mixtral has experts; set their number"),

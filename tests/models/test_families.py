@@ -101,6 +101,6 @@ def test_nearest_values_that_divide() -> None:
     assert multiples(3, of=4) == "4"
     assert divisors(4, near=3) == "2 or 4"
     assert divisors(12, near=50) == "12"
-    # By trial division up to the square root, so that a mistyped size is answered at once.
+    # Only numbers nearby are tried, so that a mistyped size is answered at once.
     assert divisors(10**12, near=3) == "2 or 4"
     assert divisors(0, near=3) == ""

@@ -52,7 +52,7 @@ def test_every_text_in_one_chain_in_order(
 
 @pytest.mark.parametrize("engine", ["mined", "tests.synthesis.instant:InstantEngine"])
 def test_chains_have_the_domain_of_their_documents(configure: Configure, context: StageContext, engine: str) -> None:
-    folder = write_corpus(context.inputs["corpus"], [texts_of(7)])
+    folder = write_corpus(context.inputs[DOCUMENTS], [texts_of(7)])
     shard = folder / "synthesis/shard-00000.jsonl"
     records = [json.loads(line) for line in shard.read_text().splitlines()]
     domains = {record["id"]: ("law", "code", "")[number % 3] for number, record in enumerate(records)}

@@ -264,7 +264,7 @@ def test_empty_and_missing_inputs(options, tmp_path):
 def test_outputs_that_exist_are_kept(options):
     run(options)
     before = Path(f"{options.output_prefix}_text_document.bin").read_bytes()
-    with pytest.raises(StageError, match=r"out_text_document\.bin: exists; .*--overwrite"):
+    with pytest.raises(StageError, match=r"out_text_document\.bin: exists already; .*--overwrite"):
         run(replace(options, append_eod=False))
     assert Path(f"{options.output_prefix}_text_document.bin").read_bytes() == before
     run(replace(options, append_eod=False), overwrite=True)

@@ -189,15 +189,15 @@ def test_workers_and_order_change_nothing(context):
 
 def test_an_interrupted_run_continues_at_the_next_shard(context, monkeypatch):
     encoded = []
-    original = encode._encode
+    original = encode.encode_items
 
-    def interrupt_at_third(documents, part, *arguments):
-        encoded.append(part.name)
+    def interrupt_at_third(items, prefix_of, encoding):
+        encoded.append(prefix_of("train"))
         if len(encoded) == 3:
             raise KeyboardInterrupt
-        return original(documents, part, *arguments)
+        return original(items, prefix_of, encoding)
 
-    monkeypatch.setattr(encode, "_encode", interrupt_at_third)
+    monkeypatch.setattr(encode, "encode_items", interrupt_at_third)
     with pytest.raises(KeyboardInterrupt):
         run(settings(), context)
     assert not (context.directory / "dataset.json").exists()

@@ -34,7 +34,7 @@ def test_nothing_saved_yet(tmp_path: Path) -> None:
 def test_tracker_that_names_a_missing_iteration(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 7)
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("9")
-    with pytest.raises(InputError, match=r"names iteration 9, but .*iter_0000009 does not exist.*there: iter_0000007"):
+    with pytest.raises(InputError, match=r"names iteration 9, but .*iter_0000009 does not exist.*: iter_0000007"):
         checkpoint.latest_checkpoint(tmp_path)
 
 

@@ -115,7 +115,7 @@ def test_a_pass_counts_rows(rows: Path) -> None:
 
 
 def test_rows_longer_than_the_sequences(rows: Path) -> None:
-    with pytest.raises(InputError, match=r"a row of 65 tokens, more than the 32 of training\.data\.seq_length and one"):
+    with pytest.raises(InputError, match=r"a row of 65 tokens, more than training\.data\.seq_length=32 plus one"):
         data.check_sources(data.TokenData.read(rows), 32)
 
 

@@ -76,6 +76,7 @@ from pathlib import Path
 from megatron_ipt.config import load
 from megatron_ipt.errors import UserError
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import TOKENS
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.stage import run
 directory, tokens, *overrides = sys.argv[1:]

@@ -161,7 +161,7 @@ def test_what_cannot_be_tuned_on(configure: Configure, context: StageContext, tm
     with pytest.raises(InputError, match=r"tuning\.datasets\.a: no usable example in .*empty\.jsonl$"):
         stage.run(configure(f"datasets.a.inputs=[{empty}]"), context)
     unknown = write_jsonl(tmp_path / "unknown.jsonl", [{"a": 1}])
-    with pytest.raises(InputError, match=r"unknown\.jsonl: none of the formats of tuning\.datasets\.a\.format;"):
+    with pytest.raises(InputError, match=r"unknown\.jsonl: matches none of the formats of tuning\.datasets\.a\."):
         stage.run(configure(f"datasets.a.inputs=[{unknown}]"), context)
     with pytest.raises(InputError, match=r"tuning\.datasets\.a\.inputs: .*missing\.jsonl: no such file"):
         stage.fingerprints(configure(f"datasets.a.inputs=[{tmp_path / 'missing.jsonl'}]"))

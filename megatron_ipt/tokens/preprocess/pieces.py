@@ -38,7 +38,7 @@ class Piece:
     Attributes:
         path, name: of the file.
         format: ``lines``, ``parquet`` or ``reader``.
-        start, end: bytes of a plain file, row groups of a Parquet file; end is -1 where the piece is the whole file.
+        start, end: bytes of a plain file, row groups of a Parquet file; end is -1 if the piece is the whole file.
     """
 
     path: str
@@ -57,7 +57,7 @@ def input_files(inputs: list[str]) -> list[InputFile]:
     files: list[InputFile] = []
     for entry in inputs:
         if Path(entry).is_file() and not _is_known(entry):
-            # Like Megatron-LM's tool: whatever a file is called, its content is JSON Lines.
+            # As in Megatron-LM's tool, any other suffix means JSON Lines.
             files.append(InputFile(entry, Path(entry).name))
             continue
         found, _ = find_files([entry], _is_known, "input")
@@ -77,8 +77,8 @@ class PieceReader:
     """Iterates over (number, record) of the usable records of a piece; every one of ``keys`` holds texts.
 
     Attributes:
-        seen: lines or rows read so far, unusable and blank ones included; the number of a record is its place among
-            them, from 0.
+        seen: lines or rows read so far, including unusable and blank ones; the number of a record is its index among
+            them.
     """
 
     def __init__(self, piece: Piece, keys: list[str], rejects: Rejects):
@@ -162,12 +162,12 @@ def _cut_file(file: InputFile, piece_bytes: int) -> Iterator[Piece]:
 
 
 def _is_lines(path: str) -> bool:
-    """Whether the first line that is not blank is a JSON object by itself, and no SQuAD-format corpus."""
+    """Whether the first non-blank line is a complete JSON object, and not a SQuAD-format corpus."""
     first = next((line for line in iter_lines(path) if line.strip()), b"")
     try:
         value = orjson.loads(first)
     except orjson.JSONDecodeError:
-        # A bad line among good ones is a matter for the rejects; the opening of a list is not.
+        # A bad line among good ones belongs in the rejects; the start of a list does not.
         return not first.lstrip().startswith(b"[") and first.strip() != b"{"
     return isinstance(value, dict) and not isinstance(value.get("data"), list)
 
@@ -205,13 +205,13 @@ def _lines(piece: Piece) -> Iterator[bytes]:
         with open(piece.path, "rb", buffering=1 << 20) as stream:
             position = piece.start
             if position:
-                # A line that begins before this piece belongs to the one before.
+                # A line that begins before this piece belongs to the previous one.
                 stream.seek(position - 1)
                 position += len(stream.readline()) - 1
             while position < piece.end:
                 line = stream.readline()
                 if not line:
-                    raise InputError(f"{piece.path}: ended at byte {position}; it was shortened while it was read")
+                    raise InputError(f"{piece.path}: ends at byte {position}; it was truncated while being read")
                 position += len(line)
                 yield line
     except OSError as error:
@@ -219,17 +219,17 @@ def _lines(piece: Piece) -> Iterator[bytes]:
 
 
 def _parse_leniently(line: bytes, keys: list[str]) -> Any:
-    """What Python's own parser takes and orjson does not: NaN, a byte order mark, unpaired escapes in other fields.
+    """Parses what Python accepts and orjson does not: NaN, a byte-order mark, unpaired escapes in other fields.
 
     Raises:
-        ValueError: it is not JSON, or a text holds half of a surrogate pair.
+        ValueError: it is not JSON, or a text contains half of a surrogate pair.
     """
     value = json.loads(line.decode("utf-8-sig"))
     for key in keys:
         texts = value.get(key) if isinstance(value, dict) else None
         for text in texts if isinstance(texts, list) else [texts]:
             if isinstance(text, str) and _SURROGATE.search(text):
-                raise ValueError(f"{key!r} holds half of a surrogate pair, which is no text")
+                raise ValueError(f"{key!r} contains half of a surrogate pair, which is not text")
     return value
 
 

@@ -98,7 +98,7 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """``path``, or the newest checkpoint below it, or the converted one (``release``).
+    """``path`` itself, or the newest checkpoint in it, or the converted one (``release``).
 
     Raises:
         InputError: there is none.
@@ -110,7 +110,7 @@ def checkpoint_folder(path: Path) -> Path:
     folder = latest_checkpoint(path) if path.is_dir() else None
     if folder is None:
         raise InputError(
-            f"{path}: no checkpoint is there; expected an iter_* or release folder, or one with {TRACKER} in it"
+            f"{path}: no checkpoint found; expected an iter_* or release folder, or one that contains {TRACKER}"
         )
     return folder
 

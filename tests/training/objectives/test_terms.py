@@ -94,7 +94,7 @@ def test_objectives_of_the_package_need_no_fingerprint() -> None:
         ),
         ("objectives.a.objective=zzz", r"^objectives\.a\.objective: 'zzz' is not one of next_token, nor module:Class"),
         ("objectives.next_token.weight=heavy", r"objectives\.next_token\.weight: .*'heavy'"),
-        ("objectives.next_token.weight=nan", r"objectives\.next_token\.weight: nan is not a finite number"),
+        ("objectives.next_token.weight=nan", r"objectives\.next_token\.weight: NaN is not allowed"),
         ("objectives.next_token.weight=.inf", r"objectives\.next_token\.weight: inf is not a finite number"),
         ("objectives.next_token.weight=0", r"objectives: every weight is 0"),
         ("objectives.next_token.wieght=1", r"objectives\.next_token\.wieght: unknown key\. Did you mean .*weight\?"),

@@ -103,7 +103,7 @@ def test_what_is_global_is_left_as_it_was(found: dict[str, Any]) -> None:
         (1, "InputError: logits: expected ids of shape [batch, seq], found [2]"),
         (2, "InputError: logits: the model would have to read 65 tokens and has 64 positions"),
         (3, "InputError: request 1: no token ids"),
-        (4, "nowhere: no checkpoint is there"),
+        (4, "nowhere: no checkpoint found"),
         (5, "RecipeError: precision: 'fp8' is not one of fp32, bf16"),
         (6, "model.json"),
         (7, "StageError: this process is one of 2 ranks that hold one model together"),

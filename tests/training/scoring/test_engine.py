@@ -89,7 +89,7 @@ def test_settings_are_named_as_in_the_recipe(models: Models, tmp_path: Path) -> 
         engine(models("llama")[1], tensor_model_parallel_size=3)
     with pytest.raises(RecipeError, match=r"score\.generation\.model: is empty"):
         engine("")
-    with pytest.raises(InputError, match="no checkpoint is there"):
+    with pytest.raises(InputError, match="no checkpoint found"):
         engine(tmp_path)
 
 

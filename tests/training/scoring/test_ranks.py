@@ -201,7 +201,9 @@ def test_killing_the_ranks_from_another_thread_ends_a_call(models: Models) -> No
 
 
 PROGRAM = """
-import sys
+import signal, sys
+# Whoever started the tests in the background may have had SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from megatron_ipt.inference.scoring import ScoreRequest
 from megatron_ipt.inference.config import MegatronConfig
 from megatron_ipt.training.scoring.ranks import ScoringRanks

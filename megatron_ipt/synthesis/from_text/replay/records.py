@@ -1,4 +1,4 @@
-"""Records of a file that is JSON Lines or one JSON value, whatever it is called."""
+"""Records of a file that is JSON Lines or a single JSON value, whatever its suffix."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _single_value(path: Path) -> Any:
     try:
         return read_whole(path)
     except InputError:
-        # A broken first line among good ones is a matter for the rejects.
+        # A broken first line among good ones belongs in the rejects.
         return None
 
 
