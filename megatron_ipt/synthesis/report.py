@@ -42,6 +42,7 @@ def part(stage: StageRecord) -> Part:
         elements=[
             Figures(figures),
             Bars("Pairs by category", counts["categories"]),
+            *([Bars("Pairs by task of the prompt", counts["tasks"])] if counts.get("tasks") else []),
             Bars("Dropped, by reason", counts.get("dropped", {})),
         ],
     )

@@ -83,7 +83,7 @@ class Synthesizer:
     def __init__(self, engine: Engine, prompts: PromptStyle, sampling: Sampling, filters: FilterConfig, seed: int):
         self._engine = engine
         self._prompts = prompts
-        self._sampling = prompts.sampling(sampling)
+        self._sampling = sampling
         self._filters = filters
         self._seed = seed
 
@@ -105,8 +105,8 @@ class Synthesizer:
                 else:
                     outcome.counts["chains_cut_for_length"] += 1
                     earlier = None
-            completion = await self._ask(example, prompt, number, outcome)
-            pairs = self._pairs(example, completion, outcome) if completion is not None else []
+            completion = await self._ask(example, text, prompt, number, outcome)
+            pairs = self._pairs(example, text, completion, outcome) if completion is not None else []
             example = replace(example, pairs=pairs)
             if not pairs:
                 outcome.counts["chains_cut_for_lack_of_pairs"] += earlier is not None
@@ -121,7 +121,9 @@ class Synthesizer:
         outcome.chains = [replace(planned.chain, id=examples[0].id, examples=examples) for examples in documents]
         return outcome
 
-    async def _ask(self, example: Example, prompt: Prompt, number: int, outcome: Outcome) -> Completion | None:
+    async def _ask(
+        self, example: Example, text: TextPrompt, prompt: Prompt, number: int, outcome: Outcome
+    ) -> Completion | None:
         if not example.text.strip():
             outcome.drops.append((example.id, Drop(BLANK, "")))
             return None
@@ -129,7 +131,7 @@ class Synthesizer:
             outcome.drops.append((example.id, Drop(TOO_LONG, example.text)))
             return None
         seed = derive(self._seed, "generation", example.id) % (1 << 31)
-        request = Request(prompt, self._sampling, number, seed)
+        request = Request(prompt, self._prompts.sampling(self._sampling, text), number, seed)
         try:
             completion = await self._engine.generate(request)
             if not isinstance(completion, Completion):
@@ -146,10 +148,10 @@ class Synthesizer:
         outcome.counts["generated_tokens"] += len(completion.ids)
         return completion
 
-    def _pairs(self, example: Example, completion: Completion, outcome: Outcome) -> list[Pair]:
-        pairs, drops = self._prompts.parse(completion.text, completion.finished)
+    def _pairs(self, example: Example, text: TextPrompt, completion: Completion, outcome: Outcome) -> list[Pair]:
+        pairs, drops = self._prompts.parse(completion.text, completion.finished, text)
         if not completion.text.strip():
             drops.append(Drop(EMPTY, ""))
         kept, filtered = filter_pairs(example.text, pairs, self._filters)
         outcome.drops += [(example.id, drop) for drop in (*drops, *filtered)]
-        return [pair._replace(category=classify(pair)) for pair in kept]
+        return [pair._replace(category=classify(pair), task=text.task) for pair in kept]
