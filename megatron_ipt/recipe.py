@@ -39,9 +39,13 @@ from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.tuning import description as tuning
 from megatron_ipt.tuning.config import TuningConfig
 
-for _room in (corpus, synthesis, augment, tokens, tuning, training, convert, evaluation, report):
-    # In the order of the flow.
-    register(_room.STAGE, after=all_stages()[-1].name if all_stages() else "")
+BUILT_IN = tuple(
+    room.STAGE for room in (corpus, synthesis, augment, tokens, tuning, training, convert, evaluation, report)
+)
+"""The stages of the package, in the order of the flow."""
+
+for _previous, _stage in zip((None, *BUILT_IN), BUILT_IN):
+    register(_stage, after=_previous.name if _previous is not None else "")
 
 
 @dataclass

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from megatron_ipt import stages
+from megatron_ipt.recipe import BUILT_IN
+
 REPOSITORY = Path(__file__).parent.parent
 # Workers and the ranks that their tests start share the cores: threads that wait for each other there burn them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, so that no worker begins one when the others have nothing left to do."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def stages_of_extensions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that an extension registers takes part in every recipe of the process, so each test begins without."""
+    monkeypatch.setattr(stages, "_TABLE", list(BUILT_IN))
 
 
 @pytest.fixture

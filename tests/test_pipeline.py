@@ -91,7 +91,7 @@ def test_a_recipe_either_reads_a_corpus_or_tunes():
     ]  # fmt: skip
     with pytest.raises(RecipeError, match=r"corpus: not a stage of this recipe, because corpus\.inputs names no data"):
         stage_of(tuning, "corpus")
-    with pytest.raises(RecipeError, match="a recipe either pre-trains on a corpus or tunes"):
+    with pytest.raises(RecipeError, match=r"keep one of corpus\.inputs and tuning\.datasets"):
         load_recipe(quickstart, ["tuning.datasets.chats.inputs=[chats.jsonl]"])
     with pytest.raises(RecipeError, match=r"corpus\.inputs: is empty"):
         load_recipe(quickstart, ["corpus.inputs=[]"])

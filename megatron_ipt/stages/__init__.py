@@ -266,9 +266,10 @@ def stages_of_sections(sections: Mapping[str, Any], skip: Iterable[str] = ()) ->
         for kind in stage.makes:
             earlier = maker.get(kind)
             if earlier is not None and kind not in (*stage.reads, *stage.reads_if_made):
+                begun = [other.begins_with for other in (*there, stage) if _begins(sections[other.name])]
                 raise RecipeError(
-                    f"{stage.begins_with or stage.name}: {earlier.name} and {stage.name} both make {kind}; "
-                    f"keep one of {earlier.begins_with or earlier.name} and {stage.begins_with or stage.name}"
+                    f"{stage.begins_with or stage.name}: {earlier.name} and {stage.name} both make {kind}; keep one of "
+                    f"{' and '.join(begun)}, or leave out one of the stages with skip"
                 )
             maker[kind] = stage
         there.append(stage)
