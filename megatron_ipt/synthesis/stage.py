@@ -247,7 +247,8 @@ def _generate(
 def _samples_of_rejects(folder: Path) -> list[str]:
     """Samples of what was dropped, for a rerun of a finished stage: it asks for no answers."""
     records = (record for path in sorted(folder.glob("*.jsonl")) for record in read_jsonl(path))
-    return [shortened(record["sample"]) for record in itertools.islice(records, 3) if record.get("sample")]
+    samples = (shortened(record["sample"]) for record in itertools.islice(records, 100) if record.get("sample"))
+    return list(dict.fromkeys(samples))[:3]
 
 
 def _documents(context: StageContext) -> int | None:
