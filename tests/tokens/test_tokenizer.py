@@ -78,7 +78,9 @@ def test_what_is_no_tokenizer_is_named(tmp_path, opened, file):
     with pytest.raises(InputError, match="none"):
         opened(tmp_path / "none")
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(InputError, match=r"tokenizer\.json: (the tokenizers library cannot|not a SentencePiece)"):
+    with pytest.raises(
+        InputError, match=r"tokenizer\.json: (the tokenizers library cannot|not a SentencePiece)"
+    ):
         opened(tmp_path / file)
 
 
