@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +20,7 @@ from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.shard import ShardTask
 from megatron_ipt.synthesis.pairs import Chain
+from tests.conftest import REPOSITORY
 from tests.synthesis.conftest import texts_of, write_corpus
 from tests.synthesis.instant import InstantEngine, text_of
 
@@ -388,9 +391,6 @@ def test_an_engine_that_does_not_exist(configure: Configure, context: StageConte
 
 
 def test_importing_the_section_imports_no_engine() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys, megatron_ipt.synthesis.stage\n"
         "heavy = ('torch', 'transformers', 'openai', 'tensorrt_llm', 'tokenizers')\n"
@@ -415,3 +415,20 @@ def test_progress_is_logged_elsewhere_than_on_a_terminal(
     line = next(message for message in caplog.messages if message.startswith("synthesis: 4/4 documents"))
     for figure in ("texts/s", "tokens/s", "pairs/text 2", "in flight 0"):
         assert figure in line
+
+
+def test_run_ends_before_the_next_stage(tmp_path: Path, tokenizer_folder: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps({"id": f"d{number}", "text": text}) + "\n" for number, text in enumerate(texts_of(12)))
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"output_dir: {tmp_path / 'out'}\n"
+        f"corpus:\n  inputs: [{tmp_path / 'texts.jsonl'}]\n  minimum_characters: 1\n  synthesis_share: 1.0\n"
+        f"synthesis:\n  engine: tests.synthesis.test_stage:SilentEngine\n  generation:\n    model: {tokenizer_folder}\n"
+    )
+    command = [sys.executable, "-m", "megatron_ipt", "run", str(recipe)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 6, done.stderr
+    assert "none of 12 texts got a pair" in done.stderr and "none of the first 10 answers gave a pair" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["corpus", "synthesis"]
