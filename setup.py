@@ -26,8 +26,8 @@ EXTRAS = {
     "report": ["jinja2>=3.1", "markupsafe>=2.0", "matplotlib>=3.8"],
     # Chat templates of instruction tuning.
     "tuning": ["jinja2>=3.1"],
-    # Pairs from any OpenAI-compatible server. The engine transformers needs the extra train.
-    "synthesis": ["openai>=1.60"],
+    # Pairs from any OpenAI-compatible server, and chat templates. The engine transformers needs the extra train.
+    "synthesis": ["openai>=1.60", "jinja2>=3.1"],
     # Benchmarks. lm-eval's own extra hf would also bring peft, which no model of ours needs.
     "eval": ["lm-eval>=0.4.13,<0.5", "accelerate>=0.26", "torch>=2.6", "transformers>=4.57,<6"],
 }

@@ -54,11 +54,11 @@ class PlainQuestions(PromptStyle):
     def follow(self, prompt, answer_ids, answer, text):
         return Prompt(prompt.ids + answer_ids + text.ids, prompt.text + answer + text.text)
 
-    def sampling(self, defaults):
+    def sampling(self, defaults, text=None):
         # Stops where the model would invent a text of its own.
-        return replace(defaults, stop=(NEXT_TEXT,))
+        return replace(defaults, stop=(*defaults.stop, NEXT_TEXT))
 
-    def parse(self, answer, finished):
+    def parse(self, answer, finished, text):
         pairs, drops = [], []
         # The prompt ends with the first "Q:".
         for part in re.split(r"\n(?=Q:)", f"Q:{answer}".strip()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from megatron_ipt.config import key
 from megatron_ipt.inference.openai.profiles import PROFILES
@@ -20,12 +21,33 @@ class GenerationConfig:
     )
     context_length: int = key(4096, "Tokens of prompt and answer together.", minimum=128)
     max_new_tokens: int = key(400, "Maximum number of tokens of one answer: the pairs of one text.", minimum=1)
-    temperature: float = key(
-        0.0, "0 always takes the likeliest token, reproducible up to rounding; above 0 samples.", minimum=0
+    temperature: float | None = key(
+        None,
+        "0 always takes the likeliest token, reproducible up to rounding; above 0 samples. By default, what the prompt "
+        "style recommends: 0 for synthesizer, 0.7 for chat.",
+        minimum=0,
     )
-    top_p: float = key(
-        1.0, "Sample from the likeliest tokens that together reach this probability.", minimum=0.01, maximum=1
+    top_p: float | None = key(
+        None,
+        "Sample from the likeliest tokens that together reach this probability; 1 keeps all. By default, what the "
+        "prompt style recommends: 1 for synthesizer, 0.9 for chat.",
+        minimum=0.01,
+        maximum=1,
     )
+    top_k: int | None = key(None, "Sample from this many of the likeliest tokens. Null keeps all.", minimum=1)
+    min_p: float | None = key(
+        None,
+        "Sample from tokens that are at least this fraction as likely as the likeliest. Null keeps all.",
+        minimum=0,
+        maximum=1,
+    )
+    repetition_penalty: float | None = key(
+        None,
+        "Above 1, tokens that occur in prompt or answer become less likely: 1.05 to 1.2 keeps small models out of "
+        "loops, but discourages quoting the text. Null changes nothing.",
+        minimum=0.01,
+    )
+    stop: list[str] = key([], "Strings that end an answer; the answer is the text before them.")
     window: int | None = key(
         None,
         "Chains in flight at the same time. Null: as many as keep the engine busy.",
@@ -47,6 +69,8 @@ class GenerationConfig:
                 "max_new_tokens",
                 f"{self.max_new_tokens} leaves no room for a prompt in context_length {self.context_length}",
             )
+        if not all(self.stop):
+            yield "stop", "an empty string would end every answer before it begins"
 
 
 @dataclass
@@ -67,6 +91,21 @@ class TensorRTConfig:
     host_cache_gib: float = key(
         0.0, "Host memory for cache blocks evicted from the GPU, in GiB.", minimum=0, affects_output=False
     )
+
+
+OWN_FIELDS = {
+    "model": "set generation.model",
+    "prompt": "it is made from the text",
+    "max_tokens": "set generation.max_new_tokens",
+    **{
+        name: f"set generation.{name}"
+        for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop")
+    },
+    "seed": "set the seed of the recipe",
+    "n": "one answer is read per request",
+    "stream": "answers are read whole",
+}
+"""Fields of a request that ``openai.extra`` may not set, and what to do instead."""
 
 
 @dataclass
@@ -94,8 +133,22 @@ class OpenAIConfig:
         affects_output=False,
     )
     max_backoff: float = key(30.0, "Maximum pause between retries, in seconds.", minimum=0.01, affects_output=False)
+    json_schema: bool = key(
+        True,
+        "Constrain answers that should be JSON by a schema where the kind of server is known to be able to (vllm). "
+        "Other servers: see extra. Answers are parsed leniently either way.",
+    )
+    extra: dict[str, Any] = key(
+        {},
+        "Further fields of every request, for what a server offers beyond the other keys, e.g. "
+        "{frequency_penalty: 0.3}. The names are those of the server.",
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        for name in sorted(self.extra.keys() & OWN_FIELDS.keys()):
+            yield f"extra.{name}", f"is sent by megatron-ipt itself; {OWN_FIELDS[name]}"
+        if self.extra and not PROFILES[self.server].free_fields:
+            yield "extra", f"{self.server} rejects fields that it does not know; remove {', '.join(self.extra)}"
         if not self.base_urls:
             yield "base_urls", "is empty; name at least one server, e.g. [http://127.0.0.1:8000/v1]"
         for url in self.base_urls:

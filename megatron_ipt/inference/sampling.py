@@ -1,7 +1,8 @@
 """How one answer is decoded: settings that belong to a request, not to an engine.
 
-An engine honours every field or refuses the request with an error that names the field; none is ignored. Two requests
-with equal settings may be decoded in one batch, so what differs from request to request, the seed, is not in here.
+An engine honours every field or refuses the request with an error that names the field; none is ignored, except a
+schema, which helps where it is available. Two requests with equal settings may be decoded in one batch, so what differs
+from request to request, the seed, is not in here.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Sampling:
         stop_ids: token ids that end the answer, besides the tokenizer's EOS. They are not part of the answer.
         stop: strings that end the answer. The answer is the text before them.
         extra: further settings under the name that the engine or server uses for them.
+        json_schema: schema of the answer. An engine that can constrain answers enforces it; others generate freely, and
+            the answer must be parsed with care in any case.
     """
 
     max_new_tokens: int
@@ -40,6 +43,7 @@ class Sampling:
     stop_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    json_schema: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         for name, valid, expected in (
@@ -56,12 +60,21 @@ class Sampling:
 
     @classmethod
     def of(cls, generation: GenerationConfig) -> Sampling:
-        """The settings of a recipe section ``generation``."""
-        return cls(generation.max_new_tokens, generation.temperature, generation.top_p)
+        """The settings of a recipe section ``generation``; greedy where it leaves that to the prompt style."""
+        return cls(
+            generation.max_new_tokens,
+            generation.temperature or 0.0,
+            1.0 if generation.top_p is None else generation.top_p,
+            generation.top_k,
+            generation.min_p,
+            generation.repetition_penalty,
+            stop=tuple(generation.stop),
+        )
 
     def beyond_greedy(self) -> Iterator[str]:
-        """Names of the fields that are set to something other than their default, ``max_new_tokens`` aside."""
+        """Names of the fields that are set to something other than their default, apart from ``max_new_tokens`` and
+        ``json_schema``."""
         for setting in fields(self)[1:]:
             value = getattr(self, setting.name)
-            if value not in (None, (), {}) and value != setting.default:
+            if setting.name != "json_schema" and value not in (None, (), {}) and value != setting.default:
                 yield setting.name

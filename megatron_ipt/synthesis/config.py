@@ -12,7 +12,7 @@ from megatron_ipt.inference.config import GenerationConfig, OpenAIConfig, Tensor
 from megatron_ipt.inference.openai.profiles import PROFILES
 from megatron_ipt.synthesis.from_text.mined.config import MinedConfig
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig
-from megatron_ipt.synthesis.from_text.prompted.styles import STYLES
+from megatron_ipt.synthesis.from_text.prompted.styles import STYLES, recommended, style_file
 from megatron_ipt.synthesis.from_text.replay.config import ReplayConfig
 from megatron_ipt.synthesis.pair_sources import all_sources, source_named
 
@@ -29,7 +29,9 @@ class SynthesisConfig:
     prompt: str = key(
         "synthesizer",
         "How engines with a model are prompted and their answers parsed. "
-        + "; ".join(f"{name}: {row.help}" for name, row in STYLES.items()) + f". {_CUSTOM}: a custom style.",
+        + "; ".join(f"{name}: {row.help}" for name, row in STYLES.items())
+        + ". file.yaml: your own tasks for chat models, "
+        f"with weights (docs/synthesis.md). {_CUSTOM}: a custom style.",
     )  # fmt: skip
     chain_length: int = key(
         1, "Texts (with their pairs) that make one pre-training document: M of an M-shot example.", minimum=1
@@ -58,6 +60,12 @@ class SynthesisConfig:
         1, "Processes that work on shards in parallel, for mined and replay.", minimum=1, affects_output=False
     )
 
+    def __post_init__(self) -> None:
+        # What the style recommends for all texts is part of the settings, as if the recipe had said it.
+        for name, value in recommended(self.prompt).items():
+            if getattr(self.generation, name) is None:
+                setattr(self.generation, name, value)
+
     def begins(self) -> bool:
         """Whether pairs come from files, so that no corpus is needed."""
         return self.engine == "replay" and bool(self.replay.inputs)
@@ -65,8 +73,9 @@ class SynthesisConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         for name, table in (("engine", all_sources()), ("prompt", STYLES)):
             value = getattr(self, name)
-            if value not in table and ":" not in value:
-                known = f"{', '.join(table)}, nor {_CUSTOM}"
+            is_file = name == "prompt" and style_file(value)
+            if value not in table and ":" not in value and not is_file:
+                known = f"{', '.join(table)}, nor {'file.yaml, ' if name == 'prompt' else ''}{_CUSTOM}"
                 yield name, f"{value!r} is not one of {known}.{did_you_mean(value, table)}"
                 return
         if source_named(self.engine).kind == "model" and not self.generation.model:
@@ -76,5 +85,5 @@ class SynthesisConfig:
             )
         if self.engine == "replay" and not self.replay.inputs:
             yield "replay.inputs", "required by the engine replay: files with pairs"
-        if self.engine == "openai" and self.generation.temperature > 0 and not PROFILES[self.openai.server].samples:
+        if self.engine == "openai" and self.generation.temperature != 0 and not PROFILES[self.openai.server].samples:
             yield "generation.temperature", f"{self.openai.server} ignores it and decodes greedily; set it to 0"

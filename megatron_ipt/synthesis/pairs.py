@@ -22,6 +22,7 @@ class Pair(NamedTuple):
         category: kind of task, e.g. ``cause and effect``.
         options: the choices, the answer among them; empty for a free-form pair.
         reasoning: steps that lead to the answer; empty where there are none.
+        task: what the model was asked to do, for prompt styles with several tasks; else empty.
     """
 
     question: str
@@ -29,6 +30,7 @@ class Pair(NamedTuple):
     category: str = ""
     options: tuple[str, ...] = ()
     reasoning: str = ""
+    task: str = ""
 
     def to_json(self) -> dict[str, Any]:
         record: dict[str, Any] = {"question": self.question, "answer": self.answer}
@@ -38,6 +40,8 @@ class Pair(NamedTuple):
             record["options"] = list(self.options)
         if self.reasoning:
             record["reasoning"] = self.reasoning
+        if self.task:
+            record["task"] = self.task
         return record
 
     @classmethod
@@ -48,6 +52,7 @@ class Pair(NamedTuple):
             record.get("category", ""),
             tuple(record.get("options", ())),
             record.get("reasoning", ""),
+            record.get("task", ""),
         )
 
 

@@ -24,7 +24,7 @@ from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
 from megatron_ipt.inference.engines import load_engine, open_engine
 from megatron_ipt.inference.run import run_coroutine
 from megatron_ipt.inference.settings import EngineSettings
-from megatron_ipt.inference.tokenizer import find_tokenizer
+from megatron_ipt.inference.tokenizer import PromptTokenizer, find_tokenizer, open_prompt_tokenizer
 from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_code, fingerprint_file, read_manifest
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
@@ -33,7 +33,8 @@ from megatron_ipt.stages import DOCUMENTS, Units
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.health import Health, no_pairs, shortened
 from megatron_ipt.synthesis.from_text.prompted.shard import REJECTS_FOLDER, ShardTask
-from megatron_ipt.synthesis.from_text.prompted.styles import load_style, style_code
+from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle, StyleSetup
+from megatron_ipt.synthesis.from_text.prompted.styles import load_style, style_code, style_file
 from megatron_ipt.synthesis.pair_sources import load_source, source_named
 from megatron_ipt.synthesis.pairs import Chain
 from megatron_ipt.synthesis.statistics import Statistics, total_of
@@ -121,22 +122,22 @@ def check(config: SynthesisConfig) -> None:
     """Finds errors before the corpus is made.
 
     Raises:
-        RecipeError: code of engine or prompt style cannot be imported or is of the wrong kind, or a file to replay is
-            missing.
-        InputError: there is no tokenizer where the recipe says.
+        RecipeError: code of engine or prompt style cannot be imported or is of the wrong kind, a file of tasks is not
+            valid, or a file to replay is missing.
+        InputError: there is no tokenizer where the recipe says, or it lacks a usable chat template that is needed.
     """
     if source_named(config.engine).kind == "model":
         if not load_engine(config.engine, "synthesis.engine").generates():
             raise RecipeError(f"synthesis.engine: the engine {config.engine} does not generate")
-        load_style(config.prompt)
+        open_style(config, open_prompt_tokenizer(_tokenizer_file(config), "synthesis.generation.tokenizer"), 0)
     else:
         load_source(config.engine)
-    _other_files(config)
+        _other_files(config)
 
 
 def fingerprints(config: SynthesisConfig) -> list[dict[str, Any]]:
-    """Fingerprints of what is read besides the corpus: the tokenizer of the prompts, or the files to replay; and the
-    code of a custom engine and prompt style."""
+    """Fingerprints of what is read besides the corpus: the tokenizer of the prompts, its chat template and a file of
+    tasks if they are used, or the files to replay; and the code of a custom engine and prompt style."""
     files = [fingerprint_file(path) for path in _other_files(config)]
     source = source_named(config.engine)
     code = fingerprint_code(own_file(source.code))
@@ -150,9 +151,28 @@ def _other_files(config: SynthesisConfig) -> list[Path]:
     if kind == "files":
         return list(load_source(config.engine)(config, 0).files())
     if kind == "model":
-        settings = engine_settings(config)
-        return [find_tokenizer(settings.tokenizer, settings.key("generation.tokenizer"))]
+        return [_tokenizer_file(config), *_prompt_files(config)]
     return []
+
+
+def _tokenizer_file(config: SynthesisConfig) -> Path:
+    settings = engine_settings(config)
+    return find_tokenizer(settings.tokenizer, settings.key("generation.tokenizer"))
+
+
+def _prompt_files(config: SynthesisConfig) -> list[Path]:
+    return load_style(config.prompt).files(_tokenizer_file(config), style_file(config.prompt))
+
+
+def open_style(config: SynthesisConfig, tokenizer: PromptTokenizer, seed: int) -> PromptStyle:
+    """The prompt style that the section names.
+
+    Raises:
+        RecipeError: it cannot be imported, its file is not valid, or the context leaves no room for a text.
+        InputError: the model lacks something that it needs, such as a chat template.
+    """
+    setup = StyleSetup(tokenizer, config.generation, seed, style_file(config.prompt))
+    return load_style(config.prompt).make(setup)
 
 
 def engine_settings(config: SynthesisConfig) -> EngineSettings:
@@ -214,11 +234,13 @@ def _generate(
         generation = config.generation
         engine = open_engine(engine_settings(config))
         tokenizer = engine.tokenizer
-        prompts = load_style(config.prompt)(tokenizer, generation.context_length, generation.max_new_tokens)
+        prompts = open_style(config, tokenizer, context.seed)
         settings = as_dict(config, only_output=True) | {
             "seed": context.seed,
             "tokenizer": fingerprint_file(tokenizer.path),
         }
+        if files := _prompt_files(config):
+            settings["prompt_files"] = [fingerprint_file(path)["xxh128"] for path in files]
         settings_bytes = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
 
         def identity(task: ShardTask) -> int:

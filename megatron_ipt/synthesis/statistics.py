@@ -26,12 +26,14 @@ class Statistics:
     Attributes:
         counts: chains, texts, pairs, tokens and whatever else is counted.
         categories: number of pairs by kind of task.
+        tasks: number of pairs by what the model was asked to do, for prompt styles with several tasks.
         dropped: number of drops by reason.
         lengths: histograms by name, each from value to frequency.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     categories: Counter[str] = field(default_factory=Counter)
+    tasks: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     lengths: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in _LENGTHS})
 
@@ -46,6 +48,8 @@ class Statistics:
             self.lengths["pairs_per_text"][len(example.pairs)] += 1
             for pair in example.pairs:
                 self.categories[pair.category or OTHER] += 1
+                if pair.task:
+                    self.tasks[pair.task] += 1
                 self.lengths["question_words"][len(pair.question.split())] += 1
                 self.lengths["answer_words"][len(pair.answer.split())] += 1
                 if pair.reasoning:
@@ -54,6 +58,7 @@ class Statistics:
     def merge(self, other: Statistics) -> None:
         self.counts.update(other.counts)
         self.categories.update(other.categories)
+        self.tasks.update(other.tasks)
         self.dropped.update(other.dropped)
         for name, histogram in other.lengths.items():
             self.lengths[name].update(histogram)
@@ -62,6 +67,7 @@ class Statistics:
         return {
             "counts": dict(self.counts),
             "categories": dict(self.categories),
+            **({"tasks": dict(self.tasks)} if self.tasks else {}),
             "dropped": dict(self.dropped),
             "lengths": {
                 name: {str(value): n for value, n in histogram.items()} for name, histogram in self.lengths.items()
@@ -73,7 +79,10 @@ class Statistics:
         lengths = {
             name: Counter({int(value): n for value, n in items.items()}) for name, items in record["lengths"].items()
         }
-        return cls(Counter(record["counts"]), Counter(record["categories"]), Counter(record["dropped"]), lengths)
+        counts, categories, tasks, dropped = (
+            Counter(record.get(name, {})) for name in ("counts", "categories", "tasks", "dropped")
+        )
+        return cls(counts, categories, tasks, dropped, lengths)
 
     def summary(self) -> dict[str, Any]:
         """For the manifest."""
@@ -85,6 +94,7 @@ class Statistics:
             "pairs_per_text": round(self.counts["pairs"] / texts, 3) if texts else 0.0,
             **{name: self.counts[name] for name in rest},
             "categories": dict(self.categories.most_common()),
+            **({"tasks": dict(self.tasks.most_common())} if self.tasks else {}),
             "lengths": {name: _describe(histogram) for name, histogram in self.lengths.items() if histogram},
             "dropped": dict(self.dropped.most_common()),
         }

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from megatron_ipt.corpus.documents import SPLITS
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import atomic_open, write_json
+from megatron_ipt.inference.chat_template import TEMPLATE_FILE
 from megatron_ipt.inference.tokenizer import PromptTokenizer, open_prompt_tokenizer
 from megatron_ipt.manifest import StageContext, fingerprint_file
 from megatron_ipt.progress import Progress
@@ -66,7 +67,7 @@ def run(config: TuningConfig, context: StageContext) -> dict[str, Any]:
             sets.append(collect(config, name, context.seed, work, rejects))
         prepare_tokenizer(config.tokenizer, _training_lines(config, sets), tokenizer_folder)
         if config.kind == "instructions" and config.template == "chat":
-            (tokenizer_folder / templates.TEMPLATE_FILE).write_text(templates.SIMPLE_CHAT, encoding="utf-8")
+            (tokenizer_folder / TEMPLATE_FILE).write_text(templates.SIMPLE_CHAT, encoding="utf-8")
         tokenizer = open_tokenizer(tokenizer_folder)
         dtype = dtype_for("auto", tokenizer.vocab_size, "tuning").name
         prompt_tokenizer = open_prompt_tokenizer(tokenizer_folder)

@@ -8,21 +8,24 @@ the beginning of a chat differently when the chat continues is rejected with an 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from megatron_ipt.errors import InputError
-from megatron_ipt.files import read_json
+from megatron_ipt.inference.chat_template import (
+    TemplateRejection,
+    compile_template,
+    published_template,
+    template_encoder,
+)
 from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.from_text.prompted.marks import breaking_up
-from megatron_ipt.tokenizer_readers import read_tokenizer_json, special_tokens
 from megatron_ipt.tuning.chats import Message, UnusableChatError
 from megatron_ipt.tuning.sequences import Continuation, Masked
 
-TEMPLATE_FILE = "chat_template.jinja"
+KEY = "tuning.template"
 
 SIMPLE_CHAT = """\
 {{- bos_token }}
@@ -86,14 +89,12 @@ class TemplateLayout:
 
     def __init__(self, folder: Path, template: str, name: str):
         self._name = name
-        self._tokenizer = read_tokenizer_json(folder / "tokenizer.json")
         # Control tokens that the template writes are encoded as such; those quoted in messages are broken up before.
-        self._tokenizer.encode_special_tokens = False
+        self._tokenizer = template_encoder(folder)
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._control_tokens = tuple(token.content for token in added if token.special)
         self._break_up = breaking_up(self._control_tokens)
-        self._variables = {"bos_token": "", "eos_token": "", **special_tokens(folder), "tools": None}
-        self._template = _compile(template, name)
+        self._template = compile_template(template, name, folder, KEY, "tuning")
 
     def encode(self, messages: list[Message]) -> tuple[Masked, list[int]]:
         messages = [{**message, "content": self._break_up(message["content"])} for message in messages]
@@ -116,34 +117,28 @@ class TemplateLayout:
 
     def _render(self, messages: list[Message]) -> tuple[str, list[tuple[int, int]]]:
         """The chat as text, and the spans of the assistant's messages, including their end tokens."""
-        import jinja2
-
         spans = []
         text = ""
         try:
             for number, message in enumerate(messages):
                 if message["role"] != "assistant":
                     continue
-                prompt = self._run(messages[:number], True)
+                prompt = self._template.render(messages[:number], True)
                 self._check(text, prompt)
-                text = self._run(messages[: number + 1], False)
+                text = self._template.render(messages[: number + 1], False)
                 self._check(prompt, text)
                 spans.append((len(prompt), self._end(text, len(prompt))))
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except TemplateRejection as error:
             raise UnusableChatError(f"rejected by the chat template: {error}") from error
         return text, spans
-
-    def _run(self, messages: list[Message], add_generation_prompt: bool) -> str:
-        variables = {"messages": messages, "add_generation_prompt": add_generation_prompt}
-        return str(self._template.render(**self._variables, **variables))
 
     def _check(self, beginning: str, text: str) -> None:
         if not text.startswith(beginning):
             at = next((i for i, (one, other) in enumerate(zip(beginning, text)) if one != other), len(text))
             raise InputError(
-                f"tuning.template: {self._name} renders the beginning of a chat differently when the chat continues: "
+                f"{KEY}: {self._name} renders the beginning of a chat differently when the chat continues: "
                 f"{beginning[at : at + 60]!r} becomes {text[at : at + 60]!r}. Use single-turn chats, or "
-                "tuning.template=chat."
+                f"{KEY}=chat."
             )
 
     def _end(self, text: str, begin: int) -> int:
@@ -173,67 +168,8 @@ def open_layout(template: str, folder: Path, tokenizer: PromptTokenizer) -> Chat
         return PlainLayout(tokenizer)
     if template == "chat":
         return TemplateLayout(folder, SIMPLE_CHAT, "chat")
-    found, name = published_template(folder)
+    found, name = published_template(folder, KEY, f"set {KEY} to chat or plain")
     return TemplateLayout(folder, found, name)
-
-
-def published_template(folder: Path) -> tuple[str, str]:
-    """The chat template of the tokenizer in ``folder``, and the file it is in.
-
-    Raises:
-        InputError: the tokenizer has no chat template.
-    """
-    file, configuration = folder / TEMPLATE_FILE, folder / "tokenizer_config.json"
-    if file.is_file():
-        return file.read_text(encoding="utf-8"), str(file)
-    found = read_json(configuration).get("chat_template") if configuration.is_file() else None
-    if isinstance(found, list):
-        found = {entry["name"]: entry["template"] for entry in found}.get("default")
-    if not isinstance(found, str):
-        raise InputError(
-            f"tuning.template: the tokenizer in {folder} has no chat template ({TEMPLATE_FILE}, or chat_template in "
-            "tokenizer_config.json); set tuning.template to chat or plain"
-        )
-    return found, str(configuration)
-
-
-def _compile(template: str, name: str) -> Any:
-    """Compiles a template as transformers does: in a sandbox, with the same options and functions."""
-    try:
-        import jinja2
-        from jinja2.ext import Extension, loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise InputError(
-            'tuning.template: chat templates need jinja2; install it with pip install "megatron-ipt[tuning]"'
-        ) from error
-
-    class Generation(Extension):
-        """``{% generation %}`` marks assistant messages for other tools; its content is rendered unchanged."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.Scope(body, lineno=line)
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = to_json
-    # No strftime_now: templates then use a fixed date, which keeps the output reproducible.
-    environment.globals["raise_exception"] = raise_exception
-    try:
-        return environment.from_string(template)
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"tuning.template: {name}: not a valid Jinja template: {error}") from error
 
 
 def training_lines(messages: list[Message]) -> Iterator[str]:

@@ -9,13 +9,13 @@ import pytest
 
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.inference.config import OpenAIConfig
-from megatron_ipt.inference.engine import Completion, Prompt, Request
+from megatron_ipt.inference.engine import Completion, EngineError, Prompt, Request
 from megatron_ipt.inference.engines import open_engine
 from megatron_ipt.inference.openai.profiles import PROFILES
 from megatron_ipt.inference.run import generate_all
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.settings import EngineSettings
-from tests.synthesis.http_server import Server, completion
+from tests.synthesis.http_server import Faults, Server, completion
 
 pytest.importorskip("openai")
 
@@ -31,9 +31,11 @@ def generate(
 ) -> Callable[..., tuple[list[Completion], list[dict[str, Any]]]]:
     """Completions of requests with these samplings, and the bodies that were sent after the first check."""
 
-    def work(kind: str, *samplings: Sampling, **answer: Any) -> tuple[list[Completion], list[dict[str, Any]]]:
+    def work(
+        kind: str, *samplings: Sampling, more: dict[str, Any] | None = None, **answer: Any
+    ) -> tuple[list[Completion], list[dict[str, Any]]]:
         with Server(lambda n, body: completion(body, **answer)) as server:
-            own = OpenAIConfig([server.url], kind, timeout=60, patience=60)
+            own = OpenAIConfig([server.url], kind, timeout=60, patience=60, **(more or {}))
             settings = engine_settings("openai", own, model="tiny", tokenizer=str(tokenizer_folder))
             requests = [Request(Prompt([1, 5, 6], "a b c"), sampling, seed=3) for sampling in samplings]
             done = generate_all(open_engine(settings), requests, window=1)
@@ -96,3 +98,44 @@ def test_a_stop_string_that_the_server_leaves_in_is_cut_off(generate: Callable[.
 def test_ids_behind_a_stop_id_are_cut_off(generate: Callable[..., Any]) -> None:
     (done,), _ = generate("vllm", Sampling(9, stop_ids=(7,)), text="", token_ids=[5, 6, 7])
     assert done.ids == [5, 6] and done.finished
+
+
+SCHEMA = {"type": "object", "properties": {"pairs": {"type": "array"}}}
+
+
+def test_a_schema_constrains_where_the_server_can(generate: Callable[..., Any]) -> None:
+    sampling = Sampling(9, json_schema=SCHEMA)
+    _, (body,) = generate("vllm", sampling)
+    assert body["structured_outputs"] == {"json": SCHEMA}
+    for kind, more in (("vllm", {"json_schema": False}), ("openai-compatible", {}), ("trtllm-serve", {})):
+        _, (body,) = generate(kind, sampling, more=more)
+        assert not body.keys() & {"structured_outputs", "response_format", "json_schema"}
+
+
+def test_a_schema_that_the_server_rejects_is_an_error_with_the_way_out(
+    engine_settings: Callable[..., EngineSettings], tokenizer_folder: Any
+) -> None:
+    with Server(lambda n, body: Faults.status(400)(body)) as server:
+        own = OpenAIConfig([server.url], "vllm", timeout=60, patience=60)
+        settings = engine_settings("openai", own, model="tiny", tokenizer=str(tokenizer_folder))
+        request = Request(Prompt([1, 5, 6], "a b c"), Sampling(9, json_schema=SCHEMA))
+        with pytest.raises(EngineError, match=r"injected 400.* set score\.openai\.json_schema=false"):
+            generate_all(open_engine(settings), [request], window=1)
+
+
+def test_further_fields_of_the_recipe_are_sent(generate: Callable[..., Any]) -> None:
+    _, (body,) = generate("openai-compatible", Sampling(9), more={"extra": {"frequency_penalty": 0.3}})
+    assert body["frequency_penalty"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("server", "extra", "key", "message"),
+    [
+        ("vllm", {"temperature": 1}, "extra.temperature", "set generation.temperature"),
+        ("vllm", {"stream": True}, "extra.stream", "answers are read whole"),
+        ("transformers-serve", {"best_of": 2}, "extra", "rejects fields that it does not know; remove best_of"),
+    ],
+)
+def test_fields_that_may_not_be_set(server: str, extra: dict[str, Any], key: str, message: str) -> None:
+    ((found, said),) = OpenAIConfig(server=server, extra=extra).problems()
+    assert found == key and message in said

@@ -13,6 +13,9 @@ from megatron_ipt.inference.sampling import Sampling
 def test_defaults_are_the_recipe_s() -> None:
     generation = GenerationConfig(model="m", max_new_tokens=70, temperature=0.7, top_p=0.9)
     assert Sampling.of(generation) == Sampling(max_new_tokens=70, temperature=0.7, top_p=0.9)
+    more = {"top_k": 20, "min_p": 0.05, "repetition_penalty": 1.1}
+    generation = GenerationConfig(model="m", max_new_tokens=70, stop=["\n\n"], **more)
+    assert Sampling.of(generation) == Sampling(max_new_tokens=70, stop=("\n\n",), **more)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,14 @@ def test_what_was_made(folders):
     assert [bars.counts for bars in all_of(part, Bars)] == [CATEGORIES, {"answer too long": 7}]
 
 
+def test_pairs_by_task_of_the_prompt(folders):
+    tasks = {"questions": 120, "summary": 80}
+    change_counts(folders["synthesis"], tasks=tasks)
+    assert {bars.title: bars.counts for bars in all_of(part_of(folders, "synthesis"), Bars)}[
+        "Pairs by task of the prompt"
+    ] == tasks
+
+
 def test_the_headline_speaks_for_the_documents_too(folders):
     part = part_of(folders, "synthesis")
     assert (part.headline, part.instead_of) == ("64 documents gained 200 instruction–response pairs", (DOCUMENTS,))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ipt.errors import InputError
+from megatron_ipt.inference.chat_template import published_template
 from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.tuning.chats import UnusableChatError
 from megatron_ipt.tuning.templates import SIMPLE_CHAT, ChatLayout, TemplateLayout, open_layout
@@ -102,6 +103,4 @@ def test_no_template_and_a_broken_one(mistral: PromptTokenizer, mistral_folder: 
     with pytest.raises(InputError, match="given: not a valid Jinja template"):
         TemplateLayout(mistral_folder, "{% for %}", "given")
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": [{"name": "default", "template": "{{ 1 }}"}]}')
-    from megatron_ipt.tuning.templates import published_template
-
-    assert published_template(tmp_path)[0] == "{{ 1 }}"
+    assert published_template(tmp_path, "tuning.template", "")[0] == "{{ 1 }}"

@@ -179,6 +179,8 @@ class OpenAIEngine(Engine):
         for name in needed - {"top_p"}:
             value = getattr(sampling, name)
             fields[takes[name]] = list(value) if isinstance(value, tuple) else value
+        if sampling.json_schema is not None and self._own.json_schema:
+            fields |= self._profile.constrained_by(sampling.json_schema)
         fields |= sampling.extra
         self._fields[sampling] = fields
         return fields
@@ -259,7 +261,7 @@ class OpenAIEngine(Engine):
 
     async def _post(self, server: Server, chain: int, prompt: Prompt, fields: dict[str, Any]) -> Any:
         """One request; its failures as they are to be handled."""
-        extra = {**self._profile.extra, **fields}
+        extra = {**self._profile.extra, **self._own.extra, **fields}
         if self._profile.prompt_ids:
             # As a declared argument the client would look at the type of every id: 14 ms for 900 of them.
             extra["prompt"] = prompt.ids
@@ -287,9 +289,12 @@ class OpenAIEngine(Engine):
         if status in _WRONG_REQUEST_STATUS and server.checked:
             return RequestRefused(f"status {status}: {message}")
         key = self.settings.key
+        schema = any(sampling.json_schema for sampling in self._fields) and self._own.json_schema
+        advice = f" If it does not take JSON schemas, set {key('openai.json_schema')}=false." if schema else ""
         return EngineError(
             f"{server.url}: status {status}: {message}. Check {key('openai.base_urls')} (ends in /v1), "
             f"{key('openai.server')} (now {self._own.server}) and {key('generation.model')} (now {self._model})."
+            f"{advice}"
         )
 
     def _completion(self, answer: Answer, sampling: Sampling) -> Completion:

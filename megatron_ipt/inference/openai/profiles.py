@@ -28,6 +28,8 @@ class Profile:
         free_fields: fields that are not listed here may be sent on a user's own account (``Sampling.extra``).
         answer_ids: field of a choice that holds the generated ids; empty where they must be made again from the text.
         lists_model: /v1/models lists the served model by the name that requests use.
+        json_schema: field for a schema of the answer, as a path of names; empty where the server cannot constrain
+            answers, or only if it was started for it.
         scores: how log-likelihoods of a prompt are asked for: ``prompt_logprobs`` (vLLM: a list with a table per token,
             by id), ``echo`` (the prompt is repeated with ``logprobs.token_logprobs``), or empty where they are not to
             be had. trtllm-serve accepts ``echo`` but gives ``logprobs`` of the answer alone.
@@ -39,12 +41,22 @@ class Profile:
     free_fields: bool = True
     answer_ids: str = ""
     lists_model: bool = True
+    json_schema: tuple[str, ...] = ()
     scores: str = ""
 
     @property
     def samples(self) -> bool:
         """Whether a temperature above 0 is honoured."""
         return "seed" in self.takes
+
+    def constrained_by(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """Request fields that constrain the answer; none where the server cannot do that."""
+        if not self.json_schema:
+            return {}
+        fields: Any = schema
+        for name in reversed(self.json_schema):
+            fields = {name: fields}
+        return dict(fields)
 
 
 PROFILES: dict[str, Profile] = {
@@ -59,6 +71,8 @@ PROFILES: dict[str, Profile] = {
         extra={"add_special_tokens": False, "return_token_ids": True},
         takes=_COMMON,
         answer_ids="token_ids",
+        # Since 0.12; before, the field was guided_json.
+        json_schema=("structured_outputs", "json"),
         scores="prompt_logprobs",
     ),
     # Refuses unknown fields and ids, accepts a temperature and ignores it.

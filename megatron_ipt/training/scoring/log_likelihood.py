@@ -13,12 +13,10 @@ from collections.abc import Callable
 
 import torch
 
-from megatron_ipt.training.cpu.fused import PART
+from megatron_ipt.training.objectives.vocabulary import row_parts
 
 _LOGITS_AT_ONCE = {"cpu": 1 << 24, "cuda": 1 << 27}
 """Logits that exist at once on a rank: 64 MiB in fp32, and 512 MiB on a GPU, whose products want more rows."""
-_LOGITS_PER_PASS = {"cpu": PART, "cuda": 1 << 27}
-"""Logits that softmax is computed of at once; on a CPU what stays in the cache."""
 
 
 def log_probabilities(
@@ -42,15 +40,12 @@ def log_probabilities(
     Returns:
         [positions] in fp32; NaN where the logits are NaN or infinite.
     """
-    device = hidden.device.type
-    at_once = max(1, _LOGITS_AT_ONCE[device] // vocab_size)
-    per_pass = max(1, _LOGITS_PER_PASS[device] // vocab_size)
-    found = [
-        _terms(logits, rows)
-        for part, targets in zip(hidden.split(at_once), (labels - first_row).split(at_once))
-        for logits, rows in zip(logits_of(part).split(per_pass), targets.split(per_pass))
+    at_once = max(1, _LOGITS_AT_ONCE[hidden.device.type] // vocab_size)
+    parts = [
+        _terms(logits_of(rows), targets)
+        for rows, targets in zip(hidden.split(at_once), (labels - first_row).split(at_once))
     ]
-    largest, exponentials, chosen = (torch.cat(terms) for terms in zip(*found))
+    largest, exponentials, chosen = torch.cat(parts, 1)
     if group.size() > 1:
         own = largest.clone()
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=group)
@@ -60,14 +55,21 @@ def log_probabilities(
     return chosen - largest - exponentials.log()
 
 
-def _terms(logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of ``logits`` [positions, rows held here]: the maximum, the sum of exponentials relative to it, and the logit in
-    row ``rows`` [positions], which is 0 where that row is on another rank."""
-    wide = logits.float()
-    is_here = (rows >= 0) & (rows < wide.size(1))
-    chosen = wide.gather(1, rows.clamp(0, wide.size(1) - 1).unsqueeze(1)).squeeze(1)
-    chosen = torch.where(is_here, chosen, torch.zeros_like(chosen))
-    # A rank may hold nothing but padding, whose logits are minus infinity.
-    largest = wide.amax(1).clamp(min=torch.finfo(torch.float32).min)
-    exponentials = (wide - largest.unsqueeze(1)).exp_().sum(1)
-    return largest, exponentials, chosen
+def _terms(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """What the log-probabilities of ``rows`` [positions] need of ``logits`` [positions, rows held here].
+
+    Returns:
+        [3, positions] in fp32: the maximum, the sum of exponentials relative to it, and the logit in that row, which is
+        0 where the row is on another rank.
+    """
+    found = logits.new_empty(3, len(rows), dtype=torch.float32)
+    for part, targets, to in row_parts(logits, rows, found.t()):
+        wide = part.float()
+        # A rank may hold nothing but padding, whose logits are minus infinity.
+        largest = wide.amax(1).clamp(min=torch.finfo(torch.float32).min)
+        is_here = (targets >= 0) & (targets < wide.size(1))
+        chosen = wide.gather(1, targets.clamp(0, wide.size(1) - 1).unsqueeze(1)).squeeze(1)
+        to[:, 0] = largest
+        to[:, 1] = (wide - largest.unsqueeze(1)).exp_().sum(1)
+        to[:, 2] = chosen.where(is_here, 0.0)
+    return found

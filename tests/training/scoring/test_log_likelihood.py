@@ -9,6 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+pytest.importorskip("megatron.core", reason="scoring needs Megatron-Core")
+
+from megatron_ipt.training.objectives import vocabulary  # noqa: E402
 from megatron_ipt.training.scoring import log_likelihood  # noqa: E402
 
 ALONE: Any = SimpleNamespace(size=lambda: 1)
@@ -32,7 +35,7 @@ def problem() -> tuple[Any, Any, Any]:
 def test_portions_of_any_size_equal_log_softmax(problem: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, hidden, labels = problem
     monkeypatch.setitem(log_likelihood._LOGITS_AT_ONCE, "cpu", rows * len(weight))
-    monkeypatch.setitem(log_likelihood._LOGITS_PER_PASS, "cpu", 3 * len(weight))
+    monkeypatch.setattr(vocabulary, "PART", 3 * len(weight))
     expected = (hidden @ weight.t()).double().log_softmax(-1).gather(1, labels[:, None])[:, 0]
     assert torch.allclose(found(weight, hidden, labels).double(), expected, rtol=1e-5, atol=1e-5)
 

@@ -73,7 +73,7 @@ class PromptFormat(PromptStyle):
             f"{prompt.text}{answer}{self._seam_text}{text.text}",
         )
 
-    def parse(self, answer: str, finished: bool) -> tuple[list[Pair], list[Drop]]:
+    def parse(self, answer: str, finished: bool, text: TextPrompt) -> tuple[list[Pair], list[Drop]]:
         return parse_answer(answer, finished)
 
     def repeated(self, completion: Completion) -> tuple[list[int], str]:

@@ -1,8 +1,8 @@
 """What a prompt style is: how a chain of texts and pairs becomes a prompt, and an answer becomes pairs.
 
 The stage knows nothing else of a format: it asks a style for the prompt of each text, sends it to an engine with the
-sampling that the style wants, and hands the answer back to be parsed. A chain's prompt only ever grows by appending
-ids, so that what an engine has cached of it stays valid.
+sampling that the style wants, and hands the answer back to be parsed. A chain's prompt either grows by appending ids
+alone, so that what an engine has cached of it stays valid, or begins anew with each text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from megatron_ipt.inference.config import GenerationConfig
 from megatron_ipt.inference.engine import Completion, Prompt
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.tokenizer import PromptTokenizer
@@ -27,10 +29,35 @@ class Drop:
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """What is appended to a prompt to ask about one text: ids and the same as a string, neither with BOS."""
+    """What is appended to a prompt to ask about one text.
+
+    Attributes:
+        ids, text: as token ids and as a string, without the BOS that begins a prompt.
+        task: what is asked, for styles with several tasks; recorded with every pair.
+    """
 
     ids: list[int]
     text: str
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class StyleSetup:
+    """What a style is made from.
+
+    Attributes:
+        tokenizer: of the generating model.
+        generation: settings of the recipe.
+        seed: of the recipe.
+        file: of a user's prompts, if the recipe names one.
+        key: the recipe key that names the style, for errors.
+    """
+
+    tokenizer: PromptTokenizer
+    generation: GenerationConfig
+    seed: int
+    file: Path | None = None
+    key: str = "synthesis.prompt"
 
 
 class PromptStyle(ABC):
@@ -54,6 +81,21 @@ class PromptStyle(ABC):
         self.max_new_tokens = max_new_tokens
         self.prompt_limit = context_length - max_new_tokens
 
+    @classmethod
+    def make(cls, setup: StyleSetup) -> PromptStyle:
+        """The style for a recipe; a subclass with other arguments overrides it."""
+        return cls(setup.tokenizer, setup.generation.context_length, setup.generation.max_new_tokens)
+
+    @classmethod
+    def files(cls, tokenizer: Path, file: Path | None) -> list[Path]:
+        """Files of the user that decide what is asked, besides the tokenizer's file: a change makes output stale.
+
+        Args:
+            tokenizer: file of the tokenizer.
+            file: of prompts, if the recipe names one.
+        """
+        return []
+
     @abstractmethod
     def count(self, text: str) -> int:
         """Tokens of ``text`` inside a prompt."""
@@ -71,20 +113,22 @@ class PromptStyle(ABC):
         """The prompt of a chain's next text: ``prompt``, what :meth:`repeated` kept of its answer, and ``text``."""
 
     @abstractmethod
-    def parse(self, answer: str, finished: bool) -> tuple[list[Pair], list[Drop]]:
+    def parse(self, answer: str, finished: bool, text: TextPrompt) -> tuple[list[Pair], list[Drop]]:
         """The pairs of an answer in order, and what was dropped.
 
         Args:
             answer: text of a completion.
             finished: False when the token limit ended it.
+            text: what was asked.
         """
 
     @abstractmethod
     def repeated(self, completion: Completion) -> tuple[list[int], str]:
         """Ids and text of the part of an answer that the next prompt of its chain repeats; called when it has pairs."""
 
-    def sampling(self, defaults: Sampling) -> Sampling:
-        """How to decode an answer, from the recipe's settings: for example with a stop string of the format."""
+    def sampling(self, defaults: Sampling, text: TextPrompt | None = None) -> Sampling:
+        """How to decode the answer about ``text``, from the recipe's settings: for example with a stop string of the
+        format."""
         return defaults
 
     def fits(self, prompt: Prompt) -> bool:

@@ -6,19 +6,30 @@ An extension adds a row to ``STYLES``; a recipe may also name a class, as ``modu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.extensions import load_object
 from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
 
+GREEDY: Mapping[str, float] = {"temperature": 0.0, "top_p": 1.0}
+
 
 @dataclass(frozen=True)
 class StyleRow:
-    """One style: ``code`` is ``module:Class`` of a subclass of :class:`.style.PromptStyle`."""
+    """One style.
+
+    Attributes:
+        code: ``module:Class`` of a subclass of :class:`.style.PromptStyle`.
+        help: what it is, in a few words.
+        sampling: what it recommends where the recipe does not set a key. Empty for a style that decides by task.
+    """
 
     code: str
     help: str
+    sampling: Mapping[str, float] = field(default_factory=lambda: GREEDY)
 
 
 STYLES: dict[str, StyleRow] = {
@@ -26,20 +37,41 @@ STYLES: dict[str, StyleRow] = {
         "megatron_ipt.synthesis.from_text.prompted.prompt:PromptFormat",
         "the format of the released instruction synthesizer, and of every model tuned with kind: synthesizer",
     ),
+    "chat": StyleRow(
+        "megatron_ipt.synthesis.from_text.prompted.chat.style:ChatStyle",
+        "instructions for any chat model, in its own chat template: questions, multiple choice, reasoning, summaries "
+        "and rephrasings, one task per text",
+        sampling={},
+    ),
 }
 """Value of ``synthesis.prompt``."""
+
+FILE_OF = "chat"
+"""The style that reads a user's YAML file."""
+
+
+def style_file(name: str) -> Path | None:
+    """The YAML file of prompts that ``name`` is, if it is one."""
+    return Path(name).expanduser() if name.endswith((".yaml", ".yml")) else None
 
 
 def style_code(name: str) -> str:
     """``module:Class`` of the style called ``name``, or ``name`` itself."""
+    name = FILE_OF if style_file(name) else name
     return STYLES[name].code if name in STYLES else name
+
+
+def recommended(name: str) -> Mapping[str, float]:
+    """Settings of ``generation`` that style ``name`` recommends for every text; greedy for a custom one."""
+    name = FILE_OF if style_file(name) else name
+    return STYLES[name].sampling if name in STYLES else GREEDY
 
 
 def load_style(name: str, key: str = "synthesis.prompt") -> type[PromptStyle]:
     """The class of prompt style ``name``.
 
     Args:
-        name: of a row in ``STYLES``, ``module:Class`` or ``path/to/file.py:Class``.
+        name: of a row in ``STYLES``, a YAML file, ``module:Class`` or ``path/to/file.py:Class``.
         key: the recipe key that holds it, for errors.
 
     Raises:

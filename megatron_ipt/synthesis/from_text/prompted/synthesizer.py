@@ -86,7 +86,7 @@ class Synthesizer:
     def __init__(self, engine: Engine, prompts: PromptStyle, sampling: Sampling, filters: FilterConfig, seed: int):
         self._engine = engine
         self._prompts = prompts
-        self._sampling = prompts.sampling(sampling)
+        self._sampling = sampling
         self._filters = filters
         self._seed = seed
 
@@ -113,9 +113,9 @@ class Synthesizer:
                 else:
                     outcome.counts["chains_cut_for_length"] += 1
                     earlier = None
-            completion = await self._ask(example, prompt, number, outcome)
+            completion = await self._ask(example, text, prompt, number, outcome)
             dropped_before = len(outcome.drops)
-            pairs = self._pairs(example, completion, outcome) if completion is not None else []
+            pairs = self._pairs(example, text, completion, outcome) if completion is not None else []
             if completion is not None:
                 watch(self._judged(prompt, completion, len(pairs), outcome, dropped_before))
             example = replace(example, pairs=pairs)
@@ -144,7 +144,9 @@ class Synthesizer:
         dropped = tuple(drop.reason for _, drop in outcome.drops[dropped_before:])
         return Answer(completion.text, completion.finished, from_prompt, pairs, dropped)
 
-    async def _ask(self, example: Example, prompt: Prompt, number: int, outcome: Outcome) -> Completion | None:
+    async def _ask(
+        self, example: Example, text: TextPrompt, prompt: Prompt, number: int, outcome: Outcome
+    ) -> Completion | None:
         if not example.text.strip():
             outcome.drops.append((example.id, Drop(BLANK, "")))
             return None
@@ -152,7 +154,7 @@ class Synthesizer:
             outcome.drops.append((example.id, Drop(TOO_LONG, example.text)))
             return None
         seed = derive(self._seed, "generation", example.id) % (1 << 31)
-        request = Request(prompt, self._sampling, number, seed)
+        request = Request(prompt, self._prompts.sampling(self._sampling, text), number, seed)
         try:
             completion = await self._engine.generate(request)
             if not isinstance(completion, Completion):
@@ -169,10 +171,10 @@ class Synthesizer:
         outcome.counts["generated_tokens"] += len(completion.ids)
         return completion
 
-    def _pairs(self, example: Example, completion: Completion, outcome: Outcome) -> list[Pair]:
-        pairs, drops = self._prompts.parse(completion.text, completion.finished)
+    def _pairs(self, example: Example, text: TextPrompt, completion: Completion, outcome: Outcome) -> list[Pair]:
+        pairs, drops = self._prompts.parse(completion.text, completion.finished, text)
         if not completion.text.strip():
             drops.append(Drop(EMPTY, ""))
         kept, filtered = filter_pairs(example.text, pairs, self._filters)
         outcome.drops += [(example.id, drop) for drop in (*drops, *filtered)]
-        return [pair._replace(category=classify(pair)) for pair in kept]
+        return [pair._replace(category=classify(pair), task=text.task) for pair in kept]
