@@ -35,6 +35,12 @@ class StageError(UserError):
     exit_status = 4
 
 
+class NoPairsError(StageError):
+    """The model that should make the pairs made none."""
+
+    exit_status = 6
+
+
 class StorageError(UserError):
     """Writing failed: disk full, permission denied, or folder removed."""
 

@@ -21,6 +21,7 @@ Exit status:
   3         invalid input: missing, damaged, or too many records rejected
   4         stage error: needs another stage first, or has output made with different settings
   5         storage: disk full, permission denied
+  6         the model that should make instruction-response pairs made none
   75        training was asked to stop and saved a checkpoint; rerun to resume
   130, 143  interrupted (Ctrl-C, TERM)
   1         bug, here or in an extension, shown with its traceback

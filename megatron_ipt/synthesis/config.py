@@ -50,6 +50,12 @@ class SynthesisConfig:
     mined: MinedConfig = key(MinedConfig, "Settings of the engine mined.")
     replay: ReplayConfig = key(ReplayConfig, "Settings of the engine replay.")
     options: dict[str, Any] = key({}, "Settings of a custom engine, which reads them from self.settings.options.")
+    give_up_after: int | None = key(
+        50,
+        "For engines with a model: stop when the first answers, this many, gave no pair. Null: only judge at the end.",
+        minimum=1,
+        affects_output=False,
+    )
     workers: int = key(
         1, "Processes that work on shards in parallel, for mined and replay.", minimum=1, affects_output=False
     )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from megatron_ipt.stages import DOCUMENTS
-from megatron_ipt.stages.page import Bars, Figure, Figures, Part, StageRecord, Step
+from megatron_ipt.stages.page import Bars, Caution, Figure, Figures, Part, StageRecord, Step
 from megatron_ipt.stages.readable import MISSING, compact, exact, percent, plural
+from megatron_ipt.synthesis.from_text.prompted.health import FEW_PAIRS, MOST
+from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT, REPEATED_TEXTS
 
 
 def part(stage: StageRecord) -> Part:
@@ -41,8 +46,28 @@ def part(stage: StageRecord) -> Part:
         instead_of=(DOCUMENTS,),
         elements=[
             Figures(figures),
+            *_cautions(counts),
             Bars("Pairs by category", counts["categories"]),
             *([Bars("Pairs by task of the prompt", counts["tasks"])] if counts.get("tasks") else []),
             Bars("Dropped, by reason", counts.get("dropped", {})),
         ],
     )
+
+
+def _cautions(counts: Mapping[str, Any]) -> list[Caution]:
+    """What is wrong with the pairs, by the limits with which the stage warns."""
+    texts, with_pairs, requests = counts["texts"], counts["texts_with_pairs"], counts.get("requests", 0)
+    cautions = []
+    if texts and not with_pairs:
+        cautions.append("No text got a pair.")
+    elif requests and with_pairs < FEW_PAIRS * texts:
+        cautions.append(f"Only {exact(with_pairs)} of {plural(texts, 'text')} got a pair.")
+    for name, of, defect in (
+        (ANSWERS_CUT_OFF, requests, "answers were cut off at the token limit (`synthesis.generation.max_new_tokens`)."),
+        (ANSWERS_FROM_PROMPT, requests, "answers were copied from the prompt."),
+        (REPEATED_TEXTS, with_pairs, "texts with pairs got the same questions as an earlier text."),
+    ):
+        count = counts.get(name, 0)
+        if count > MOST * of:
+            cautions.append(f"{exact(count)} of {exact(of)} {defect}")
+    return [Caution(text) for text in cautions]

@@ -8,6 +8,7 @@ two processes from making the same one.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.stages import DOCUMENTS, Units
 from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.from_text.prompted.health import Health, no_pairs, shortened
 from megatron_ipt.synthesis.from_text.prompted.shard import REJECTS_FOLDER, ShardTask
 from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle, StyleSetup
 from megatron_ipt.synthesis.from_text.prompted.styles import load_style, style_code, style_file
@@ -54,18 +56,26 @@ def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] |
     Raises:
         RecipeError: i is not in [0, N).
         StageError: the engine failed, refused too many texts, or another process works on one of the shards.
+        NoPairsError: a model made no pair for any text.
     """
     everything = tasks_of(config, context)
     own = share_of(everything, shard)
     context.directory.mkdir(parents=True, exist_ok=True)
-    if source_named(config.engine).kind == "model":
-        _generate(config, context, own, len(everything), shard)
+    by_model = source_named(config.engine).kind == "model"
+    samples: list[str] = []
+    if by_model:
+        samples = _generate(config, context, own, len(everything), shard)
     else:
         _convert(config, context, own)
     for task in own:
         task.tidy(context.directory)
     summary = summary_of(config, context)
     if summary["texts"] and not summary["pairs"] and not summary.get("unfinished_shards"):
+        if by_model:
+            rejects = context.directory / REJECTS_FOLDER
+            samples = samples or _samples_of_rejects(rejects)
+            where = str(rejects) if summary["dropped"] else ""
+            raise no_pairs(summary["texts"], summary["dropped"], samples, config.prompt, where)
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in summary["dropped"].items())
         why = f"dropped: {reasons}; see {context.directory / REJECTS_FOLDER}" if reasons else "the engine found none"
         logger.warning("synthesis: none of %s texts got a pair; %s", f"{summary['texts']:,}", why)
@@ -212,12 +222,13 @@ def _generate(
     tasks: list[ShardTask],
     all_tasks: int,
     shard: tuple[int, int] | None,
-) -> None:
-    """Makes shards with a language model."""
+) -> list[str]:
+    """Makes shards with a language model; returns samples of its answers without pairs."""
     from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
     from megatron_ipt.synthesis.from_text.prompted.runner import Runner, check_refused
 
     markers = ShardMarkers(context.directory)
+    samples: list[str] = []
     finished = [record for task in tasks if (record := markers.counts(task.name)) is not None]
     if len(finished) < len(tasks):
         generation = config.generation
@@ -244,12 +255,22 @@ def _generate(
             generation.metrics_seconds,
             documents * len(tasks) // all_tasks if documents is not None else None,
             sum(record["counts"].get("documents", 0) for record in finished),
+            Health(config.give_up_after, any(record["counts"].get("pairs") for record in finished)),
         )
         with monitor:
             runner = Runner(config, context.seed, context.directory, prompts, engine, identity)
             run_coroutine(runner.run(tasks, monitor))
+        samples = monitor.health.samples
     own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
     check_refused(own.counts, config.generation.max_refused_share)
+    return samples
+
+
+def _samples_of_rejects(folder: Path) -> list[str]:
+    """Samples of what was dropped, for a rerun of a finished stage: it asks for no answers."""
+    records = (record for path in sorted(folder.glob("*.jsonl")) for record in read_jsonl(path))
+    samples = (shortened(record["sample"]) for record in itertools.islice(records, 100) if record.get("sample"))
+    return list(dict.fromkeys(samples))[:3]
 
 
 def _documents(context: StageContext) -> int | None:

@@ -2,7 +2,7 @@ import pytest
 
 from megatron_ipt.files import write_json
 from megatron_ipt.stages import DOCUMENTS
-from megatron_ipt.stages.page import Bars, Figures, Part, Step
+from megatron_ipt.stages.page import Bars, Caution, Figures, Part, Step
 from tests.report.runs import CATEGORIES, all_of, change_counts, part_of, write_run
 
 
@@ -54,3 +54,26 @@ def test_texts_without_a_single_pair(folders):
 def test_unfinished_pairs_show_nothing(folders):
     write_json(folders["synthesis"] / "manifest.json", {"stage": "synthesis", "status": "failed"})
     assert part_of(folders, "synthesis") == Part()
+
+
+@pytest.mark.parametrize(
+    ("changes", "cautions"),
+    [
+        ({"requests": 40, "answers_cut_off": 20, "answers_copied_from_prompt": 20}, []),
+        (
+            {"requests": 40, "answers_cut_off": 21},
+            ["21 of 40 answers were cut off at the token limit (`synthesis.generation.max_new_tokens`)."],
+        ),
+        ({"requests": 40, "answers_copied_from_prompt": 21}, ["21 of 40 answers were copied from the prompt."]),
+        (
+            {"texts_with_repeated_pairs": 17},  # Of 32 texts with pairs.
+            ["17 of 32 texts with pairs got the same questions as an earlier text."],
+        ),
+        ({"requests": 40, "texts_with_pairs": 1}, ["Only 1 of 40 texts got a pair."]),  # 5 % would be 2.
+        ({"requests": 40, "texts_with_pairs": 2}, []),
+        ({"texts_with_pairs": 0, "pairs": 0}, ["No text got a pair."]),
+    ],
+)
+def test_defects_of_the_answers_are_cautions(folders, changes, cautions):
+    change_counts(folders["synthesis"], **changes)
+    assert [caution.text for caution in all_of(part_of(folders, "synthesis"), Caution)] == cautions

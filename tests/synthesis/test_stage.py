@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from megatron_ipt.errors import RecipeError, StageError
+from megatron_ipt.errors import NoPairsError, RecipeError, StageError
 from megatron_ipt.inference.engine import Completion, EngineError, Request
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.stages import DOCUMENTS
@@ -18,6 +20,7 @@ from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.shard import ShardTask
 from megatron_ipt.synthesis.pairs import Chain
+from tests.conftest import REPOSITORY
 from tests.synthesis.conftest import texts_of, write_corpus
 from tests.synthesis.instant import InstantEngine, text_of
 
@@ -73,12 +76,88 @@ class WrongEngine(InstantEngine):
         return "an answer"
 
 
-def test_nothing_but_drops_is_told_with_reasons(
+def test_texts_without_any_pair_are_an_error_with_reasons_and_answers(
+    configure: Configure, context: StageContext
+) -> None:
+    config = configure(engine="tests.synthesis.test_stage:SilentEngine")
+    message = (
+        r"none of 3 texts got a pair; dropped: without </END> \(3\); see .*rejects\n.*\n"
+        r"  'Question: what is it\? Answer: nothing\.'\n.*synthesis\.prompt=synthesizer.*--overwrite"
+    )
+    with pytest.raises(NoPairsError, match=message):
+        run(config, context, [texts_of(3)])
+    assert stage.unfinished(config, context) == []
+    # A rerun asks for no answers, and takes those it shows from the rejects.
+    with pytest.raises(NoPairsError, match=message):
+        stage.run(config, context)
+
+
+class EmptyEngine(InstantEngine):
+    def answer(self, request: Request) -> str:
+        return "" if "PAIRS" not in text_of(request) else super().answer(request)
+
+
+def test_a_run_without_pairs_is_stopped_early(configure: Configure, context: StageContext) -> None:
+    config = configure(engine="tests.synthesis.test_stage:EmptyEngine", chain_length=1, give_up_after=20)
+    with pytest.raises(
+        NoPairsError, match=r"none of 20 texts got a pair; dropped: empty answer .*\(20\)\n.*\n  \(empty\)"
+    ):
+        run(config, context, [texts_of(15), texts_of(50, 15)])
+    assert stage.unfinished(config, context) == ["shard-00001.jsonl"]
+    # The finished chains are not asked about again, and the next answers are judged anew.
+    with pytest.raises(NoPairsError, match="none of 20 texts"):
+        stage.run(config, context)
+
+
+@pytest.mark.parametrize("place", [19, 20, None])
+def test_the_first_pair_decides(configure: Configure, context: StageContext, place: int | None) -> None:
+    """``place`` counts from 0: a pair in the last of the first 20 answers is in time."""
+    texts = texts_of(40)
+    if place is not None:
+        texts[place] += " PAIRS"
+    engine = "tests.synthesis.test_stage:EmptyEngine"
+    config = configure(engine=engine, chain_length=1, give_up_after=20, **{"generation.window": 1})
+    if place == 19:
+        counts, _ = run(config, context, [texts])
+        assert (counts["texts"], counts["pairs"]) == (40, 2)
+    else:
+        with pytest.raises(NoPairsError, match="none of 20 texts"):
+            run(config, context, [texts])
+
+
+def test_pairs_of_an_earlier_run_prove_the_model(configure: Configure, context: StageContext) -> None:
+    texts = texts_of(60)
+    texts[0] += " PAIRS"
+    settings = {"chain_length": 1, "give_up_after": 20, "generation.window": 1}
+    FailingEmptyEngine.fails = True
+    config = configure(engine="tests.synthesis.test_stage:FailingEmptyEngine", **settings)
+    with pytest.raises(EngineError):
+        run(config, context, [texts])
+    FailingEmptyEngine.fails = False
+    assert stage.run(config, context)["texts_with_pairs"] == 1
+
+
+class FailingEmptyEngine(EmptyEngine):
+    fails = True
+
+    def answer(self, request: Request) -> str:
+        if self.fails and text_of(request).startswith("Text5 "):
+            raise EngineError("the engine has burnt down")
+        return super().answer(request)
+
+
+def test_without_a_limit_the_run_is_judged_at_its_end(configure: Configure, context: StageContext) -> None:
+    config = configure(engine="tests.synthesis.test_stage:EmptyEngine", give_up_after="null")
+    with pytest.raises(NoPairsError, match="none of 70 texts"):
+        run(config, context, [texts_of(70)])
+
+
+def test_mined_texts_without_pairs_are_a_warning(
     configure: Configure, context: StageContext, caplog: pytest.LogCaptureFixture
 ) -> None:
-    counts, _ = run(configure(engine="tests.synthesis.test_stage:SilentEngine"), context, [texts_of(3)])
-    assert (counts["pairs"], counts["dropped"]) == (0, {"without </END>": 3})
-    assert "none of 3 texts got a pair; dropped: without </END> (3); see" in caplog.text
+    counts, _ = run(configure(engine="mined"), context, [["Too short."]])
+    assert counts["pairs"] == 0
+    assert "none of 1 texts got a pair; the engine found none" in caplog.text
 
 
 def test_engines_are_held_to_their_interface(configure: Configure, context: StageContext) -> None:
@@ -312,9 +391,6 @@ def test_an_engine_that_does_not_exist(configure: Configure, context: StageConte
 
 
 def test_importing_the_section_imports_no_engine() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys, megatron_ipt.synthesis.stage\n"
         "heavy = ('torch', 'transformers', 'openai', 'tensorrt_llm', 'tokenizers')\n"
@@ -339,3 +415,20 @@ def test_progress_is_logged_elsewhere_than_on_a_terminal(
     line = next(message for message in caplog.messages if message.startswith("synthesis: 4/4 documents"))
     for figure in ("texts/s", "tokens/s", "pairs/text 2", "in flight 0"):
         assert figure in line
+
+
+def test_run_ends_before_the_next_stage(tmp_path: Path, tokenizer_folder: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps({"id": f"d{number}", "text": text}) + "\n" for number, text in enumerate(texts_of(12)))
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"output_dir: {tmp_path / 'out'}\n"
+        f"corpus:\n  inputs: [{tmp_path / 'texts.jsonl'}]\n  minimum_characters: 1\n  synthesis_share: 1.0\n"
+        f"synthesis:\n  engine: tests.synthesis.test_stage:SilentEngine\n  generation:\n    model: {tokenizer_folder}\n"
+    )
+    command = [sys.executable, "-m", "megatron_ipt", "run", str(recipe)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 6, done.stderr
+    assert "none of 12 texts got a pair" in done.stderr and "none of the first 10 answers gave a pair" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["corpus", "synthesis"]

@@ -66,6 +66,10 @@ class Journal:
     def __contains__(self, index: int) -> bool:
         return index < len(self._offsets) and self._offsets[index] != 0
 
+    def __iter__(self) -> Iterator[int]:
+        """Numbers of the chains it holds."""
+        return (index for index, offset in enumerate(self._offsets) if offset)
+
     def append(self, index: int, payload: bytes) -> None:
         """Stores the payload of chain ``index``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,10 @@ import orjson
 from megatron_ipt.errors import StorageError
 from megatron_ipt.inference.engine import Engine
 from megatron_ipt.progress import Progress
+from megatron_ipt.synthesis.from_text.prompted.health import Answer, Health
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome
+
+logger = logging.getLogger(__name__)
 
 _RATE_SECONDS = 30.0
 """Rates are averages over about this long."""
@@ -28,17 +32,19 @@ class Monitor:
         seconds: interval between its lines.
         documents: total number of documents, if known.
         done: number of documents in finished shards.
+        health: judges the answers.
 
     Attributes:
         counts: totals of this run.
         in_flight: chains that are being worked on.
     """
 
-    def __init__(self, engine: Engine, metrics: Path, seconds: float, documents: int | None, done: int = 0):
+    def __init__(self, engine: Engine, metrics: Path, seconds: float, documents: int | None, done: int, health: Health):
         self._engine = engine
         self._path = metrics
         self._seconds = seconds
         self._bar = Progress("synthesis", documents, "documents", done)
+        self.health = health
         self._shown = 0
         self.counts: Counter[str] = Counter()
         self.in_flight = 0
@@ -63,6 +69,11 @@ class Monitor:
 
     def ended(self) -> None:
         self.in_flight -= 1
+
+    def answered(self, answer: Answer) -> None:
+        """Logs what the answers so far say about the model."""
+        for finding in self.health.add(answer):
+            logger.warning("synthesis: %s", finding.message)
 
     def finished(self, outcome: Outcome) -> None:
         self.counts.update(outcome.counts)

@@ -21,6 +21,7 @@ from megatron_ipt.inference.engine import Engine
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.from_text.prompted.health import Answer, no_pairs
 from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
 from megatron_ipt.synthesis.from_text.prompted.shard import ShardJob, ShardTask
 from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
@@ -80,6 +81,7 @@ class Runner:
         """Makes every unfinished shard of ``tasks``.
 
         Raises:
+            NoPairsError: the first answers gave no pair.
             UserError: the first failure; chains that finished before it are in the journals.
         """
         self._monitor = monitor
@@ -133,6 +135,8 @@ class Runner:
                 job.close()
                 continue
             self._open.add(job)
+            if not self._monitor.health.proven and job.has_pairs():
+                self._monitor.health.proven = True
             previous: _Batch | None = None
             for chains, skipped in job.plan(self._prompts, self._config.chain_length, self._config.passage_characters):
                 if previous is not None:
@@ -146,7 +150,7 @@ class Runner:
         number = next(self._numbers)
         self._monitor.begun()
         try:
-            outcome = await self._synthesizer.synthesize(planned, number)
+            outcome = await self._synthesizer.synthesize(planned, number, self._watch)
             job.journal.append(planned.index, outcome.dump())
         finally:
             self._engine.release(number)
@@ -156,6 +160,12 @@ class Runner:
         if outcome.counts["refused_texts"]:
             self._check_refused()
         self._finish_if_complete(job)
+
+    def _watch(self, answer: Answer) -> None:
+        self._monitor.answered(answer)
+        health = self._monitor.health
+        if health.unusable:
+            raise no_pairs(health.answers, health.dropped, health.samples, self._config.prompt, "")
 
     def _finish_if_complete(self, job: ShardJob) -> None:
         if job.complete and job in self._open:

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+import xxhash
+
 from megatron_ipt.corpus.documents import Document
 from megatron_ipt.errors import StageError
 from megatron_ipt.files import atomic_jsonl, read_jsonl
@@ -23,7 +26,7 @@ from megatron_ipt.synthesis.from_text.passages import divide_by_tokens
 from megatron_ipt.synthesis.from_text.prompted.journal import Journal
 from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome, PlannedChain
-from megatron_ipt.synthesis.statistics import Statistics
+from megatron_ipt.synthesis.statistics import REPEATED_TEXTS, Statistics
 
 REJECTS_FOLDER = "rejects"
 _BATCH_TEXTS = 64
@@ -132,6 +135,11 @@ class ShardJob:
         """Whether every chain is in the journal."""
         return self.planned is not None and len(self.journal) == self.planned
 
+    def has_pairs(self) -> bool:
+        """Whether a chain in the journal has pairs; reads up to the first that does."""
+        outcomes = (Outcome.load(self.journal.payload(index)) for index in self.journal)
+        return any(example.pairs for outcome in outcomes for chain in outcome.chains for example in chain.examples)
+
     def finish(self) -> None:
         """Writes the shard's files and marker; call when complete.
 
@@ -140,6 +148,7 @@ class ShardJob:
         """
         assert self.planned is not None
         statistics = Statistics()
+        seen: set[int] = set()
         with (
             Rejects(self.task.rejects_path(self.directory)) as rejects,
             atomic_jsonl(self.directory / self.task.name) as writer,
@@ -149,6 +158,13 @@ class ShardJob:
                 for chain in outcome.chains:
                     writer.write(chain.to_json())
                     statistics.add_chain(chain)
+                    for example in chain.examples:
+                        if example.pairs:
+                            digest = xxhash.xxh3_64_intdigest(orjson.dumps([pair.question for pair in example.pairs]))
+                            # Not counted as 0: see Synthesizer.
+                            if digest in seen:
+                                statistics.counts[REPEATED_TEXTS] += 1
+                            seen.add(digest)
                 statistics.counts.update(outcome.counts)
                 for text, drop in outcome.drops:
                     rejects.add(drop.reason, text, sample=drop.sample)

@@ -8,6 +8,7 @@ documents, in order, with every text in exactly one of them.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,8 +19,10 @@ from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.from_text.categories import classify
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filter_pairs
+from megatron_ipt.synthesis.from_text.prompted.health import Answer, copied
 from megatron_ipt.synthesis.from_text.prompted.style import Drop, PromptStyle, TextPrompt
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
+from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT
 
 REFUSED = "refused by the engine"
 TOO_LONG = "text longer than the context"
@@ -87,8 +90,13 @@ class Synthesizer:
         self._filters = filters
         self._seed = seed
 
-    async def synthesize(self, planned: PlannedChain, number: int) -> Outcome:
-        """Asks for the pairs of every text; ``number`` distinguishes chains in this process.
+    async def synthesize(self, planned: PlannedChain, number: int, watch: Callable[[Answer], None]) -> Outcome:
+        """Asks for the pairs of every text.
+
+        Args:
+            planned: the chain.
+            number: distinguishes chains in this process.
+            watch: called with every answer; what it raises ends the chain.
 
         Raises:
             EngineError: the engine cannot continue.
@@ -106,7 +114,10 @@ class Synthesizer:
                     outcome.counts["chains_cut_for_length"] += 1
                     earlier = None
             completion = await self._ask(example, text, prompt, number, outcome)
+            dropped_before = len(outcome.drops)
             pairs = self._pairs(example, text, completion, outcome) if completion is not None else []
+            if completion is not None:
+                watch(self._judged(prompt, completion, len(pairs), outcome, dropped_before))
             example = replace(example, pairs=pairs)
             if not pairs:
                 outcome.counts["chains_cut_for_lack_of_pairs"] += earlier is not None
@@ -120,6 +131,18 @@ class Synthesizer:
             earlier = (prompt, *self._prompts.repeated(completion))
         outcome.chains = [replace(planned.chain, id=examples[0].id, examples=examples) for examples in documents]
         return outcome
+
+    def _judged(
+        self, prompt: Prompt, completion: Completion, pairs: int, outcome: Outcome, dropped_before: int
+    ) -> Answer:
+        from_prompt = copied(completion.text, prompt.text)
+        # Not counted as 0: the counts of a good model list no defects.
+        if from_prompt:
+            outcome.counts[ANSWERS_FROM_PROMPT] += 1
+        if not completion.finished:
+            outcome.counts[ANSWERS_CUT_OFF] += 1
+        dropped = tuple(drop.reason for _, drop in outcome.drops[dropped_before:])
+        return Answer(completion.text, completion.finished, from_prompt, pairs, dropped)
 
     async def _ask(
         self, example: Example, text: TextPrompt, prompt: Prompt, number: int, outcome: Outcome
