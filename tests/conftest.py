@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from megatron_ipt import stages
+from megatron_ipt.extensions import VARIABLE
 from megatron_ipt.recipe import BUILT_IN
 
 REPOSITORY = Path(__file__).parent.parent
@@ -34,9 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def stages_of_extensions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage that an extension registers takes part in every recipe of the process, so each test begins without."""
+def extensions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an extension registers takes part in every recipe of the process and of those that it starts."""
     monkeypatch.setattr(stages, "_TABLE", list(BUILT_IN))
+    os.environ.pop(VARIABLE, None)
+    for name in [name for name in sys.modules if name.startswith("megatron_ipt_extension_")]:
+        del sys.modules[name]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from megatron_ipt.errors import RecipeError, StageError
+from megatron_ipt.errors import NoPairsError, RecipeError, StageError
 from megatron_ipt.inference.engine import EngineError
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.stages import DOCUMENTS
@@ -75,7 +75,7 @@ def rejects(context: StageContext) -> list[dict[str, Any]]:
 def test_sends_every_field_it_relies_on(
     configure_openai: Callable[..., SynthesisConfig], context: StageContext, tokenizer_folder: Path
 ) -> None:
-    with Server(lambda n, body: completion(body, text="", token_ids=[5, 2])) as server:
+    with Server(lambda n, body: completion(body, text="", token_ids=[5, 2])) as server, pytest.raises(NoPairsError):
         run(configure_openai(server, **{"openai.server": "vllm"}), context, texts=1)
     probe, body = server.bodies
     assert probe == body | {"max_tokens": 1}
@@ -120,10 +120,11 @@ def test_every_third_request_fails_and_nothing_is_lost(
 
 def test_empty_answers_are_counted(configure_openai: Callable[..., SynthesisConfig], context: StageContext) -> None:
     with Server(lambda n, body: Faults.empty_text(body)) as server:
-        counts, chains = run(configure_openai(server), context)
-    assert counts["pairs"] == 0 and counts["texts"] == 6
-    assert [len(chain.examples) for chain in chains] == [1] * 6
-    assert counts["dropped"] == {"empty answer of the engine": 6}
+        with pytest.raises(
+            NoPairsError, match=r"none of 6 texts got a pair; dropped: empty answer of the engine \(6\)"
+        ):
+            run(configure_openai(server), context)
+    assert [len(chain.examples) for chain in stage.chains_in(context.directory)] == [1] * 6
 
 
 @pytest.mark.parametrize("fault", ["500", "garbage", "disconnect"])

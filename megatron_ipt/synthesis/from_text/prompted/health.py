@@ -17,6 +17,9 @@ from dataclasses import dataclass
 
 from megatron_ipt.errors import NoPairsError
 
+REFUSED = "refused by the engine"
+"""Reason of a drop: the engine did not answer a text."""
+
 CHECKPOINTS = (10, 100, 300, 1000)
 """Numbers of answers after which findings are reported."""
 
@@ -186,6 +189,9 @@ def no_pairs(texts: int, dropped: Mapping[str, int], samples: Iterable[str], sty
     shown = [f"  {sample!r}" if sample else "  (empty)" for sample in samples]
     if shown:
         lines += ["Answers of the model, for example:", *shown]
+    if set(dropped) == {REFUSED}:
+        lines.append("The engine refused every text; the rejects say why. Fix the cause, then rerun with --overwrite.")
+        return NoPairsError("\n".join(lines))
     lines.append(
         f"This model does not work with synthesis.prompt={style}. Use a model that was tuned for this format, another "
         "prompt style, or other synthesis.filters if these dropped the pairs; then rerun with --overwrite. "

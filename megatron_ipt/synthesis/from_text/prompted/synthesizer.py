@@ -19,12 +19,11 @@ from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.from_text.categories import classify
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filter_pairs
-from megatron_ipt.synthesis.from_text.prompted.health import Answer, copied
+from megatron_ipt.synthesis.from_text.prompted.health import REFUSED, Answer, copied
 from megatron_ipt.synthesis.from_text.prompted.style import Drop, PromptStyle, TextPrompt
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
 from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT
 
-REFUSED = "refused by the engine"
 TOO_LONG = "text longer than the context"
 BLANK = "text without words"
 EMPTY = "empty answer of the engine"
