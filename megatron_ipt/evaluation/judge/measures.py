@@ -23,7 +23,8 @@ from megatron_ipt.synthesis.from_text.prompted.parsing import (
     OUTSIDE,
     UNFINISHED,
 )
-from megatron_ipt.synthesis.from_text.prompted.synthesizer import BLANK, EMPTY, REFUSED, TOO_LONG
+from megatron_ipt.synthesis.from_text.prompted.health import REFUSED
+from megatron_ipt.synthesis.from_text.prompted.synthesizer import BLANK, EMPTY, TOO_LONG
 from megatron_ipt.synthesis.pairs import Example, Pair
 from megatron_ipt.synthesis.statistics import Statistics
 
