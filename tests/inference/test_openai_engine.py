@@ -119,11 +119,11 @@ def test_every_third_request_fails_and_nothing_is_lost(
 
 
 def test_empty_answers_are_counted(configure_openai: Callable[..., SynthesisConfig], context: StageContext) -> None:
-    with Server(lambda n, body: Faults.empty_text(body)) as server:
-        with pytest.raises(
-            NoPairsError, match=r"none of 6 texts got a pair; dropped: empty answer of the engine \(6\)"
-        ):
-            run(configure_openai(server), context)
+    with (
+        Server(lambda n, body: Faults.empty_text(body)) as server,
+        pytest.raises(NoPairsError, match=r"none of 6 texts got a pair; dropped: empty answer of the engine \(6\)"),
+    ):
+        run(configure_openai(server), context)
     assert [len(chain.examples) for chain in stage.chains_in(context.directory)] == [1] * 6
 
 
