@@ -77,10 +77,10 @@ requeue() {
 
 data_stage() {
     local child status=0 asked=
-    # Not through a function, so that the process is srun itself, which passes signals on to the stage.
     srun --kill-on-bad-exit=1 "${in_srun[@]}" "${in_step[@]}" "$@" &
     child=$!
-    trap 'asked=1; kill -TERM "$child"' USR1
+    # TERM to srun would kill the stage; to the steps of the job it lets the stage clean up.
+    trap 'asked=1; scancel --signal=TERM "$this_job"' USR1
     wait_for "$child" || status=$?
     if [[ -n $asked && $status -ne 0 ]]; then
         requeue "$stage: time limit near, finished units are kept"

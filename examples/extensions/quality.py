@@ -62,8 +62,10 @@ def filter_shard(shard: Path, config: QualityConfig, directory: Path) -> dict[st
         return done
     counts = {"documents": 0, "left_out": 0}
     target = directory / shard.parent.name / shard.name
-    remove_leftovers(target.parent, target.name)
-    with Rejects(directory / "rejects" / f"{unit_of(shard)}.jsonl") as rejects, atomic_jsonl(target) as writer:
+    left_out = directory / "rejects" / f"{unit_of(shard)}.jsonl"
+    for path in (target, left_out):
+        remove_leftovers(path.parent, path.name)
+    with Rejects(left_out) as rejects, atomic_jsonl(target) as writer:
         for line, record in enumerate(read_jsonl(shard), 1):
             letters = sum(map(str.isalpha, record["text"]))
             if letters < config.minimum_letters * len(record["text"]):

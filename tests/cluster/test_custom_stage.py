@@ -234,6 +234,8 @@ def test_it_runs_on_slurm(slurm, on_slurm, finished):
 def test_near_its_time_limit_it_is_requeued_and_resumes(slurm, on_slurm, finished):
     on_slurm.run("corpus", "recipe.yaml")
     fast = on_slurm.slow_down()
+    site = on_slurm.folder / "site.env"
+    site.write_text(site.read_text() + "ARRAY_TASKS=1\n")
     on_slurm.run("submit", "recipe.yaml", "skip=[synthesis,augment,tokens,report]", "--site", "site.env")
     jobs = jobs_of(on_slurm)
     task = f"{jobs['filter_quality']['id']}_0"
@@ -241,6 +243,8 @@ def test_near_its_time_limit_it_is_requeued_and_resumes(slurm, on_slurm, finishe
     # What Slurm sends two minutes before the time limit.
     slurm.run("scancel", "--batch", "--signal=USR1", task)
     wait_for(lambda: "Restarts=1" in slurm.run("scontrol", "show", "job", task).stdout, on_slurm)
+    # It was told to end, and has cleaned up; it was not killed.
+    assert not list(on_slurm.output.glob("quality/*/.*.tmp"))
     on_slurm.extension.write_text(fast)
     states = slurm.wait_for_jobs([row["id"] for row in jobs.values()])
     assert {word for state in states.values() for word in state.split()} == {"COMPLETED"}, logs_of(on_slurm)

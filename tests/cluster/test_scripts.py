@@ -16,9 +16,16 @@ MOCKS = {
     # Options of srun come before the command.
     "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
     "scontrol": 'echo "$@" >>"$CALLS/scontrol"',
+    # Slurm signals the tasks of the job's steps.
+    "scancel": 'echo "$@" >>"$CALLS/scancel"; kill -TERM "$(<"$CALLS/pid")"',
     "sleep": 'echo "$@" >>"$CALLS/sleep"',
-    "megatron-ipt": 'trap \'kill $!; exit 143\' TERM; printf \'%s\\n\' "$VIRTUAL_ENV" "$@" >"$CALLS/megatron-ipt"; '
-    "[[ -z ${SLOW:-} ]] || { /bin/sleep 600 & wait $!; }; exit ${STATUS:-0}",
+    "megatron-ipt": """
+        trap 'kill $!; exit 143' TERM
+        echo $$ >"$CALLS/pid"
+        printf '%s\\n' "$VIRTUAL_ENV" "$@" >"$CALLS/megatron-ipt"
+        [[ -z ${SLOW:-} ]] || { /bin/sleep 600 & wait $!; }
+        exit ${STATUS:-0}
+    """,
 }
 
 
@@ -116,6 +123,7 @@ def test_near_the_time_limit_a_task_is_requeued(job):
         time.sleep(0.01)
     process.send_signal(signal.SIGUSR1)
     output, _ = process.communicate(timeout=60)
+    assert (job.calls / "scancel").read_text() == "--signal=TERM 7_3\n"
     assert (job.calls / "scontrol").read_text() == "requeue 7_3\n"
     assert "synthesis: time limit near, finished units are kept; requeued" in output
     assert process.returncode == 128 + signal.SIGTERM, output
