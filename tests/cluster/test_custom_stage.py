@@ -17,6 +17,7 @@ import pytest
 
 from megatron_ipt.extensions import VARIABLE
 from megatron_ipt.files import list_shards, read_json, read_jsonl
+from megatron_ipt.parallel import share_of
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -79,10 +80,12 @@ class Flow:
         self.extension.write_text(slow.replace("from collections", "import time\nfrom collections", 1))
         return fast
 
-    def is_in_the_middle(self) -> bool:
-        """Whether a share has finished a shard and is in the middle of the next: its temporary file is there."""
+    def is_in_the_middle(self, shares: int = 1) -> bool:
+        """Whether the first share has finished a shard and is in the middle of another: its temporary file is there."""
         marker = self.output / "quality/synthesis-shard-00000.done.json"
-        return marker.exists() and bool(list(self.output.glob("quality/*/.*.tmp")))
+        shards = [path for lane in ("synthesis", "raw") for path in self.shards(f"corpus/{lane}")]
+        mine = [f"quality/{path.parent.name}/.{path.name}.*.tmp" for path in share_of(shards, (0, shares))]
+        return marker.exists() and any(list(self.output.glob(pattern)) for pattern in mine)
 
     def shards(self, folder: str) -> list[Path]:
         return list_shards(self.output / folder)
@@ -118,7 +121,7 @@ def test_shares_in_parallel_a_kill_and_a_resume_give_the_same_bytes(finished, tm
     flow.run("corpus", "recipe.yaml")
     fast = flow.slow_down()
     victim, other = (flow.start("filter-quality", "recipe.yaml", "--shard", f"{share}/2") for share in (0, 1))
-    while not flow.is_in_the_middle():
+    while not flow.is_in_the_middle(shares=2):
         assert victim.poll() is None, victim.communicate()[1]
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
