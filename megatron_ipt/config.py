@@ -119,7 +119,7 @@ def from_mapping(section: type[T], values: Mapping[str, Any], prefix: str) -> T:
 
 def _build(section: type[T], parts: list[DictConfig], prefix: str) -> T:
     _refuse([problem for part in parts for problem in _misfits(section, part, prefix)])
-    merged: Any = _schema(typing.cast(Any, section))
+    merged: Any = schema(typing.cast(Any, section))
     try:
         for part in parts:
             _wrap_single_values(section, part)
@@ -146,7 +146,7 @@ def check(value: Any, prefix: str = "") -> None:
 
 
 @lru_cache(maxsize=16)
-def _schema(section: type) -> DictConfig:
+def schema(section: type) -> DictConfig:
     """``section`` with its defaults; half of the work of :func:`load`. Merging copies it."""
     return typing.cast(DictConfig, OmegaConf.structured(section))
 

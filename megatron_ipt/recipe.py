@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from megatron_ipt.augment import description as augment
 from megatron_ipt.augment.config import AugmentConfig
-from megatron_ipt.config import UNREADABLE, as_dict, check, key, load, read_parts
+from megatron_ipt.config import UNREADABLE, as_dict, check, key, load, read_parts, schema
 from megatron_ipt.convert import description as convert
 from megatron_ipt.convert.config import ExportConfig
 from megatron_ipt.corpus import description as corpus
@@ -44,8 +44,8 @@ BUILT_IN = tuple(
 )
 """The stages of the package, in the order of the flow."""
 
-for _previous, _stage in zip((None, *BUILT_IN), BUILT_IN):
-    register(_stage, after=_previous.name if _previous is not None else "")
+for _stage in BUILT_IN:
+    register(_stage)
 
 
 @dataclass
@@ -198,7 +198,7 @@ def defaults_of(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     Keys that take their default from another section have what that section says.
     """
     others = {name: value for name, value in as_dict(recipe).items() if name != stage.name}
-    merged = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(type(recipe)), others))
+    merged = cast(DictConfig, OmegaConf.merge(schema(cast(Any, type(recipe))), others))
     return cast("dict[str, Any]", OmegaConf.to_container(merged[stage.name], resolve=True))
 
 
