@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 import xxhash
 
+from megatron_ipt.corpus.documents import split_of
 from megatron_ipt.errors import InputError, RecipeError, StageError
 from megatron_ipt.files import atomic_folder, atomic_open, read_jsonl, remove_leftovers, write_json
 from megatron_ipt.locks import locked
@@ -29,7 +30,6 @@ from megatron_ipt.manifest import ShardMarkers, fingerprint_file
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
-from megatron_ipt.seeding import unit_interval
 from megatron_ipt.tokens.dataset.indexed import bin_path, dtype_for, idx_path
 from megatron_ipt.tokens.dataset.mix import TokenizedSource, write_interleaved, write_single
 from megatron_ipt.tokens.dataset.verify import checksums
@@ -327,10 +327,8 @@ def _split_of(record: dict[str, Any], recipe: _Recipe) -> str:
     identifier = record.get("id")
     if not isinstance(identifier, (str, int)) or identifier == "":
         identifier = xxhash.xxh3_128_hexdigest(orjson.dumps(record[recipe.json_keys[0]]))
-    draw = unit_interval(recipe.seed, "split", str(identifier))
     _, valid, test = recipe.split
-    # As in the corpus stage, so that the two agree on a document.
-    return "valid" if draw < valid else "test" if draw < valid + test else "train"
+    return split_of(str(identifier), recipe.seed, valid, test)
 
 
 def _part_prefix(job: _Job, output: str) -> Path:
