@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.config import load
-from megatron_ipt.errors import InputError, UserError
-from megatron_ipt.recipe import Recipe, load_recipe, recipe_from
+from megatron_ipt.errors import InputError, UserError as UserError
+from megatron_ipt.recipe import Recipe, load_recipe as load_recipe, recipe_from
 
 if TYPE_CHECKING:
     from megatron_ipt.augment.render import Rendered
@@ -40,24 +40,6 @@ if TYPE_CHECKING:
     from megatron_ipt.tokens.tokenizer.interface import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "Recipe",
-    "Run",
-    "UserError",
-    "build_recipe",
-    "load_model",
-    "load_recipe",
-    "load_tokenizer",
-    "make_pairs",
-    "open_dataset",
-    "read_documents",
-    "render",
-    "run",
-    "status",
-    "train_tokenizer",
-    "write_dataset",
-]
 
 _SHARD_DOCUMENTS = 1000
 
