@@ -14,7 +14,7 @@ from megatron_ipt.errors import RecipeError
 from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.seeding import generator, unit_interval
 from megatron_ipt.synthesis.from_text.prompted.marks import render_pair, render_pairs, render_text
-from megatron_ipt.synthesis.from_text.prompted.parsing import REPEATED, parse_answer, question_key
+from megatron_ipt.synthesis.from_text.prompted.parsing import distinct, parse_answer, question_key
 from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
 from megatron_ipt.synthesis.from_text.prompted.style import Drop
 from megatron_ipt.synthesis.pairs import Example, Pair
@@ -52,18 +52,8 @@ class FewShotFormat:
 
     def parseable(self, pairs: list[Pair]) -> tuple[list[Pair], list[Drop]]:
         """Splits pairs into those that parse back into themselves, with distinct questions, and dropped ones."""
-        kept: dict[str, Pair] = {}
-        drops = []
-        for pair in map(self._neutralised, pairs):
-            found, faults = parse_answer(render_pair(pair))
-            if len(found) != 1 or faults:
-                fault = faults[0].reason if faults else "parses as several pairs"
-                drops.append(Drop(fault, f"{pair.question} {pair.answer}"))
-            elif question_key(pair.question) in kept:
-                drops.append(Drop(REPEATED, pair.question))
-            else:
-                kept[question_key(pair.question)] = pair
-        return list(kept.values()), drops
+        drops: list[Drop] = []
+        return distinct(map(_if_parseable, map(self._neutralised, pairs)), drops), drops
 
     def encode(self, example: Example) -> tuple[Masked | None, list[Drop]]:
         """Encodes the example without the last pairs that exceed the row; None if no pair fits.
@@ -97,6 +87,14 @@ class FewShotFormat:
             options=tuple(map(clean, pair.options)),
             reasoning=clean(pair.reasoning),
         )
+
+
+def _if_parseable(pair: Pair) -> Pair | Drop:
+    found, faults = parse_answer(render_pair(pair))
+    if len(found) == 1 and not faults:
+        return pair
+    fault = faults[0].reason if faults else "parses as several pairs"
+    return Drop(fault, f"{pair.question} {pair.answer}")
 
 
 def vary(example: Example, share: float, seed: int) -> Example:

@@ -11,7 +11,6 @@ from hypothesis import given, strategies as st
 
 from megatron_ipt.synthesis.from_text.prompted.chat.answers import (
     BROKEN_JSON,
-    COPIED,
     NOTHING_FOUND,
     TOO_MUCH,
     pair_of_text,
@@ -20,6 +19,7 @@ from megatron_ipt.synthesis.from_text.prompted.chat.answers import (
 from megatron_ipt.synthesis.from_text.prompted.chat.lenient_json import Broken, clean, read_objects
 from megatron_ipt.synthesis.from_text.prompted.parsing import (
     BAD_OPTIONS,
+    COPIED,
     CUT_OFF,
     NO_ANSWER,
     NO_QUESTION,

@@ -7,6 +7,7 @@ one that ends in ``\nLet's think step by step.`` is answered with reasoning and 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from megatron_ipt.synthesis.from_text.prompted.marks import (
     ANSWER,
@@ -34,6 +35,7 @@ MALFORMED = "marks out of order"
 NO_QUESTION = "empty question"
 NO_ANSWER = "empty answer"
 REPEATED = "question repeated"
+COPIED = "copied from the example in the prompt"
 NOT_AN_OPTION = "answer not among the options"
 BAD_OPTIONS = "fewer than two options"
 
@@ -46,24 +48,33 @@ def parse_answer(text: str, finished: bool = True) -> tuple[list[Pair], list[Dro
         finished: False when the token limit ended it.
     """
     *chunks, rest = text.split(END)
-    pairs: list[Pair] = []
     drops: list[Drop] = []
-    seen: set[str] = set()
-    for chunk in chunks:
-        result = _parse_chunk(chunk, drops)
-        if isinstance(result, Pair):
-            name = question_key(result.question)
-            if name in seen:
-                result = Drop(REPEATED, result.question)
-            else:
-                seen.add(name)
-        if isinstance(result, Pair):
-            pairs.append(result)
-        else:
-            drops.append(result)
+    pairs = distinct((_parse_chunk(chunk, drops) for chunk in chunks), drops)
     if rest.strip():
         drops.append(Drop(UNFINISHED if finished else CUT_OFF, rest.strip()))
     return pairs, drops
+
+
+def distinct(found: Iterable[Pair | Drop], drops: list[Drop], shown: Iterable[Pair] = ()) -> list[Pair]:
+    """The pairs of ``found`` whose questions are neither repeated nor in ``shown``; the rest is added to ``drops``.
+
+    Args:
+        shown: pairs in the prompt; a model that repeats one has not read the text.
+    """
+    copied = {question_key(pair.question) for pair in shown}
+    pairs: dict[str, Pair] = {}
+    for result in found:
+        if isinstance(result, Drop):
+            drops.append(result)
+            continue
+        name = question_key(result.question)
+        if name in copied:
+            drops.append(Drop(COPIED, result.question))
+        elif name in pairs:
+            drops.append(Drop(REPEATED, result.question))
+        else:
+            pairs[name] = result
+    return list(pairs.values())
 
 
 def question_key(question: str) -> str:

@@ -17,8 +17,7 @@ from megatron_ipt.synthesis.from_text.prompted.parsing import (
     NO_ANSWER,
     NO_QUESTION,
     NOT_AN_OPTION,
-    REPEATED,
-    question_key,
+    distinct,
 )
 from megatron_ipt.synthesis.from_text.prompted.style import Drop
 from megatron_ipt.synthesis.pairs import Pair
@@ -26,7 +25,6 @@ from megatron_ipt.synthesis.pairs import Pair
 BROKEN_JSON = "broken JSON"
 NOTHING_FOUND = "no question with an answer in the output"
 TOO_MUCH = f"output beyond {MOST_CHARACTERS:,} characters"
-COPIED = "copied from the example in the prompt"
 
 _SAMPLE = 500
 FIELDS = {
@@ -66,22 +64,7 @@ def pairs_of_records(answer: str, finished: bool, examples: Iterable[Pair] = ())
     """
     text, drops = _spoken(answer, finished)
     found = list(_from_json(text, finished)) or list(_from_prose(text, finished))
-    shown = {question_key(pair.question) for pair in examples}
-    seen: set[str] = set()
-    pairs: list[Pair] = []
-    for result in found:
-        if isinstance(result, Pair):
-            name = question_key(result.question)
-            if name in shown:
-                result = Drop(COPIED, result.question)
-            elif name in seen:
-                result = Drop(REPEATED, result.question)
-            else:
-                seen.add(name)
-        if isinstance(result, Pair):
-            pairs.append(result)
-        else:
-            drops.append(result)
+    pairs = distinct(found, drops, shown=examples)
     if not found and not drops and answer.strip():
         drops.append(Drop(NOTHING_FOUND if finished else CUT_OFF, answer.strip()[:_SAMPLE]))
     return pairs, drops
