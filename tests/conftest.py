@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from megatron_ipt import stages
+from megatron_ipt.corpus.readers import READERS
 from megatron_ipt.extensions import VARIABLE
+from megatron_ipt.inference.engines import ENGINES
+from megatron_ipt.models.families import FAMILIES
+from megatron_ipt.models.presets import PRESETS
 from megatron_ipt.recipe import BUILT_IN
+from megatron_ipt.synthesis.from_text.prompted.styles import STYLES
+from megatron_ipt.synthesis.pair_sources import SOURCES
+from megatron_ipt.training.objectives.table import OBJECTIVES
 
 REPOSITORY = Path(__file__).parent.parent
+TABLES = [READERS, SOURCES, ENGINES, STYLES, FAMILIES, PRESETS, OBJECTIVES]
+"""What extensions add to, besides stages."""
+_BUILT_IN_ROWS = [dict(table) for table in TABLES]
 # Workers and the ranks that their tests start share the cores: threads that wait for each other there burn them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test depends on how fast the machine is, nor on what else runs on it.
@@ -36,9 +47,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def extensions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def extensions_are_forgotten() -> Iterator[None]:
     """What an extension registers takes part in every recipe of the process and of those that it starts."""
-    monkeypatch.setattr(stages, "_TABLE", list(BUILT_IN))
+    _forget_extensions()
+    yield
+    # Fixtures of a module come before those of its tests.
+    _forget_extensions()
+
+
+def _forget_extensions() -> None:
+    stages._TABLE[:] = BUILT_IN
+    for table, rows in zip(TABLES, _BUILT_IN_ROWS):
+        table.clear()
+        table.update(rows)
     os.environ.pop(VARIABLE, None)
     for name in [name for name in sys.modules if name.startswith("megatron_ipt_extension_")]:
         del sys.modules[name]
