@@ -16,16 +16,20 @@ _BATCH_TOKENS = 4096
 
 
 class LanguageModel:
-    """An exported model and its tokenizer, in fp32, on a GPU if available."""
+    """A Hugging Face model and its tokenizer, on a GPU if available.
 
-    def __init__(self, folder: Path):
+    Args:
+        tokenizer: as transformers loads it; by default the one in ``folder``.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Any = None, dtype: torch.dtype = torch.float32):
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
         self.model.to(self.device).eval()
 
     @torch.no_grad()
@@ -62,18 +66,23 @@ class LanguageModel:
             "bits_per_byte": total / math.log(2) / max(len(text.encode("utf-8", "replace")), 1),
         }
 
-    @torch.no_grad()
     def generate(self, ids: list[int], max_new_tokens: int) -> str:
         """Greedy continuation of ``ids``, decoded."""
+        return str(self.tokenizer.decode(self.continuation(ids, max_new_tokens), skip_special_tokens=True))
+
+    @torch.no_grad()
+    def continuation(self, ids: list[int], max_new_tokens: int) -> list[int]:
+        """Greedy continuation of ``ids``, without them."""
         prompt = torch.tensor([ids], device=self.device)
         output = self.model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            pad_token_id=self.model.config.eos_token_id,
+            pad_token_id=self.tokenizer.eos_token_id,
         )
-        return str(self.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True))
+        new: list[int] = output[0, len(ids) :].tolist()
+        return new
 
 
 def _equal_lengths(pieces: list[npt.NDArray[np.int64]]) -> list[torch.Tensor]:

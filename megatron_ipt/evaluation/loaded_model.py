@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from megatron_ipt.errors import InputError, RecipeError
+from megatron_ipt.evaluation.language_model import LanguageModel
 from megatron_ipt.files import read_json
 from megatron_ipt.inference.scoring import Score, ScoreRequest
 from megatron_ipt.tokens.dataset.description import DATASET
@@ -91,28 +92,20 @@ class LoadedModel(ABC):
 
 class _HuggingFace(LoadedModel):
     def __init__(self, folder: Path, tokenizer: Path, precision: str):
-        from transformers import AutoModelForCausalLM
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
         self.tokenizer = _open_tokenizer(tokenizer)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPES[precision], trust_remote_code=False)
+            self._model: Any = LanguageModel(folder, self.tokenizer, _DTYPES[precision])
         except (OSError, ValueError) as error:
             raise InputError(f"{folder}: transformers cannot load it: {error}") from error
-        self.model = model.to(device).eval()
 
-    @torch.inference_mode()
     def logits(self, ids: Any) -> torch.Tensor:
-        tensor = torch.as_tensor(ids).to(self.model.device)
-        logits: torch.Tensor = self.model(tensor).logits.float().cpu()
+        logits: torch.Tensor = self._model.logits(torch.as_tensor(ids))
         return logits
 
     def _score(self, requests: list[ScoreRequest]) -> list[Score]:
         from megatron_ipt.inference.transformers.likelihood import score_batch
 
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = getattr(self._model.model.config, "max_position_embeddings", None)
         for number, request in enumerate(requests):
             if limit is not None and len(request.ids) > limit:
                 raise InputError(f"score: text {number} has {len(request.ids)} tokens, the model takes up to {limit}")
@@ -123,24 +116,15 @@ class _HuggingFace(LoadedModel):
             width = len(requests[order[-1]].ids)
             batch, order = order[-max(1, _BATCH_TOKENS // width) :], order[: -max(1, _BATCH_TOKENS // width)]
             pad = self.tokenizer.eos_token_id or 0
-            scores |= dict(zip(batch, score_batch(self.model, [requests[index] for index in batch], pad)))
+            scores |= dict(zip(batch, score_batch(self._model.model, [requests[index] for index in batch], pad)))
         return [scores[index] for index in range(len(requests))]
 
-    @torch.inference_mode()
     def _continue(self, ids: list[int], max_new_tokens: int) -> list[int]:
-        prompt = torch.tensor([ids], device=self.model.device)
-        output = self.model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=self.tokenizer.eos_token_id,
-        )
-        new: list[int] = output[0, len(ids) :].tolist()
+        new: list[int] = self._model.continuation(ids, max_new_tokens)
         return new
 
     def close(self) -> None:
-        self.model = None
+        self._model = None
 
 
 class _Checkpoint(LoadedModel):
