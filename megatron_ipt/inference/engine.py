@@ -58,12 +58,17 @@ class Completion:
         text: of the answer, without control tokens and stop strings.
         finished: False when the token limit ended it.
         prompt_tokens: as the engine counted them.
+        generated_tokens: as the engine counted them, end mark and what follows a stop string included: what a provider
+            bills. None where the engine does not say.
+        cached_tokens: of the prompt, read from the engine's prefix cache.
     """
 
     ids: list[int]
     text: str
     finished: bool
     prompt_tokens: int
+    generated_tokens: int | None = None
+    cached_tokens: int = 0
 
 
 class EngineError(StageError):

@@ -12,12 +12,14 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from megatron_ipt.errors import NoPairsError, RecipeError, StageError
 from megatron_ipt.inference.engine import EngineError
+from megatron_ipt.inference.openai.answers import read_completion
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage
@@ -26,6 +28,8 @@ from tests.synthesis.conftest import texts_of, write_corpus
 from tests.synthesis.http_server import Faults, Server, completion, good
 
 pytest.importorskip("openai")
+
+from openai.types import CompletionUsage  # noqa: E402
 
 FAULTS = {
     "500": Faults.status(500),
@@ -334,3 +338,20 @@ def test_real_server_taken_for_another_kind(
     overrides = {"openai.server": "openai-compatible", "openai.timeout": 60, "generation.model": str(model_folder)}
     with pytest.raises(EngineError, match=r"synthesis\.openai\.server \(now openai-compatible\)|serves "):
         run(configure_openai(transformers_serve, **overrides), context)
+
+
+def test_reads_what_the_server_bills() -> None:
+    usage = CompletionUsage.model_validate(
+        {
+            "prompt_tokens": 9,
+            "completion_tokens": 4,
+            "total_tokens": 13,
+            "prompt_tokens_details": {"cached_tokens": 6},
+        }
+    )
+    choice = SimpleNamespace(text="river", finish_reason="stop")
+    answer = read_completion(SimpleNamespace(choices=[choice], usage=usage), "")
+    assert (answer.prompt_tokens, answer.generated_tokens, answer.cached_tokens) == (9, 4, 6)
+    silent = SimpleNamespace(choices=[choice], usage=SimpleNamespace(prompt_tokens=9, completion_tokens=None))
+    answer = read_completion(silent, "")
+    assert (answer.generated_tokens, answer.cached_tokens) == (None, 0)

@@ -33,12 +33,16 @@ class Answer:
         ids: generated token ids, where the server gives them.
         finished: False when the token limit ended it.
         prompt_tokens: as the server counted them.
+        generated_tokens: as the server counted them; None where it does not say.
+        cached_tokens: of the prompt, read from the server's cache.
     """
 
     text: str
     ids: list[int] | None
     finished: bool
     prompt_tokens: int
+    generated_tokens: int | None = None
+    cached_tokens: int = 0
 
 
 def read_completion(answer: Any, ids_field: str) -> Answer:
@@ -50,11 +54,19 @@ def read_completion(answer: Any, ids_field: str) -> Answer:
     choice = _choice(answer)
     text = getattr(choice, "text", None)
     reason = getattr(choice, "finish_reason", None)
-    prompt_tokens = getattr(getattr(answer, "usage", None), "prompt_tokens", None)
+    usage = getattr(answer, "usage", None)
+    prompt_tokens = getattr(usage, "prompt_tokens", None)
     if not isinstance(text, str) or reason not in ("stop", "length") or not isinstance(prompt_tokens, int):
         raise Unreadable(f"answered what is not a completion: {str(answer)[:200]!r}")
     ids = getattr(choice, ids_field, None) if ids_field else None
-    return Answer(text, ids if isinstance(ids, list) else None, reason == "stop", prompt_tokens)
+    return Answer(
+        text,
+        ids if isinstance(ids, list) else None,
+        reason == "stop",
+        prompt_tokens,
+        _count(getattr(usage, "completion_tokens", None)),
+        _count(getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)) or 0,
+    )
 
 
 def prompt_logprobs(answer: Any, ids: Sequence[int], places: Sequence[int]) -> list[float]:
@@ -115,6 +127,11 @@ def _check_count(name: str, values: Any, expected: tuple[int, ...], tokens: int)
     if not isinstance(values, list) or len(values) not in expected:
         found = f"{len(values)} entries" if isinstance(values, list) else "nothing"
         raise NotScored(f"expected {name} for the {tokens} tokens of the prompt, found {found}")
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens, None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _choice(answer: Any) -> Any:

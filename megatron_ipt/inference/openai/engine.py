@@ -19,6 +19,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from megatron_ipt.errors import RecipeError
@@ -299,7 +300,9 @@ class OpenAIEngine(Engine):
 
     def _completion(self, answer: Answer, sampling: Sampling) -> Completion:
         if answer.ids is not None:
-            return self.completion(answer.ids, answer.finished, answer.prompt_tokens, sampling=sampling)
-        text = answer.text.removesuffix(self.tokenizer.eos)
-        ids = self.tokenizer.encode([text])[0]
-        return self.completion(ids, answer.finished, answer.prompt_tokens, text, sampling)
+            completion = self.completion(answer.ids, answer.finished, answer.prompt_tokens, sampling=sampling)
+        else:
+            text = answer.text.removesuffix(self.tokenizer.eos)
+            ids = self.tokenizer.encode([text])[0]
+            completion = self.completion(ids, answer.finished, answer.prompt_tokens, text, sampling)
+        return replace(completion, generated_tokens=answer.generated_tokens, cached_tokens=answer.cached_tokens)
