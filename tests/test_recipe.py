@@ -28,3 +28,11 @@ def test_recipes_do_not_share_what_they_inherit():
     first = load_recipe(QUICKSTART, ["corpus.text_key=body", "tokens.sources.raw.inputs=[x]"])
     assert first.tokens.sources["raw"].text_key == "body"
     assert load_recipe(QUICKSTART).tokens.sources["raw"].text_key is None
+
+
+def test_samples_of_tuning_data_are_as_long_as_its_rows():
+    tiny = REPOSITORY / "examples" / "synthesizer_tiny.yaml"
+    assert load_recipe(tiny, ["training.model.max_position_embeddings=2048"]).training.seq_length() == 512
+    assert load_recipe(tiny, ["training.data.seq_length=256"]).training.seq_length() == 256
+    # A recipe with a corpus takes the length of the model.
+    assert load_recipe(QUICKSTART).training.seq_length() == 256

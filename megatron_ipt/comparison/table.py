@@ -39,6 +39,8 @@ MEASURES = (
     Measure("answer_loss", "loss of held-out answers (nats per token)"),
     Measure("accuracy", "right answer ranks first", True, True, "chance"),
     Measure("accuracy_per_byte", "right answer ranks first, per byte", True, True, "chance"),
+    Measure("f1", "F1 of generated answers", True, True),
+    Measure("exact_match", "exact match of generated answers", True, True),
     Measure("text_loss", "loss of held-out plain text (nats per token)"),
 )
 
@@ -74,7 +76,8 @@ def deviation(values: Sequence[float]) -> float:
 def measured(results: Mapping[str, Any], counts: Mapping[str, Any]) -> dict[str, float]:
     """Metrics of one run, from the ``results.json`` of its evaluation and the counts of its training."""
     questions = results["questions"]["held_out"]
-    row = {name: questions[name] for name in ("answer_loss", "accuracy", "accuracy_per_byte", "chance")}
+    names = ("answer_loss", "accuracy", "accuracy_per_byte", "chance", "f1", "exact_match")
+    row = {name: questions[name] for name in names if name in questions}
     if "plain" in results["perplexity"]:
         row["text_loss"] = results["perplexity"]["plain"]["loss"]
     return {**row, "questions": questions["ranked"], "tokens": counts["tokens"], "parameters": counts["parameters"]}

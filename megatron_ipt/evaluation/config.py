@@ -33,6 +33,12 @@ class EvaluationConfig:
         "Questions about unseen texts, as NAME: FILE: JSONL with context, question, answer, options. Measures the loss "
         "of answers, and how often the correct option has the highest likelihood.",
     )
+    answer_tokens: int = key(
+        0,
+        "Maximum tokens of answers that are generated to the questions, for exact match and F1 as for SQuAD; 0 "
+        "generates none.",
+        minimum=0,
+    )
     checkpoints: str = key(
         "last",
         "last: only the exported checkpoint. all: also every other checkpoint that training kept, for curves of loss "

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from megatron_ipt.inference.transformers.next_token import StopStrings
 from megatron_ipt.progress import Progress
 
 _BATCH_TOKENS = 4096
+_BATCH_PROMPTS = 16
 
 
 class LanguageModel:
@@ -83,6 +85,35 @@ class LanguageModel:
         )
         new: list[int] = output[0, len(ids) :].tolist()
         return new
+
+    @torch.no_grad()
+    def first_lines(self, prompts: list[list[int]], max_new_tokens: int, label: str) -> list[str]:
+        """Greedy continuations up to the first line break, decoded, in the order of ``prompts``; in batches."""
+        from transformers import StoppingCriteriaList
+
+        found: dict[int, str] = {}
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        pad = self.tokenizer.eos_token_id
+        with Progress(label, len(prompts), "answers") as bar:
+            for start in range(0, len(order), _BATCH_PROMPTS):
+                rows = order[start : start + _BATCH_PROMPTS]
+                width = max(len(prompts[index]) for index in rows)
+                padding = [width - len(prompts[index]) for index in rows]
+                ids = [[pad] * missing + prompts[index] for index, missing in zip(rows, padding)]
+                mask = [[0] * missing + [1] * (width - missing) for missing in padding]
+                output = self.model.generate(
+                    torch.tensor(ids, device=self.device),
+                    attention_mask=torch.tensor(mask, device=self.device),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=pad,
+                    stopping_criteria=StoppingCriteriaList([StopStrings(torch, ("\n",), self.tokenizer, width)]),
+                )
+                for index, row in zip(rows, output[:, width:].tolist()):
+                    text = self.tokenizer.decode(row, skip_special_tokens=True)
+                    found[index] = text.split("\n", 1)[0].strip()
+                bar.advance(len(rows))
+        return [found[index] for index in range(len(prompts))]
 
 
 def _equal_lengths(pieces: list[npt.NDArray[np.int64]]) -> list[torch.Tensor]:

@@ -67,7 +67,7 @@ class Measures:
         for name in self._config.texts:
             perplexity[name] = self._loss(model, name, self._tokens_of_text(name, model, directory))
         answers = {
-            name: questions.measure(model, group, self._seq_length, f"evaluation {name}")
+            name: questions.measure(model, group, self._seq_length, f"evaluation {name}", self._config.answer_tokens)
             for name, group in self._questions.items()
         }
         return {"perplexity": perplexity, "questions": answers}

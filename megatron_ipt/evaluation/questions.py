@@ -1,9 +1,10 @@
-r"""Scores answers to questions about unseen texts by likelihood, without generating.
+r"""Answers to questions about unseen texts: scored by likelihood and, if asked for, generated.
 
 The prompt has one fixed format, ``{context}\n\nQuestion: {question}\nAnswer:``. Two metrics derive from the
 log-likelihood of `` {answer}`` after it: the loss of the answer in nats per token, and whether the correct answer ranks
 first among the options. Because options differ in length, they are also ranked by likelihood per byte
-(``acc_norm`` of lm-evaluation-harness uses characters). ``chance`` is the accuracy of guessing.
+(``acc_norm`` of lm-evaluation-harness uses characters). ``chance`` is the accuracy of guessing. A generated answer is
+the first line of the greedy continuation; exact match and F1 are those of SQuAD (arXiv:1606.05250).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import orjson
 import torch
 
 from megatron_ipt.errors import InputError
+from megatron_ipt.evaluation.judge.text import best_f1, exact_match
 from megatron_ipt.files import iter_lines
 from megatron_ipt.progress import Progress
 
@@ -72,15 +74,19 @@ def read_questions(path: str | Path) -> list[Question]:
     return questions
 
 
-def measure(model: LanguageModel, questions: list[Question], seq_length: int, label: str) -> dict[str, Any]:
+def measure(
+    model: LanguageModel, questions: list[Question], seq_length: int, label: str, answer_tokens: int = 0
+) -> dict[str, Any]:
     """Metrics over all questions.
 
     Args:
         seq_length: tokens per training sequence; longer prompts are truncated on the left.
+        answer_tokens: maximum tokens of a generated answer; 0 generates none.
 
     Returns:
         ``{questions, answer_loss, accuracy, accuracy_per_byte, chance, ranked}``: loss in nats per token over all
-        correct answers; accuracies and chance over the ``ranked`` questions, those with two or more options.
+        correct answers; accuracies and chance over the ``ranked`` questions, those with two or more options. With
+        ``answer_tokens`` also ``{exact_match, f1}``, means over all questions.
     """
     tokenized = [_TokenizedQuestion(model, question, seq_length) for question in questions]
     likelihoods = _log_likelihoods(model, tokenized, label)
@@ -96,7 +102,14 @@ def measure(model: LanguageModel, questions: list[Question], seq_length: int, la
             # The answer comes first; a tie counts as wrong.
             first += scores[0] > max(scores[1:])
             first_per_byte += per_byte[0] > max(per_byte[1:])
+    generated: dict[str, float] = {}
+    if answer_tokens:
+        lines = model.first_lines([row.prompt for row in tokenized], answer_tokens, f"{label}: answers")
+        pairs = [(line, [question.answer]) for line, question in zip(lines, questions)]
+        generated["exact_match"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
+        generated["f1"] = sum(best_f1(*pair) for pair in pairs) / len(pairs)
     return {
+        **generated,
         "questions": len(questions),
         "answer_loss": loss / tokens,
         "accuracy": first / ranked if ranked else None,

@@ -152,7 +152,11 @@ def _how_measured(harness: Mapping[str, Any]) -> str:
 
 
 def _questions(questions: Mapping[str, Any]) -> Table:
-    columns = ("Questions", "Answer loss", "Right one first, %", "Per byte, %", "Chance, %")
+    columns = ["Questions", "Answer loss", "Right one first, %", "Per byte, %", "Chance, %"]
+    shares = ["accuracy", "accuracy_per_byte", "chance"]
+    if any("f1" in figures for figures in questions.values()):
+        columns += ["F1, %", "Exact match, %"]
+        shares += ["f1", "exact_match"]
     return Table(
         (Column("Set", numeric=False), *map(Column, columns)),
         [
@@ -161,14 +165,17 @@ def _questions(questions: Mapping[str, Any]) -> Table:
                     name,
                     exact(figures["questions"]),
                     number(figures["answer_loss"], 4),
-                    *(in_percent(figures[key]) for key in ("accuracy", "accuracy_per_byte", "chance")),
+                    *(in_percent(figures.get(key)) for key in shares),
                 )
             )
             for name, figures in questions.items()
         ],
         "Questions about unseen texts",
         "by likelihood",
-        "Loss in nats per token of the answer; the right answer is first when no other option is as likely.",
+        "Loss in nats per token of the answer; the right answer is first when no other option is as likely. F1 and "
+        "exact match are those of generated answers."
+        if len(shares) > 3
+        else "Loss in nats per token of the answer; the right answer is first when no other option is as likely.",
     )
 
 

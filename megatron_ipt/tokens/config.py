@@ -24,6 +24,17 @@ class TokenizerConfig:
         choices=("train", "sentencepiece", "huggingface"),
     )
     path: str = key("", "Tokenizer to use, for the kinds sentencepiece and huggingface.")
+    eod_token: str | None = key(
+        None,
+        "huggingface: token that ends a document and, later, a generation. By default the tokenizer's eos_token, which "
+        "for many chat models ends a message (<|im_end|>); their documents were separated by another, e.g. "
+        "<|endoftext|>.",
+    )
+    bos_token: str | None = key(
+        None,
+        "huggingface: token that begins a document. By default the tokenizer's bos_token, which for some chat models "
+        "begins a message (<|im_start|>).",
+    )
     vocab_size: int = key(4096, "Pieces of a trained tokenizer, special tokens included.", minimum=300, maximum=1 << 20)
     engine: str = key(
         "auto",
@@ -42,6 +53,9 @@ class TokenizerConfig:
             yield "path", f"required when kind is {self.kind}"
         if self.kind == "train" and self.path:
             yield "path", "is set, but kind is train; set kind to sentencepiece or huggingface to use it"
+        for name in ("eod_token", "bos_token"):
+            if getattr(self, name) is not None and self.kind != "huggingface":
+                yield name, f"can be chosen only for kind huggingface; kind is {self.kind}"
 
 
 @dataclass

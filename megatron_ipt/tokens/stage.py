@@ -243,7 +243,7 @@ def prepare_tokenizer(settings: TokenizerConfig, lines: Iterator[str], folder: P
 
 def _given_tokenizer(settings: TokenizerConfig) -> Tokenizer | None:
     if settings.kind == "huggingface":
-        return HuggingFaceTokenizer(settings.path)
+        return HuggingFaceTokenizer(settings.path, settings.eod_token, settings.bos_token)
     if settings.kind == "sentencepiece":
         return SentencePieceTokenizer.read(settings.path)
     return None

@@ -152,7 +152,10 @@ class BatchRampConfig:
 class DataConfig:
     """How sequences are cut from the indexed datasets. Sequences cross documents."""
 
-    seq_length: int | None = key(None, "Tokens per sequence; the model's max_position_embeddings if empty.", minimum=2)
+    seq_length: int | None = key(
+        None, "Tokens per sequence. Null: tuning.seq_length for tuning data, else the model's max_position_embeddings.",
+        minimum=2,
+    )  # fmt: skip
     blend: dict[str, float] = key({}, "Fraction of the tokens by training source; as in the tokens stage if empty.")
     eod_mask_loss: bool = key(False, "No loss at positions whose input is the end-of-document token.")
     reset_attention_mask: bool = key(

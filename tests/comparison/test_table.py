@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from megatron_ipt.comparison.plot import save
-from megatron_ipt.comparison.table import cells, markdown
+from megatron_ipt.comparison.table import cells, markdown, measured
 
 
 def row(answer_loss, accuracy, text_loss):
@@ -48,6 +48,16 @@ def test_one_seed_has_no_spread_and_unequal_tokens_show():
     rows = {"vanilla": [row(5.0, 0.25, 3.0)], "gold": [row(4.0, 0.5, 3.0) | {"tokens": 2000}]}
     assert cells(rows)["accuracy"]["gold"].deviation == 0
     assert "1,000 or 2,000 training tokens" in markdown(rows)
+
+
+def test_generated_answers_have_rows_where_they_were_measured():
+    assert "F1" not in markdown(ROWS)
+    results = {"questions": {"held_out": {"answer_loss": 1.5, "accuracy": 0.5, "accuracy_per_byte": 0.4, "chance": 0.2,
+        "ranked": 9, "f1": 0.25, "exact_match": 0.125}}, "perplexity": {"plain": {"loss": 2.5}}}  # fmt: skip
+    found = measured(results, {"tokens": 10, "parameters": 20})
+    text = markdown({"vanilla": [found], "gold": [found | {"f1": 0.5}]})
+    assert "| F1 of generated answers, higher is better | 25.0 % ± 0.0 % | 50.0 % ± 0.0 % (+25.0 % ± 0.0 %) |" in text
+    assert "| exact match of generated answers, higher is better | 12.5 % ± 0.0 % |" in text
 
 
 def test_the_plot_is_drawn_in_both_formats(tmp_path):

@@ -8,12 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from megatron_ipt.config import load
+from megatron_ipt.config import check as check_section, load
 from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.files import atomic_jsonl, read_json
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.stages import AUGMENTED, DOCUMENTS
+from megatron_ipt.tokenizer_readers import special_tokens
 from megatron_ipt.tokens import encode
 from megatron_ipt.tokens.config import SourceConfig, TokenizerConfig, TokensConfig
 from megatron_ipt.tokens.dataset.indexed import IndexedReader
@@ -300,3 +301,29 @@ def test_a_source_without_a_tokenizer_model_beside_its_json(context, tmp_path):
     run(TokensConfig(tokenizer=TokenizerConfig(kind="huggingface", path=str(published))), context)
     assert not (context.directory / "tokenizer" / "tokenizer.model").exists()
     assert len(texts(context, "train")) == 80
+
+
+def test_the_token_between_documents_can_be_chosen(context, tmp_path):
+    run(settings(), context)
+    published = context.directory / "tokenizer"
+    (published / "tokenizer.model").unlink()
+    before = json.loads((published / "tokenizer_config.json").read_text())
+    (published / "special_tokens_map.json").write_text(json.dumps({"eos_token": "</s>", "unk_token": "<unk>"}))
+    chosen = TokenizerConfig(kind="huggingface", path=str(published), eod_token="<unk>", bos_token="</s>")
+    context.directory = tmp_path / "again"
+    run(TokensConfig(tokenizer=chosen), context)
+    vocabulary = json.loads((published / "tokenizer.json").read_text())["model"]["vocab"]
+    documents = IndexedReader(context.directory / "train")
+    assert {(document[0], document[-1]) for document in documents} == {(vocabulary["</s>"], vocabulary["<unk>"])}
+    after = json.loads((context.directory / "tokenizer/tokenizer_config.json").read_text())
+    assert after == {**before, "eos_token": "<unk>", "bos_token": "</s>"}
+    assert special_tokens(context.directory / "tokenizer")["eos_token"] == "<unk>"
+    absent = TokenizerConfig(kind="huggingface", path=str(published), eod_token="<|endoftext|>")
+    context.directory = tmp_path / "absent"
+    with pytest.raises(InputError, match=r"tokenizer\.eod_token: '<\|endoftext\|>' is not in the vocabulary"):
+        run(TokensConfig(tokenizer=absent), context)
+
+
+def test_only_a_published_tokenizer_has_tokens_to_choose():
+    with pytest.raises(RecipeError, match=r"eod_token: can be chosen only for kind huggingface; kind is train"):
+        check_section(TokensConfig(tokenizer=TokenizerConfig(eod_token="<unk>")))

@@ -178,7 +178,8 @@ def _why_not_gigatoken(exact: Encoder, definition: Path, control_tokens: list[st
     except ImportError:
         return "not installed (pip install gigatoken)"
     except (ValueError, RuntimeError, NotImplementedError) as error:
-        return f"does not support this tokenizer: {error}"
+        # The library adds a line with the place in its own source.
+        return f"does not support this tokenizer: {str(error).splitlines()[0] if str(error) else error!r}"
     return None if different is None else f"gives other ids than {exact.name} for {different!r}"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from functools import cached_property
 from pathlib import Path
 
 from megatron_ipt.errors import InputError
+from megatron_ipt.files import read_json
 from megatron_ipt.tokenizer_readers import read_tokenizer_json, special_tokens
 from megatron_ipt.tokens.tokenizer.encoders import Encoder, Ids, TokenizersEncoder
 from megatron_ipt.tokens.tokenizer.transformers_files import TOKENIZER_FILES
@@ -15,11 +17,16 @@ from megatron_ipt.tokens.tokenizer.transformers_files import TOKENIZER_FILES
 class HuggingFaceTokenizer:
     """A folder with ``tokenizer.json``, used as published through the tokenizers library.
 
+    Args:
+        folder: of the tokenizer.
+        eod_token: ends a document; by default its ``eos_token``, else its ``sep_token``.
+        bos_token: begins a document; by default its ``bos_token``.
+
     Raises:
-        InputError: the folder has no such file, or the tokenizer no token for the end of a document.
+        InputError: the folder has no such file, a token is not in the vocabulary, or none ends a document.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, eod_token: str | None = None, bos_token: str | None = None):
         self.folder = Path(folder)
         file = self.folder / "tokenizer.json"
         if not file.is_file():
@@ -29,7 +36,14 @@ class HuggingFaceTokenizer:
         self.vocab_size = max(vocabulary.values()) + 1
         self.size = len(vocabulary)
         configuration = self.folder / "tokenizer_config.json"
-        ids = {name: vocabulary.get(token) for name, token in special_tokens(self.folder).items()}
+        self._chosen = {
+            name: token for name, token in (("eos_token", eod_token), ("bos_token", bos_token)) if token is not None
+        }
+        for name, token in self._chosen.items():
+            if token not in vocabulary:
+                key = "eod_token" if name == "eos_token" else name
+                raise InputError(f"tokenizer.{key}: {token!r} is not in the vocabulary of {file}")
+        ids = {name: vocabulary.get(token) for name, token in {**special_tokens(self.folder), **self._chosen}.items()}
         self.bos_id = ids.get("bos_token")
         self.pad_id = ids.get("pad_token")
         eod_id = ids.get("eos_token")
@@ -64,3 +78,9 @@ class HuggingFaceTokenizer:
         for name in TOKENIZER_FILES:
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, folder / name)
+        if self._chosen:
+            # Everything later (export, evaluation, other tools) reads the chosen tokens from here.
+            for name in ("tokenizer_config.json", "special_tokens_map.json"):
+                if name == "tokenizer_config.json" or (folder / name).is_file():
+                    named = read_json(folder / name) if (folder / name).is_file() else {}
+                    (folder / name).write_text(json.dumps({**named, **self._chosen}, indent=2) + "\n")
