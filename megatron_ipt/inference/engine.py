@@ -8,10 +8,12 @@ knows nothing of documents, pairs or shards.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_ipt.errors import InputError, RecipeError, StageError
+from megatron_ipt.inference.chat_template import Message
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.scoring import Score, ScoreRequest
 from megatron_ipt.inference.settings import EngineSettings
@@ -26,10 +28,15 @@ class Prompt:
         ids: token ids, with BOS where the model wants one.
         text: the same for engines that take only strings: control tokens written out, without the first BOS, which
             such engines add.
+        messages: the same as a chat, for engines that apply the model's chat template themselves; empty where the
+            prompt is no chat.
+        template_variables: of the chat template, for such engines.
     """
 
     ids: list[int]
     text: str
+    messages: tuple[Message, ...] = ()
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
 from megatron_ipt.inference.engines import load_engine, open_engine
 from megatron_ipt.inference.run import run_coroutine
 from megatron_ipt.inference.settings import EngineSettings
-from megatron_ipt.inference.tokenizer import PromptTokenizer, find_tokenizer, open_prompt_tokenizer
+from megatron_ipt.inference.tokenizer import PromptTokenizer, find_tokenizer
 from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_code, fingerprint_file, read_manifest
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
@@ -129,7 +129,7 @@ def check(config: SynthesisConfig) -> None:
     if source_named(config.engine).kind == "model":
         if not load_engine(config.engine, "synthesis.engine").generates():
             raise RecipeError(f"synthesis.engine: the engine {config.engine} does not generate")
-        open_style(config, open_prompt_tokenizer(_tokenizer_file(config), "synthesis.generation.tokenizer"), 0)
+        open_style(config, engine_settings(config).open_tokenizer(), 0)
     else:
         load_source(config.engine)
         _other_files(config)
@@ -151,17 +151,20 @@ def _other_files(config: SynthesisConfig) -> list[Path]:
     if kind == "files":
         return list(load_source(config.engine)(config, 0).files())
     if kind == "model":
-        return [_tokenizer_file(config), *_prompt_files(config)]
+        tokenizer = _tokenizer_file(config)
+        return [*([tokenizer] if tokenizer else []), *_prompt_files(config)]
     return []
 
 
-def _tokenizer_file(config: SynthesisConfig) -> Path:
+def _tokenizer_file(config: SynthesisConfig) -> Path | None:
+    """The file of the tokenizer; None where tokens are estimated."""
     settings = engine_settings(config)
-    return find_tokenizer(settings.tokenizer, settings.key("generation.tokenizer"))
+    return find_tokenizer(settings.tokenizer, settings.key("generation.tokenizer")) if settings.tokenizer else None
 
 
 def _prompt_files(config: SynthesisConfig) -> list[Path]:
-    return load_style(config.prompt).files(_tokenizer_file(config), style_file(config.prompt))
+    tokenizer = None if engine_settings(config).chats else _tokenizer_file(config)
+    return load_style(config.prompt).files(tokenizer, style_file(config.prompt))
 
 
 def open_style(config: SynthesisConfig, tokenizer: PromptTokenizer, seed: int) -> PromptStyle:
@@ -171,7 +174,8 @@ def open_style(config: SynthesisConfig, tokenizer: PromptTokenizer, seed: int) -
         RecipeError: it cannot be imported, its file is not valid, or the context leaves no room for a text.
         InputError: the model lacks something that it needs, such as a chat template.
     """
-    setup = StyleSetup(tokenizer, config.generation, seed, style_file(config.prompt))
+    chats = engine_settings(config).chats
+    setup = StyleSetup(tokenizer, config.generation, seed, style_file(config.prompt), chats=chats)
     return load_style(config.prompt).make(setup)
 
 
@@ -237,7 +241,7 @@ def _generate(
         prompts = open_style(config, tokenizer, context.seed)
         settings = as_dict(config, only_output=True) | {
             "seed": context.seed,
-            "tokenizer": fingerprint_file(tokenizer.path),
+            "tokenizer": fingerprint_file(tokenizer.path) if tokenizer.path else None,
         }
         if files := _prompt_files(config):
             settings["prompt_files"] = [fingerprint_file(path)["xxh128"] for path in files]

@@ -166,8 +166,10 @@ class Synthesizer:
             outcome.drops.append((example.id, Drop(REFUSED, str(refusal))))
             return None
         outcome.counts["requests"] += 1
-        outcome.counts["prompt_tokens"] += len(prompt.ids)
-        outcome.counts["generated_tokens"] += len(completion.ids)
+        generated = completion.generated_tokens
+        # As the engine counted them: the ids of a chat that a server renders only stand for its length.
+        outcome.counts["prompt_tokens"] += completion.prompt_tokens
+        outcome.counts["generated_tokens"] += len(completion.ids) if generated is None else generated
         return completion
 
     def _pairs(self, example: Example, text: TextPrompt, completion: Completion, outcome: Outcome) -> list[Pair]:
