@@ -237,6 +237,10 @@ class ShardMarkers:
         """Call when every file of the shard is under its final name."""
         write_json(self._path(name), counts)
 
+    def reopen(self, name: str) -> None:
+        """Makes shard ``name`` unfinished; its files stay until it is finished again."""
+        self._path(name).unlink(missing_ok=True)
+
     def _path(self, name: str) -> Path:
         return self.directory / f"{name.split('.', 1)[0]}.done.json"
 

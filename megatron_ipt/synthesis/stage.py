@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle, StyleSe
 from megatron_ipt.synthesis.from_text.prompted.styles import load_style, style_code, style_file
 from megatron_ipt.synthesis.pair_sources import load_source, source_named
 from megatron_ipt.synthesis.pairs import Chain
-from megatron_ipt.synthesis.statistics import Statistics, total_of
+from megatron_ipt.synthesis.statistics import REFUSED_TEXTS, Statistics, total_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,29 @@ def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] |
         why = f"dropped: {reasons}; see {context.directory / REJECTS_FOLDER}" if reasons else "the engine found none"
         logger.warning("synthesis: none of %s texts got a pair; %s", f"{summary['texts']:,}", why)
     return summary
+
+
+def reopen_refused(
+    config: SynthesisConfig, context: StageContext, shard: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Makes finished shards in which the engine refused texts unfinished, so that :func:`run` asks about these again.
+
+    Args:
+        config: section ``synthesis``.
+        context: of the stage.
+        shard: (i, N) considers only every N-th shard from the i-th on.
+
+    Returns:
+        ``{refused_texts, shards}``: how many texts in how many shards.
+
+    Raises:
+        RecipeError: i is not in [0, N).
+        StageError: another process works on one of the shards, or a journal is missing.
+    """
+    tasks = [task for task in share_of(tasks_of(config, context), shard) if task.refused(context.directory)]
+    identity = _identity_of_shards(config, context) if tasks else None
+    reopened = [task.reopen(context.directory, identity(task)) for task in tasks] if identity else []
+    return {REFUSED_TEXTS: sum(reopened), "shards": len(reopened)}
 
 
 def tasks_of(config: SynthesisConfig, context: StageContext) -> list[ShardTask]:
@@ -229,28 +252,22 @@ def _generate(
 ) -> list[str]:
     """Makes shards with a language model; returns samples of its answers without pairs."""
     from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
-    from megatron_ipt.synthesis.from_text.prompted.runner import Runner, check_refused
+    from megatron_ipt.synthesis.from_text.prompted.runner import Runner, check_refused, too_many_refused
 
     markers = ShardMarkers(context.directory)
     samples: list[str] = []
+    own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
+    useless = own.counts[REFUSED_TEXTS] and not own.counts["pairs"]
+    if useless or too_many_refused(own.counts, config.generation.max_refused_share):
+        # An earlier run failed because of them.
+        found = reopen_refused(config, context, shard)
+        logger.info("synthesis: asking again about %d texts that the engine refused", found[REFUSED_TEXTS])
     finished = [record for task in tasks if (record := markers.counts(task.name)) is not None]
     if len(finished) < len(tasks):
         generation = config.generation
         engine = open_engine(engine_settings(config))
-        tokenizer = engine.tokenizer
-        prompts = open_style(config, tokenizer, context.seed)
-        settings = as_dict(config, only_output=True) | {
-            "seed": context.seed,
-            "tokenizer": fingerprint_file(tokenizer.path) if tokenizer.path else None,
-        }
-        if files := _prompt_files(config):
-            settings["prompt_files"] = [fingerprint_file(path)["xxh128"] for path in files]
-        settings_bytes = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
-
-        def identity(task: ShardTask) -> int:
-            source = orjson.dumps(fingerprint_file(task.source).get("xxh128"))
-            return int.from_bytes(hashlib.blake2b(settings_bytes + source, digest_size=8).digest(), "big")
-
+        prompts = open_style(config, engine.tokenizer, context.seed)
+        identity = _identity_of_shards(config, context)
         name = "metrics.jsonl" if shard is None else f"metrics-{shard[0]}-of-{shard[1]}.jsonl"
         documents = _documents(context)
         monitor = Monitor(
@@ -268,6 +285,24 @@ def _generate(
     own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
     check_refused(own.counts, config.generation.max_refused_share)
     return samples
+
+
+def _identity_of_shards(config: SynthesisConfig, context: StageContext) -> Callable[[ShardTask], int]:
+    """What journals are recognised by: a hash of the settings and files that affect the output, and of the input."""
+    tokenizer = _tokenizer_file(config)
+    settings = as_dict(config, only_output=True) | {
+        "seed": context.seed,
+        "tokenizer": fingerprint_file(tokenizer) if tokenizer else None,
+    }
+    if files := _prompt_files(config):
+        settings["prompt_files"] = [fingerprint_file(path)["xxh128"] for path in files]
+    settings_bytes = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
+
+    def identity(task: ShardTask) -> int:
+        source = orjson.dumps(fingerprint_file(task.source).get("xxh128"))
+        return int.from_bytes(hashlib.blake2b(settings_bytes + source, digest_size=8).digest(), "big")
+
+    return identity
 
 
 def _samples_of_rejects(folder: Path) -> list[str]:

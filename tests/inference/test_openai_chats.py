@@ -32,6 +32,7 @@ from tests.synthesis.scripted import answer_about
 pytest.importorskip("openai")
 
 MESSAGES = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"})
+PLAIN = Sampling(9)
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "minLength": 1}}}
 
 
@@ -62,7 +63,7 @@ def run(config: SynthesisConfig, context: StageContext, texts: int = 12) -> dict
 
 def one(
     answer: Callable[[dict[str, Any]], Any],
-    sampling: Sampling = Sampling(9),
+    sampling: Sampling = PLAIN,
     prompt: Prompt | None = None,
     models: tuple[Any, ...] = ("tiny",),
     **own: Any,
@@ -98,10 +99,11 @@ def test_a_run_resumes_and_notices_other_settings(
     configure_chats: Callable[..., SynthesisConfig], context: StageContext
 ) -> None:
     dead = Faults.status(404)
-    with Server(lambda n, body: dead(body) if n > 7 else answer(body)) as server:
-        with pytest.raises(EngineError, match="injected 404"):
-            run(configure_chats(server, **{"generation.window": 1}), context)
-        asked = len(server.bodies)
+    with (
+        Server(lambda n, body: dead(body) if n > 7 else answer(body)) as server,
+        pytest.raises(EngineError, match="injected 404"),
+    ):
+        run(configure_chats(server, **{"generation.window": 1}), context)
     with Server(lambda n, body: answer(body)) as server:
         with pytest.raises(StageError, match="other documents or settings"):
             stage.run(configure_chats(server, **{"generation.temperature": 0.2}), context)
@@ -214,6 +216,16 @@ def test_a_template_without_system_messages() -> None:
     _, bodies = one(answer)
     merged = [{"role": "user", "content": "Be brief.\n\nWho?"}]
     assert [body["messages"] for body in bodies] == [list(MESSAGES), merged, merged]
+
+
+def test_a_rejected_first_text_is_refused_alone() -> None:
+    """As when a prompt exceeds the context, or texts that were refused are asked about again."""
+
+    def answer(body: dict[str, Any]) -> Any:
+        return Faults.status(400)(body) if "Who?" in body["messages"][-1]["content"] else chat(body)
+
+    with pytest.raises(RequestRefused, match="status 400: injected 400"):
+        one(answer)
 
 
 def test_an_answer_that_was_cut_off_before_it_began() -> None:

@@ -20,7 +20,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -60,6 +60,7 @@ _FAILURES_BEFORE_MOVING = 3
 _RETRIED_STATUS = frozenset((408, 409, 425, 429))
 _WRONG_REQUEST_STATUS = frozenset((400, 413, 422))
 _ONE_TOKEN = Sampling(max_new_tokens=1)
+_SHORT_PROMPT = 8
 _SCORES: dict[str, tuple[dict[str, Any], Callable[..., list[float]]]] = {
     "prompt_logprobs": ({"prompt_logprobs": 0}, prompt_logprobs),
     "echo": ({"echo": True, "logprobs": 1}, echoed_logprobs),
@@ -252,25 +253,37 @@ class OpenAIEngine(Engine):
             try:
                 answer = await self._post(server, chain, prompt, fields)
             except _Rejected as rejection:
-                answer = await self._without_system(server, chain, prompt, fields)
-                if answer is None:
-                    raise self._wrong(server, str(rejection)) from rejection
+                prompt, answer = await self._after_rejection(server, chain, prompt, fields, rejection)
             self._check_first(server, prompt, self._read(answer))
             server.checked = True
 
-    async def _without_system(self, server: Server, chain: int, prompt: Prompt, fields: dict[str, Any]) -> Any:
-        """The answer to a rejected chat whose system message is put into its first message; None if that does not help.
+    async def _after_rejection(
+        self, server: Server, chain: int, prompt: Prompt, fields: dict[str, Any], rejection: _Rejected
+    ) -> tuple[Prompt, Any]:
+        """What else can be asked after the first request was rejected, and the answer.
 
-        Some chat templates know no system messages and fail.
+        A chat template may know no system messages, which are then put into the first message of the user. Or this one
+        text is rejected, for example where refused texts are asked about again: then a short prompt is answered.
+
+        Raises:
+            EngineError: the server rejects everything.
         """
-        if not self._profile.chats or prompt.messages[0]["role"] != "system":
-            return None
-        server.merges_system = True
-        try:
-            return await self._post(server, chain, prompt, fields)
-        except _Rejected:
-            server.merges_system = False
-            return None
+        for other, merges in self._instead_of(prompt):
+            server.merges_system = merges
+            try:
+                return other, await self._post(server, chain, other, fields)
+            except _Rejected:
+                server.merges_system = False
+        raise self._wrong(server, str(rejection)) from rejection
+
+    def _instead_of(self, prompt: Prompt) -> Iterator[tuple[Prompt, bool]]:
+        """Prompts to ask instead of one that was rejected, and whether system messages are to be merged for it."""
+        if self._profile.chats:
+            if prompt.messages[0]["role"] == "system":
+                yield prompt, True
+            yield Prompt([], "", ({"role": "user", "content": "Hello"},)), False
+        elif self._profile.prompt_ids:
+            yield Prompt(prompt.ids[:_SHORT_PROMPT], ""), False
 
     def _read(self, answer: Any) -> Answer:
         if self._profile.chats:

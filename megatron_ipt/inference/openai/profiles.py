@@ -110,7 +110,7 @@ PROFILES: dict[str, Profile] = {
     # otherwise. Its completions have no ids. It ignores the model's name in a request.
     "llama.cpp": Profile(
         prompt_ids=True,
-        extra={"cache_prompt": True, "repeat_last_n": -1},
+        extra={"cache_prompt": True, "repeat_last_n": 1 << 16},
         takes=_LLAMA_CPP,
         ends_turns=True,
         neutral={"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},

@@ -22,7 +22,7 @@ from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filt
 from megatron_ipt.synthesis.from_text.prompted.health import REFUSED, Answer, copied
 from megatron_ipt.synthesis.from_text.prompted.style import Drop, PromptStyle, TextPrompt
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
-from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT
+from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT, REFUSED_TEXTS
 
 TOO_LONG = "text longer than the context"
 BLANK = "text without words"
@@ -162,7 +162,7 @@ class Synthesizer:
                     f"synthesis.engine: generate of {name} returned {completion!r:.80}, which is not a Completion"
                 )
         except RequestRefused as refusal:
-            outcome.counts["refused_texts"] += 1
+            outcome.counts[REFUSED_TEXTS] += 1
             outcome.drops.append((example.id, Drop(REFUSED, str(refusal))))
             return None
         outcome.counts["requests"] += 1
