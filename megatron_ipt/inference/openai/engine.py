@@ -22,7 +22,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, TypeVar
 
 from megatron_ipt.errors import RecipeError
@@ -187,13 +186,9 @@ class OpenAIEngine(Engine):
             return known
         self.refuse_control_tokens(sampling)
         kind = f"{self.settings.key('openai.server')}: {self._own.server}"
-        fields = sampling_fields(sampling, self._profile, self._own.json_schema, self._control_ids, kind)
+        fields = sampling_fields(sampling, self._profile, self._own.json_schema, self.tokenizer, kind)
         self._fields[sampling] = fields
         return fields
-
-    @cached_property
-    def _control_ids(self) -> frozenset[int]:
-        return frozenset(ids[0] for ids in self.tokenizer.encode(list(self.tokenizer.control_tokens)) if len(ids) == 1)
 
     async def _until_answered(
         self, chain: int, prompt: Prompt, fields: dict[str, Any], ask: Callable[[Server], Awaitable[Result]]

@@ -7,10 +7,11 @@ from typing import Any
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.inference.openai.profiles import Profile
 from megatron_ipt.inference.sampling import Sampling
+from megatron_ipt.inference.tokenizer import PromptTokenizer
 
 
 def sampling_fields(
-    sampling: Sampling, profile: Profile, constrain: bool, control_ids: frozenset[int], kind: str
+    sampling: Sampling, profile: Profile, constrain: bool, tokenizer: PromptTokenizer, kind: str
 ) -> dict[str, Any]:
     """Request fields for ``sampling``.
 
@@ -18,7 +19,7 @@ def sampling_fields(
         sampling: settings of one request.
         profile: of the server.
         constrain: send the schema of the answer where the server takes one.
-        control_ids: of the control tokens.
+        tokenizer: knows which stop ids are control tokens.
         kind: the recipe key of the kind of server and its value, for errors.
 
     Raises:
@@ -29,7 +30,8 @@ def sampling_fields(
     if sampling.temperature == 0:
         # What is left of sampling is the likeliest token.
         needed -= {"top_p", "top_k", "min_p"}
-    if profile.ends_turns and control_ids.issuperset(sampling.stop_ids):
+    # Control tokens are left out of decoded text.
+    if profile.ends_turns and not any(tokenizer.decode([stop]) for stop in sampling.stop_ids):
         needed.discard("stop_ids")
     refused = needed - takes.keys()
     if sampling.temperature > 0 and not profile.samples:

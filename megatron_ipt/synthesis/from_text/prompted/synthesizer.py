@@ -7,6 +7,7 @@ documents, in order, with every text in exactly one of them.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,9 @@ from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROM
 TOO_LONG = "text longer than the context"
 BLANK = "text without words"
 EMPTY = "empty answer of the engine"
+_INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters besides tab and newline: no part of a pair, and trouble in files and terminals."""
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass
@@ -163,7 +167,7 @@ class Synthesizer:
                 )
         except RequestRefused as refusal:
             outcome.counts[REFUSED_TEXTS] += 1
-            outcome.drops.append((example.id, Drop(REFUSED, str(refusal))))
+            outcome.drops.append((example.id, Drop(REFUSED, _visible(str(refusal)))))
             return None
         outcome.counts["requests"] += 1
         generated = completion.generated_tokens
@@ -173,9 +177,13 @@ class Synthesizer:
         return completion
 
     def _pairs(self, example: Example, text: TextPrompt, completion: Completion, outcome: Outcome) -> list[Pair]:
-        pairs, drops = self._prompts.parse(completion.text, completion.finished, text)
+        pairs, drops = self._prompts.parse(_visible(completion.text), completion.finished, text)
         if not completion.text.strip():
             drops.append(Drop(EMPTY, ""))
         kept, filtered = filter_pairs(example.text, pairs, self._filters)
         outcome.drops += [(example.id, drop) for drop in (*drops, *filtered)]
         return [pair._replace(category=classify(pair), task=text.task) for pair in kept]
+
+
+def _visible(text: str) -> str:
+    return _INVISIBLE.sub("", _SURROGATE.sub("\ufffd", text))
