@@ -31,6 +31,8 @@ from megatron_ipt.locks import locked
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+USAGE = "usage"
+"""Entry of a stage's counts: what making the output took, which is no part of what the output is."""
 _SAMPLED_BYTES = 1 << 20
 _WHOLE_BYTES = 16 * _SAMPLED_BYTES
 _VERSIONED = ("numpy", "torch", "megatron-core", "transformers", "tokenizers", "sentencepiece", "gigatoken",
@@ -108,6 +110,7 @@ def fingerprint_stage(directory: Path) -> dict[str, Any]:
     if manifest is None or manifest["status"] != "complete":
         raise StageError(f"{directory}: this stage is not complete; run it first")
     identity = {name: manifest[name] for name in ("inputs", "settings", "counts")}
+    identity["counts"] = {name: count for name, count in identity["counts"].items() if name != USAGE}
     digest = hashlib.blake2b(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
     return {"path": str(directory), "stage": manifest["stage"], "identity": digest}
 
@@ -127,6 +130,7 @@ def run_stage(
     partial: bool = False,
     defaults: Mapping[str, Any] | None = None,
     again: bool = False,
+    keeps: tuple[str, ...] = (),
 ) -> bool:
     """Runs ``work`` unless its output is complete; returns whether it ran.
 
@@ -141,6 +145,7 @@ def run_stage(
         defaults: of all settings. A setting that output of an earlier version was made without, and that has its
             default now, is no difference.
         again: run also if the output is complete.
+        keeps: names in the stage's folder that ``overwrite`` does not discard.
 
     Raises:
         StageError: the folder contains output made with different settings or inputs, or another process is running
@@ -157,7 +162,7 @@ def run_stage(
     with stage_locked(context, shared=partial):
         if partial:
             return _work_on_share(context, manifest, work, defaults, again)
-        seconds_before = _prepare(context.directory, manifest, overwrite, defaults, again)
+        seconds_before = _prepare(context.directory, manifest, overwrite, defaults, again, keeps)
         if seconds_before is None:
             return False
         remove_leftovers(context.directory)
@@ -216,7 +221,12 @@ def _work_on_share(
 
 
 def _prepare(
-    directory: Path, manifest: dict[str, Any], overwrite: bool, defaults: Mapping[str, Any] | None, again: bool
+    directory: Path,
+    manifest: dict[str, Any],
+    overwrite: bool,
+    defaults: Mapping[str, Any] | None,
+    again: bool,
+    keeps: tuple[str, ...] = (),
 ) -> float | None:
     """Prepares ``directory``; returns the seconds spent by earlier attempts, or None if the stage is complete."""
     earlier = read_manifest(directory)
@@ -229,12 +239,21 @@ def _prepare(
         if not overwrite:
             _refuse(directory, differences)
         if overwrite and (differences or changed_code):
-            shutil.rmtree(directory)
+            _discard(directory, keeps)
             earlier = None
         elif earlier["status"] == "complete" and not again:
             return None
     directory.mkdir(parents=True, exist_ok=True)
     return float(earlier.get("seconds", 0.0)) if earlier is not None else 0.0
+
+
+def _discard(directory: Path, keeps: tuple[str, ...]) -> None:
+    """Removes the content of a stage's folder, its manifest last: until then, what is left is output to discard."""
+    for path in sorted(directory.iterdir(), key=lambda path: path.name == MANIFEST):
+        if path.is_dir() and path.name not in keeps:
+            shutil.rmtree(path)
+        elif path.name not in keeps:
+            path.unlink()
 
 
 def _refuse(directory: Path, differences: list[str]) -> None:

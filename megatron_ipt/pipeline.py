@@ -113,7 +113,7 @@ def run_one(
     context = job.context
     ran = run_stage(
         context, job.settings, job.inputs, lambda: code(job.section, context, **options), overwrite,
-        partial=shard is not None, defaults=job.defaults, again=again,
+        partial=shard is not None, defaults=job.defaults, again=again, keeps=stage.keeps,
     )  # fmt: skip
     if shard is not None:
         return ran

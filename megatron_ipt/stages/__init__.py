@@ -167,6 +167,7 @@ class Stage:
             :mod:`megatron_ipt.stages.page`. Without it, the report shows the stage's counts.
         result: path below its folder that a finished run names, for people.
         shows: counts for the log and ``status``, in order; all of them if empty.
+        keeps: names in its folder that ``--overwrite`` does not discard, such as records of what was spent.
         actions: further options of its command.
     """
 
@@ -193,6 +194,7 @@ class Stage:
     report: str = ""
     result: str = ""
     shows: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
     actions: tuple[Action, ...] = ()
 
     @property

@@ -2,6 +2,7 @@
 
 from megatron_ipt.stages import CHAINS, DOCUMENTS, Resources, Stage
 from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER
 
 STAGE = Stage(
     name="synthesis",
@@ -18,5 +19,6 @@ STAGE = Stage(
     units="megatron_ipt.synthesis.stage:units",
     resources=Resources(gpus="task", gpus_per_task="megatron_ipt.synthesis.stage:gpus_per_task", cores="workers"),
     cost="megatron_ipt.synthesis.cost:cost",
+    keeps=(USAGE_FOLDER,),
     shows=("texts", "texts_with_pairs", "pairs", "pairs_per_text", "generated_tokens", "refused_texts", "dropped"),
 )

@@ -54,9 +54,8 @@ def read_completion(answer: Any, ids_field: str) -> Answer:
     choice = _choice(answer)
     text = getattr(choice, "text", None)
     reason = getattr(choice, "finish_reason", None)
-    usage = getattr(answer, "usage", None)
-    prompt_tokens = getattr(usage, "prompt_tokens", None)
-    if not isinstance(text, str) or reason not in ("stop", "length") or not isinstance(prompt_tokens, int):
+    prompt_tokens, cached, generated = usage_of(answer)
+    if not isinstance(text, str) or reason not in ("stop", "length") or prompt_tokens is None:
         raise Unreadable(f"answered what is not a completion: {str(answer)[:200]!r}")
     ids = getattr(choice, ids_field, None) if ids_field else None
     return Answer(
@@ -64,9 +63,24 @@ def read_completion(answer: Any, ids_field: str) -> Answer:
         ids if isinstance(ids, list) else None,
         reason == "stop",
         prompt_tokens,
-        _count(getattr(usage, "completion_tokens", None)),
-        _count(getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)) or 0,
+        generated,
+        cached,
     )
+
+
+def usage_of(answer: Any) -> tuple[int | None, int, int | None]:
+    """Tokens of the prompt, of these from the cache, and of the answer: what is billed. None for what is not said."""
+    usage = getattr(answer, "usage", None)
+    return (
+        _count(getattr(usage, "prompt_tokens", None)),
+        _count(getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)) or 0,
+        _count(getattr(usage, "completion_tokens", None)),
+    )
+
+
+def never_sent(error: Any) -> bool:
+    """Whether a connection error says that there was no connection in the first place."""
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
 
 
 def prompt_logprobs(answer: Any, ids: Sequence[int], places: Sequence[int]) -> list[float]:

@@ -31,9 +31,11 @@ from megatron_ipt.inference.openai.answers import (
     Unreadable,
     echoed_logprobs,
     error_message,
+    never_sent,
     prompt_logprobs,
     read_completion,
     retry_after,
+    usage_of,
 )
 from megatron_ipt.inference.openai.profiles import PROFILES
 from megatron_ipt.inference.openai.servers import Server, ServerPool
@@ -69,6 +71,8 @@ class _Passing(Exception):
 
 class OpenAIEngine(Engine):
     """See the module."""
+
+    meters = True
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         super().__init__(settings, tokenizer)
@@ -267,9 +271,10 @@ class OpenAIEngine(Engine):
             # As a declared argument the client would look at the type of every id: 14 ms for 900 of them.
             extra["prompt"] = prompt.ids
         library = self._library
+        client = server.clients[chain % len(server.clients)]
+        self.meter.asked()
         try:
-            client = server.clients[chain % len(server.clients)]
-            return await client.completions.create(
+            answer = await client.completions.create(
                 model=self._model, prompt="" if self._profile.prompt_ids else prompt.text, extra_body=extra
             )
         except library.APITimeoutError as error:
@@ -277,11 +282,18 @@ class OpenAIEngine(Engine):
                 f"no answer within {self._own.timeout:g} s ({self.settings.key('openai.timeout')})", lost=True
             ) from error
         except library.APIConnectionError as error:
+            if never_sent(error):
+                self.meter.failed()
             raise _Passing(f"connection failed: {error.__cause__ or error}", lost=True) from error
         except library.APIStatusError as error:
+            self.meter.failed()
             raise self._failure(server, error) from error
         except (library.APIResponseValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise _Passing(f"answered what is not a completion: {error}") from error
+        if getattr(answer, "choices", None):
+            # Whatever becomes of it, it is paid for.
+            self.meter.answered(*usage_of(answer))
+        return answer
 
     def _failure(self, server: Server, error: Any) -> Exception:
         status, message = error.status_code, error_message(error)
