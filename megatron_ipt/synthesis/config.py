@@ -15,6 +15,7 @@ from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig
 from megatron_ipt.synthesis.from_text.prompted.styles import STYLES, makes_chats, recommended, style_file
 from megatron_ipt.synthesis.from_text.replay.config import ReplayConfig
 from megatron_ipt.synthesis.pair_sources import all_sources, source_named
+from megatron_ipt.synthesis.spending.price import PriceConfig
 
 _CUSTOM = "module:Class or path/to/file.py:Class"
 
@@ -47,6 +48,7 @@ class SynthesisConfig:
     tensorrt_llm: TensorRTConfig = key(TensorRTConfig, "Settings of the engine tensorrt_llm.")
     openai: OpenAIConfig = key(OpenAIConfig, "Settings of the engine openai.")
     transformers: TransformersConfig = key(TransformersConfig, "Settings of the engine transformers.")
+    price: PriceConfig = key(PriceConfig, "What a provider bills for tokens, for engines with a model.")
     mined: MinedConfig = key(MinedConfig, "Settings of the engine mined.")
     replay: ReplayConfig = key(ReplayConfig, "Settings of the engine replay.")
     options: dict[str, Any] = key({}, "Settings of a custom engine, which reads them from self.settings.options.")

@@ -22,10 +22,18 @@ from megatron_ipt.errors import RecipeError
 from megatron_ipt.extensions import own_file
 from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
 from megatron_ipt.inference.engines import load_engine, open_engine
+from megatron_ipt.inference.metering import MeteredEngine
 from megatron_ipt.inference.run import run_coroutine
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import PromptTokenizer, find_tokenizer
-from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_code, fingerprint_file, read_manifest
+from megatron_ipt.manifest import (
+    USAGE,
+    ShardMarkers,
+    StageContext,
+    fingerprint_code,
+    fingerprint_file,
+    read_manifest,
+)
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
@@ -37,6 +45,8 @@ from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle, StyleSe
 from megatron_ipt.synthesis.from_text.prompted.styles import load_style, style_code, style_file
 from megatron_ipt.synthesis.pair_sources import load_source, source_named
 from megatron_ipt.synthesis.pairs import Chain
+from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER, Ledger, total_usage, usage_summary, usage_text
+from megatron_ipt.synthesis.spending.outlook import Outlook
 from megatron_ipt.synthesis.statistics import REFUSED_TEXTS, Statistics, total_of
 
 logger = logging.getLogger(__name__)
@@ -70,6 +80,12 @@ def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] |
     for task in own:
         task.tidy(context.directory)
     summary = summary_of(config, context)
+    if summary.get(REFUSED_TEXTS):
+        logger.warning(
+            "synthesis: the engine refused %s of %s texts, which are kept without pairs; %s says why. To ask about "
+            "them again, rerun with --retry-refused.",
+            f"{summary[REFUSED_TEXTS]:,}", f"{summary['texts']:,}", context.directory / REJECTS_FOLDER,
+        )  # fmt: skip
     if summary["texts"] and not summary["pairs"] and not summary.get("unfinished_shards"):
         if by_model:
             rejects = context.directory / REJECTS_FOLDER
@@ -138,6 +154,9 @@ def summary_of(config: SynthesisConfig, context: StageContext) -> dict[str, Any]
     counts = [markers.counts(task.name) for task in tasks_of(config, context)]
     summary = total_of(count for count in counts if count is not None).summary()
     missing = sum(count is None for count in counts)
+    usage = total_usage(context.directory / USAGE_FOLDER)
+    if usage is not None and source_named(config.engine).kind == "model":
+        summary[USAGE] = usage_summary(usage, config.price)
     return summary | ({"unfinished_shards": missing} if missing else {})
 
 
@@ -270,17 +289,21 @@ def _generate(
         identity = _identity_of_shards(config, context)
         name = "metrics.jsonl" if shard is None else f"metrics-{shard[0]}-of-{shard[1]}.jsonl"
         documents = _documents(context)
-        monitor = Monitor(
-            engine,
-            context.directory / name,
-            generation.metrics_seconds,
-            documents * len(tasks) // all_tasks if documents is not None else None,
-            sum(record["counts"].get("documents", 0) for record in finished),
-            Health(config.give_up_after, any(record["counts"].get("pairs") for record in finished)),
-        )
-        with monitor:
-            runner = Runner(config, context.seed, context.directory, prompts, engine, identity)
-            run_coroutine(runner.run(tasks, monitor))
+        with Ledger(context.directory / USAGE_FOLDER, config.price) as ledger:
+            engine = MeteredEngine(engine, ledger)
+            monitor = Monitor(
+                engine,
+                context.directory / name,
+                generation.metrics_seconds,
+                documents * len(tasks) // all_tasks if documents is not None else None,
+                sum(record["counts"].get("documents", 0) for record in finished),
+                Health(config.give_up_after, any(record["counts"].get("pairs") for record in finished)),
+                Outlook(ledger, config.price),
+            )
+            with monitor:
+                runner = Runner(config, context.seed, context.directory, prompts, engine, identity)
+                run_coroutine(runner.run(tasks, monitor))
+            logger.info("synthesis: used so far: %s", usage_text(ledger.total(), config.price))
         samples = monitor.health.samples
     own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
     check_refused(own.counts, config.generation.max_refused_share)

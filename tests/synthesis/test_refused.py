@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +22,7 @@ from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.runner import too_many_refused
+from tests.conftest import REPOSITORY
 from tests.synthesis.conftest import texts_of, write_corpus
 from tests.synthesis.instant import InstantEngine, text_of
 
@@ -28,7 +33,7 @@ ENGINE = "tests.synthesis.test_refused:RefusingEngine"
 class RefusingEngine(InstantEngine):
     """Refuses the texts that begin with one of ``refused``, and dies when it has answered ``left`` others."""
 
-    refused: ClassVar[set[str]] = set()
+    refused: ClassVar[set[str]] = set(os.environ.get("REFUSED", "").split())
     left: ClassVar[int] = 10_000
     asked: ClassVar[list[str]] = []
 
@@ -158,6 +163,36 @@ def test_other_settings_do_not_reopen(configure: Configure, context: StageContex
     with pytest.raises(StageError, match="other documents or settings"):
         stage.reopen_refused(configure(engine=ENGINE, chain_length=3), context)
     assert stage.unfinished(configure(engine=ENGINE), context) == []
+
+
+def test_the_option_of_the_command(tmp_path: Path, tokenizer_folder: Path) -> None:
+    """Also where the stage is complete; the engine of the other process refuses what the environment names."""
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps({"id": f"d{number}", "text": text}) + "\n" for number, text in enumerate(texts_of(6)))
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"output_dir: {tmp_path / 'out'}\ncompression: none\n"
+        f"corpus:\n  inputs: [{tmp_path / 'texts.jsonl'}]\n  minimum_characters: 1\n  synthesis_share: 1.0\n"
+        f"synthesis:\n  engine: {ENGINE}\n  generation:\n    model: {tokenizer_folder}\n"
+    )
+
+    def call(refused: str, *arguments: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "megatron_ipt", *arguments, "--json"]
+        environment = os.environ | {"REFUSED": refused}
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        record: dict[str, Any] = json.loads(done.stdout)
+        return record | {"said": done.stderr}
+
+    call("", "corpus", str(recipe))
+    row = call("Text3", "synthesize", str(recipe))
+    assert (row["status"], row["counts"]["refused_texts"]) == ("complete", 1)
+    assert "refused 1 of 6 texts, which are kept without pairs" in row["said"]
+    row = call("", "synthesize", str(recipe), "--retry-refused")
+    assert row["retry_refused"] == {"refused_texts": 1, "shards": 1}
+    assert (row["status"], row["counts"]["texts_with_pairs"]) == ("complete", 6)
+    assert "refused_texts" not in row["counts"]
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

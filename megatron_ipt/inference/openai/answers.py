@@ -94,7 +94,7 @@ def _read(answer: Any, choice: Any, text: Any, ids: Any, prompt_ids: Any) -> Ans
     reason = getattr(choice, "finish_reason", None)
     if reason == "content_filter":
         raise Withheld("ended by the server's content filter")
-    usage = getattr(answer, "usage", None)
+    prompt_tokens, cached, generated = usage_of(answer)
     if not isinstance(text, str) or reason not in ("stop", "length"):
         raise Unreadable(f"answered what is not a completion: {str(answer)[:200]!r}")
     return Answer(
@@ -102,9 +102,9 @@ def _read(answer: Any, choice: Any, text: Any, ids: Any, prompt_ids: Any) -> Ans
         _SURROGATE.sub("\ufffd", text),
         ids if isinstance(ids, list) else None,
         reason == "stop",
-        _count(getattr(usage, "prompt_tokens", None)),
-        _count(getattr(usage, "completion_tokens", None)),
-        _count(getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)) or 0,
+        prompt_tokens,
+        generated,
+        cached,
         prompt_ids if isinstance(prompt_ids, list) else None,
     )
 
@@ -112,6 +112,21 @@ def _read(answer: Any, choice: Any, text: Any, ids: Any, prompt_ids: Any) -> Ans
 def is_too_long(answer: Answer, max_tokens: int) -> bool:
     """Whether no answer of ``max_tokens`` tokens can be that long: the server ignores the limit."""
     return len(answer.text) > _CHARACTERS_PER_TOKEN * max_tokens or len(answer.ids or ()) > max_tokens
+
+
+def usage_of(answer: Any) -> tuple[int | None, int, int | None]:
+    """Tokens of the prompt, of these from the cache, and of the answer: what is billed. None for what is not said."""
+    usage = getattr(answer, "usage", None)
+    return (
+        _count(getattr(usage, "prompt_tokens", None)),
+        _count(getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)) or 0,
+        _count(getattr(usage, "completion_tokens", None)),
+    )
+
+
+def never_sent(error: Any) -> bool:
+    """Whether a connection error says that there was no connection in the first place."""
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
 
 
 def prompt_logprobs(answer: Any, ids: Sequence[int], places: Sequence[int]) -> list[float]:

@@ -36,10 +36,12 @@ from megatron_ipt.inference.openai.answers import (
     error_message,
     is_filtered,
     is_too_long,
+    never_sent,
     prompt_logprobs,
     read_chat,
     read_completion,
     retry_after,
+    usage_of,
 )
 from megatron_ipt.inference.openai.chats import chat_fields, without_system
 from megatron_ipt.inference.openai.fields import sampling_fields
@@ -83,6 +85,8 @@ class _Rejected(Exception):
 
 class OpenAIEngine(Engine):
     """See the module."""
+
+    meters = True
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         super().__init__(settings, tokenizer)
@@ -347,8 +351,9 @@ class OpenAIEngine(Engine):
             extra["prompt"] = prompt.ids
         # A null in the recipe takes a field away.
         extra = {name: value for name, value in extra.items() if value is not None}
+        self.meter.asked()
         try:
-            return await call(model=self._model, extra_body=extra, **declared)
+            answer = await call(model=self._model, extra_body=extra, **declared)
         except library.APITimeoutError as error:
             raise _Passing(
                 f"no answer within {self._own.timeout:g} s ({self.settings.key('openai.timeout')})",
@@ -356,11 +361,18 @@ class OpenAIEngine(Engine):
                 timed_out=True,
             ) from error
         except library.APIConnectionError as error:
+            if never_sent(error):
+                self.meter.failed()
             raise _Passing(f"connection failed: {error.__cause__ or error}", lost=True) from error
         except library.APIStatusError as error:
+            self.meter.failed()
             raise self._failure(server, error) from error
         except (library.APIResponseValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise _Passing(f"answered what is not a completion: {error}") from error
+        if getattr(answer, "choices", None):
+            # Whatever becomes of it, it is paid for.
+            self.meter.answered(*usage_of(answer))
+        return answer
 
     def _failure(self, server: Server, error: Any) -> Exception:
         status, message = error.status_code, error_message(error)

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from megatron_ipt.inference.engine import Completion, Engine, EngineError, Prompt, Request, RequestRefused
+from megatron_ipt.inference.engine import Completion, Engine, Prompt, Request, RequestRefused
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.from_text.categories import classify
@@ -160,11 +160,6 @@ class Synthesizer:
         request = Request(prompt, self._prompts.sampling(self._sampling, text), number, seed)
         try:
             completion = await self._engine.generate(request)
-            if not isinstance(completion, Completion):
-                name = type(self._engine).__name__
-                raise EngineError(
-                    f"synthesis.engine: generate of {name} returned {completion!r:.80}, which is not a Completion"
-                )
         except RequestRefused as refusal:
             outcome.counts[REFUSED_TEXTS] += 1
             outcome.drops.append((example.id, Drop(REFUSED, _visible(str(refusal)))))
