@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
@@ -27,13 +28,15 @@ from megatron_ipt.commands.overview import Heading, Overview
 from megatron_ipt.config import describe
 from megatron_ipt.errors import INTERRUPTED_STATUS, UserError, nearest
 from megatron_ipt.extensions import load_registered_extensions
-from megatron_ipt.pipeline import results_of, run_one, run_recipe, status_of
+from megatron_ipt.pipeline import results_of, run_action, run_one, run_recipe, status_of
 from megatron_ipt.progress import configure_logging
 from megatron_ipt.recipe import SAVED_RECIPE, Recipe, load_extensions_of, load_recipe, recipe_type
-from megatron_ipt.stages import Stage, all_stages
+from megatron_ipt.stages import Action, Stage, all_stages, load
 
 _TERMINATED_STATUS = 128 + signal.SIGTERM
 _FAULT_STATUS = 1
+_ACTION = "action_"
+"""Begins the names of arguments that stand for actions of a stage."""
 _FAULT = "this is a bug in megatron-ipt or in an extension, not in your input: please report the lines above"
 
 
@@ -81,19 +84,61 @@ def _stage_command(stage: Stage) -> click.Command:
         example += f"\n  {example} --shard 0/8"
 
     def command(
-        recipe: str, overrides: tuple[str, ...], overwrite: bool, as_json: bool, shard: tuple[int, int] | None = None
+        recipe: str,
+        overrides: tuple[str, ...],
+        overwrite: bool,
+        as_json: bool,
+        shard: tuple[int, int] | None = None,
+        **chosen: Any,
     ) -> None:
         loaded = load_recipe(recipe, overrides)
-        run_one(stage, loaded, overwrite, shard)
+        action, value = _chosen_action(stage, chosen, overwrite, shard)
+        result = run_action(stage, loaded, action, value, shard) if action is not None else {}
+        if action is not None and not as_json:
+            click.echo(load(action.render)(result) if action.render else _lines(result))
+        if action is not None and not action.then_run:
+            if as_json:
+                print_json(result)
+            return
+        run_one(stage, loaded, overwrite, shard, again=action is not None)
         if as_json:
-            print_json(next(row for row in status_of(loaded) if row["stage"] == stage.name))
+            row = next(row for row in status_of(loaded) if row["stage"] == stage.name)
+            print_json(row | ({action.name: result} if action is not None else {}))
 
-    for decorate in (json_option, overwrite_option, overrides_argument, recipe_argument):
+    options = (json_option, *map(_action_option, reversed(stage.actions)), overwrite_option)
+    for decorate in (*options, overrides_argument, recipe_argument):
         command = decorate(command)
     if stage.shardable:
         command = shard_option(command)
     help_text = f"{stage.help}\n\n\b\nExample:\n  {example}"
     return click.command(stage.command, help=help_text)(command)
+
+
+def _action_option(action: Action) -> Callable[[Any], Any]:
+    kind: dict[str, Any] = {"metavar": action.value} if action.value else {"is_flag": True}
+    return click.option(action.option, f"{_ACTION}{action.name}", help=action.help, **kind)
+
+
+def _chosen_action(
+    stage: Stage, chosen: dict[str, Any], overwrite: bool, shard: tuple[int, int] | None
+) -> tuple[Action | None, str | None]:
+    """The action that the options ask for and the value of its option; (None, None) without one."""
+    asked = [action for action in stage.actions if chosen[f"{_ACTION}{action.name}"] not in (None, False)]
+    if not asked:
+        return None, None
+    if len(asked) > 1:
+        raise click.UsageError(f"{' and '.join(action.option for action in asked)}: one at a time")
+    (action,) = asked
+    if overwrite:
+        raise click.UsageError(f"{action.option} with --overwrite: run them one after the other")
+    if shard is not None and not action.then_run:
+        raise click.UsageError(f"{action.option}: cannot be divided with --shard")
+    return action, chosen[f"{_ACTION}{action.name}"] if action.value else None
+
+
+def _lines(result: dict[str, Any]) -> str:
+    """A result of an action, one entry per line."""
+    return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in result.items())
 
 
 @click.command()

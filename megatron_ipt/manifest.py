@@ -8,6 +8,7 @@ output of two recipes is never mixed. Each finished shard leaves a marker, so a 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import logging
@@ -30,6 +31,8 @@ from megatron_ipt.locks import locked
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+USAGE = "usage"
+"""Entry of a stage's counts: what making the output took, which is no part of what the output is."""
 _SAMPLED_BYTES = 1 << 20
 _WHOLE_BYTES = 16 * _SAMPLED_BYTES
 _VERSIONED = ("numpy", "torch", "megatron-core", "transformers", "tokenizers", "sentencepiece", "gigatoken",
@@ -107,6 +110,7 @@ def fingerprint_stage(directory: Path) -> dict[str, Any]:
     if manifest is None or manifest["status"] != "complete":
         raise StageError(f"{directory}: this stage is not complete; run it first")
     identity = {name: manifest[name] for name in ("inputs", "settings", "counts")}
+    identity["counts"] = {name: count for name, count in identity["counts"].items() if name != USAGE}
     digest = hashlib.blake2b(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
     return {"path": str(directory), "stage": manifest["stage"], "identity": digest}
 
@@ -125,6 +129,8 @@ def run_stage(
     overwrite: bool = False,
     partial: bool = False,
     defaults: Mapping[str, Any] | None = None,
+    again: bool = False,
+    keeps: tuple[str, ...] = (),
 ) -> bool:
     """Runs ``work`` unless its output is complete; returns whether it ran.
 
@@ -138,6 +144,8 @@ def run_stage(
             run without ``--shard`` finds all shares finished.
         defaults: of all settings. A setting that output of an earlier version was made without, and that has its
             default now, is no difference.
+        again: run also if the output is complete.
+        keeps: names in the stage's folder that ``overwrite`` does not discard.
 
     Raises:
         StageError: the folder contains output made with different settings or inputs, or another process is running
@@ -146,17 +154,15 @@ def run_stage(
     manifest = {
         "stage": context.name,
         "status": "running",
-        # Round trip through JSON, so that types match those of an earlier manifest.
-        "settings": orjson.loads(orjson.dumps(settings)),
+        "settings": _through_json(settings),
         "inputs": list(inputs),
         "versions": installed_versions(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    lock = context.directory.with_name(f".{context.name}.lock")
-    with locked(lock, context.directory, shared=partial):
+    with stage_locked(context, shared=partial):
         if partial:
-            return _work_on_share(context, manifest, work, defaults)
-        seconds_before = _prepare(context.directory, manifest, overwrite, defaults)
+            return _work_on_share(context, manifest, work, defaults, again)
+        seconds_before = _prepare(context.directory, manifest, overwrite, defaults, again, keeps)
         if seconds_before is None:
             return False
         remove_leftovers(context.directory)
@@ -164,25 +170,63 @@ def run_stage(
     return True
 
 
+def stage_locked(context: StageContext, shared: bool = False) -> contextlib.AbstractContextManager[None]:
+    """Holds the lock of a stage: alone to make all of it, ``shared`` to make a share of it.
+
+    Raises:
+        StageError: another process is running the stage.
+    """
+    return locked(context.directory.with_name(f".{context.name}.lock"), context.directory, shared=shared)
+
+
+def check_existing(
+    context: StageContext,
+    settings: dict[str, Any],
+    inputs: Iterable[dict[str, Any]],
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuses output that was made with different settings or inputs; for the arguments see :func:`run_stage`.
+
+    Raises:
+        StageError: lists the differences.
+    """
+    earlier = read_manifest(context.directory)
+    if earlier is not None:
+        now = {"stage": context.name, "settings": _through_json(settings), "inputs": list(inputs)}
+        _refuse(context.directory, _differences(earlier, now, defaults)[0])
+
+
+def _through_json(settings: dict[str, Any]) -> Any:
+    """Settings with the types that those of an earlier manifest have."""
+    return orjson.loads(orjson.dumps(settings))
+
+
 def _work_on_share(
     context: StageContext,
     manifest: dict[str, Any],
     work: Callable[[], dict[str, Any]],
     defaults: Mapping[str, Any] | None,
+    again: bool,
 ) -> bool:
     beginning = context.directory.with_name(f".{context.name}.begin.lock")
     with locked(beginning, context.directory, wait=True):
-        seconds_before = _prepare(context.directory, manifest, False, defaults)
+        seconds_before = _prepare(context.directory, manifest, False, defaults, again)
         if seconds_before is None:
             return False
-        if read_manifest(context.directory) is None:
-            write_json(context.directory / MANIFEST, manifest)
+        earlier = read_manifest(context.directory)
+        if earlier is None or earlier["status"] == "complete":
+            write_json(context.directory / MANIFEST, manifest | ({"seconds": seconds_before} if earlier else {}))
     work()
     return True
 
 
 def _prepare(
-    directory: Path, manifest: dict[str, Any], overwrite: bool, defaults: Mapping[str, Any] | None
+    directory: Path,
+    manifest: dict[str, Any],
+    overwrite: bool,
+    defaults: Mapping[str, Any] | None,
+    again: bool,
+    keeps: tuple[str, ...] = (),
 ) -> float | None:
     """Prepares ``directory``; returns the seconds spent by earlier attempts, or None if the stage is complete."""
     earlier = read_manifest(directory)
@@ -192,19 +236,33 @@ def _prepare(
             logger.warning(
                 "%s: %s; existing output is kept; use --overwrite to regenerate it", directory, ", ".join(changed_code)
             )
-        if differences and not overwrite:
-            raise StageError(
-                f"{directory}: contains output made with different settings or inputs:\n  "
-                + "\n  ".join(differences)
-                + "\nUse another output_dir, or --overwrite to discard the old output of this and all later stages."
-            )
+        if not overwrite:
+            _refuse(directory, differences)
         if overwrite and (differences or changed_code):
-            shutil.rmtree(directory)
+            _discard(directory, keeps)
             earlier = None
-        elif earlier["status"] == "complete":
+        elif earlier["status"] == "complete" and not again:
             return None
     directory.mkdir(parents=True, exist_ok=True)
     return float(earlier.get("seconds", 0.0)) if earlier is not None else 0.0
+
+
+def _discard(directory: Path, keeps: tuple[str, ...]) -> None:
+    """Removes the content of a stage's folder, its manifest last: until then, what is left is output to discard."""
+    for path in sorted(directory.iterdir(), key=lambda path: path.name == MANIFEST):
+        if path.is_dir() and path.name not in keeps:
+            shutil.rmtree(path)
+        elif path.name not in keeps:
+            path.unlink()
+
+
+def _refuse(directory: Path, differences: list[str]) -> None:
+    if differences:
+        raise StageError(
+            f"{directory}: contains output made with different settings or inputs:\n  "
+            + "\n  ".join(differences)
+            + "\nUse another output_dir, or --overwrite to discard the old output of this and all later stages."
+        )
 
 
 def _work(directory: Path, manifest: dict[str, Any], work: Callable[[], dict[str, Any]], seconds_before: float) -> None:
@@ -236,6 +294,10 @@ class ShardMarkers:
     def finish(self, name: str, counts: dict[str, Any]) -> None:
         """Call when every file of the shard is under its final name."""
         write_json(self._path(name), counts)
+
+    def reopen(self, name: str) -> None:
+        """Makes shard ``name`` unfinished; its files stay until it is finished again."""
+        self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.directory / f"{name.split('.', 1)[0]}.done.json"

@@ -7,15 +7,24 @@ imported when a stage runs, so that data stages start without torch.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from megatron_ipt.config import as_dict
 from megatron_ipt.errors import RecipeError, StageError
-from megatron_ipt.manifest import StageContext, fingerprint_stage, read_manifest, run_stage
+from megatron_ipt.manifest import (
+    StageContext,
+    check_existing,
+    fingerprint_stage,
+    read_manifest,
+    run_stage,
+    stage_locked,
+)
 from megatron_ipt.progress import duration
 from megatron_ipt.recipe import SAVED_RECIPE, Recipe, defaults_of, save_recipe, section_of, stages_of
-from megatron_ipt.stages import Stage, inputs_of, stage_named
+from megatron_ipt.stages import Action, Stage, inputs_of, stage_named
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +89,13 @@ def run_one(
     recipe: Recipe,
     overwrite: bool = False,
     shard: tuple[int, int] | None = None,
+    again: bool = False,
     **options: Any,
 ) -> bool:
     """Runs ``stage`` if it is not finished; returns whether it ran.
 
     Args:
+        again: run it even if it is finished.
         shard: (i, N) does only this share of it, beside other processes; a last run without it completes the stage.
         options: keyword arguments for the stage's code, for what is not a setting: the launcher of the training.
 
@@ -92,6 +103,66 @@ def run_one(
         RecipeError: the stage is not one of this recipe's, or is not shardable.
         StageError: a stage it reads is unfinished, or output of other settings is there.
     """
+    job = _prepared(stage, recipe)
+    code = stage.function(stage.code)
+    if shard is not None:
+        _check_divisible(stage)
+        if overwrite:
+            raise RecipeError("--overwrite with --shard: processes would discard each other's work; overwrite first")
+        options["shard"] = shard
+    context = job.context
+    ran = run_stage(
+        context, job.settings, job.inputs, lambda: code(job.section, context, **options), overwrite,
+        partial=shard is not None, defaults=job.defaults, again=again, keeps=stage.keeps,
+    )  # fmt: skip
+    if shard is not None:
+        return ran
+    manifest = cast("dict[str, Any]", read_manifest(context.directory))
+    verb = f"done in {duration(manifest['seconds'])}" if ran else "already done"
+    logger.info("%-10s %s  %s", stage.name, verb, summarize(manifest["counts"], stage.shows))
+    return ran
+
+
+def run_action(
+    stage: Stage, recipe: Recipe, action: Action, value: str | None = None, shard: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Does ``action`` of ``stage`` and returns its result. Does not run the stage.
+
+    Args:
+        value: of the option, if it takes one.
+        shard: (i, N) does only this share, for an action after which the stage runs.
+
+    Raises:
+        RecipeError: the stage is not one of this recipe's, or is not shardable.
+        StageError: a stage it reads is unfinished; or, for an action after which the stage runs, output of other
+            settings is there, or another process is making it.
+    """
+    job = _prepared(stage, recipe)
+    options: dict[str, Any] = {"value": value} if action.value else {}
+    code = stage.function(action.code)
+    if not action.then_run:
+        return cast("dict[str, Any]", code(job.section, job.context, **options))
+    if shard is not None:
+        _check_divisible(stage)
+    if stage.shardable:
+        options["shard"] = shard
+    with stage_locked(job.context, shared=shard is not None):
+        check_existing(job.context, job.settings, job.inputs, job.defaults)
+        return cast("dict[str, Any]", code(job.section, job.context, **options))
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a stage is called with, once everything it reads is finished."""
+
+    section: Any
+    context: StageContext
+    settings: dict[str, Any]
+    inputs: list[dict[str, Any]]
+    defaults: Mapping[str, Any]
+
+
+def _prepared(stage: Stage, recipe: Recipe) -> _Prepared:
     stage_of(recipe, stage.name)
     section = section_of(recipe, stage)
     context = context_of(stage, recipe)
@@ -107,24 +178,12 @@ def run_one(
     if stage.files:
         inputs += stage.function(stage.files)(section)
     settings = {"seed": recipe.seed, **as_dict(section, only_output=True)}
-    defaults = defaults_of(recipe, stage)
-    code = stage.function(stage.code)
-    if shard is not None:
-        if not stage.shardable:
-            raise RecipeError(f"{stage.command}: cannot be divided with --shard")
-        if overwrite:
-            raise RecipeError("--overwrite with --shard: processes would discard each other's work; overwrite first")
-        options["shard"] = shard
-    ran = run_stage(
-        context, settings, inputs, lambda: code(section, context, **options), overwrite,
-        partial=shard is not None, defaults=defaults,
-    )  # fmt: skip
-    if shard is not None:
-        return ran
-    manifest = cast("dict[str, Any]", read_manifest(context.directory))
-    verb = f"done in {duration(manifest['seconds'])}" if ran else "already done"
-    logger.info("%-10s %s  %s", stage.name, verb, summarize(manifest["counts"], stage.shows))
-    return ran
+    return _Prepared(section, context, settings, inputs, defaults_of(recipe, stage))
+
+
+def _check_divisible(stage: Stage) -> None:
+    if not stage.shardable:
+        raise RecipeError(f"{stage.command}: cannot be divided with --shard")
 
 
 def run_recipe(recipe: Recipe, overwrite: bool = False, until: str | None = None) -> None:

@@ -17,9 +17,15 @@ class GenerationConfig:
 
     model: str = key("", "Folder or name of the model; for openai the name that the server knows it by.")
     tokenizer: str = key(
-        "", "Folder or file of its tokenizer (tokenizer.json or tokenizer.model). By default, the folder of the model."
+        "",
+        "Folder or file of its tokenizer (tokenizer.json or tokenizer.model). By default, the folder of the model. "
+        "Optional with openai.server openai-chat: without it, every byte of a text counts as a token.",
     )
-    context_length: int = key(4096, "Tokens of prompt and answer together.", minimum=128)
+    context_length: int = key(
+        4096,
+        "Tokens of prompt and answer together; at most what the model, or the server of it, is able to take.",
+        minimum=128,
+    )
     max_new_tokens: int = key(400, "Maximum number of tokens of one answer: the pairs of one text.", minimum=1)
     temperature: float | None = key(
         None,
@@ -56,7 +62,8 @@ class GenerationConfig:
     )
     max_refused_share: float = key(
         0.01,
-        "Stop when the engine refuses more than this fraction of the texts. Refused texts are kept without pairs.",
+        "Stop when the engine refuses more than this fraction of the texts, and more than one text; 0 allows none. "
+        "Refused texts are kept without pairs, and can be asked about again.",
         minimum=0,
         maximum=1,
         affects_output=False,
@@ -107,6 +114,9 @@ OWN_FIELDS = {
 }
 """Fields of a request that ``openai.extra`` may not set, and what to do instead."""
 
+REMOVABLE = ("max_tokens", "temperature", "top_p", "seed")
+"""Fields that a null in ``openai.extra`` takes out of every request, for servers or models that reject them."""
+
 
 @dataclass
 class OpenAIConfig:
@@ -117,7 +127,9 @@ class OpenAIConfig:
     )
     server: str = key(
         "vllm",
-        "Kind of server, which decides what may be sent to it. openai-compatible: any other that takes token ids.",
+        "Kind of server, which decides what may be sent to it. openai-chat: any that answers chats (hosted models, "
+        "Ollama, LM Studio, ...), with prompt styles that make chats. openai-compatible: any other that takes token "
+        "ids.",
         choices=tuple(PROFILES),
         affects_output=False,
     )
@@ -135,18 +147,26 @@ class OpenAIConfig:
     max_backoff: float = key(30.0, "Maximum pause between retries, in seconds.", minimum=0.01, affects_output=False)
     json_schema: bool = key(
         True,
-        "Constrain answers that should be JSON by a schema where the kind of server is known to be able to (vllm). "
+        "Constrain answers that should be JSON by a schema where the kind of server is known to be able to "
+        f"({', '.join(name for name, profile in PROFILES.items() if profile.json_schema)}). "
         "Other servers: see extra. Answers are parsed leniently either way.",
     )
     extra: dict[str, Any] = key(
         {},
         "Further fields of every request, for what a server offers beyond the other keys, e.g. "
-        "{frequency_penalty: 0.3}. The names are those of the server.",
+        "{frequency_penalty: 0.3}. The names are those of the server. Null leaves out a field that the server or model "
+        f"rejects ({', '.join(REMOVABLE)}).",
     )
+
+    @property
+    def chats(self) -> bool:
+        """Whether requests are chats, to which the server applies the chat template."""
+        return PROFILES[self.server].chats
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in sorted(self.extra.keys() & OWN_FIELDS.keys()):
-            yield f"extra.{name}", f"is sent by megatron-ipt itself; {OWN_FIELDS[name]}"
+            if self.extra[name] is not None or name not in REMOVABLE:
+                yield f"extra.{name}", f"is sent by megatron-ipt itself; {OWN_FIELDS[name]}"
         if self.extra and not PROFILES[self.server].free_fields:
             yield "extra", f"{self.server} rejects fields that it does not know; remove {', '.join(self.extra)}"
         if not self.base_urls:

@@ -8,14 +8,17 @@ knows nothing of documents, pairs or shards.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_ipt.errors import InputError, RecipeError, StageError
+from megatron_ipt.inference.chat_template import Message
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.scoring import Score, ScoreRequest
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import PromptTokenizer
+from megatron_ipt.inference.usage import Meter
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,15 @@ class Prompt:
         ids: token ids, with BOS where the model wants one.
         text: the same for engines that take only strings: control tokens written out, without the first BOS, which
             such engines add.
+        messages: the same as a chat, for engines that apply the model's chat template themselves; empty where the
+            prompt is no chat.
+        template_variables: of the chat template, for such engines.
     """
 
     ids: list[int]
     text: str
+    messages: tuple[Message, ...] = ()
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,14 +97,19 @@ class Engine:
     Attributes:
         window: requests in flight that keep the engine busy, unless the recipe says otherwise.
         score_window: the same for scores.
+        meters: whether it tells its ``meter`` of every request that it sends. Requests of others are counted for them,
+            one for each call.
+        meter: counts requests.
     """
 
     window = 64
     score_window = 64
+    meters = False
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         self.settings = settings
         self.tokenizer = tokenizer
+        self.meter = Meter()
 
     async def __aenter__(self) -> Engine:
         return self
@@ -166,6 +179,7 @@ class Engine:
         """
         ends = {self.tokenizer.eos_id, *(sampling.stop_ids if sampling else ())}
         found = [ids.index(end) for end in ends if end in ids]
+        generated = min(found) + 1 if found else len(ids)
         if found:
             ids, finished = ids[: min(found)], True
         if text is None:
@@ -174,7 +188,7 @@ class Engine:
         if places:
             text, finished = text[: min(places)], True
             ids = self._before(ids, text)
-        return Completion(ids, text, finished, prompt_tokens)
+        return Completion(ids, text, finished, prompt_tokens, generated)
 
     def check_length(self, request: ScoreRequest) -> None:
         """Refuses a text that does not fit the context.

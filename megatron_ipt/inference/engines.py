@@ -12,7 +12,7 @@ from megatron_ipt.errors import RecipeError, did_you_mean
 from megatron_ipt.extensions import load_object
 from megatron_ipt.inference.engine import Engine
 from megatron_ipt.inference.settings import EngineSettings
-from megatron_ipt.inference.tokenizer import PromptTokenizer, open_prompt_tokenizer
+from megatron_ipt.inference.tokenizer import PromptTokenizer
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,4 @@ def open_engine(settings: EngineSettings, tokenizer: PromptTokenizer | None = No
         InputError: there is no tokenizer where the settings say.
     """
     engine = load_engine(settings.engine, settings.key("engine"))
-    if tokenizer is None:
-        tokenizer = open_prompt_tokenizer(settings.tokenizer, settings.key("generation.tokenizer"))
-    return engine(settings, tokenizer)
+    return engine(settings, tokenizer or settings.open_tokenizer())

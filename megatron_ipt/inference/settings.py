@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from megatron_ipt.inference.config import GenerationConfig
+from megatron_ipt.inference.tokenizer import ByteTokenizer, PromptTokenizer, open_prompt_tokenizer
 
 
 class EngineSection(Protocol):
@@ -59,6 +60,21 @@ class EngineSettings:
         return f"{self.prefix}.{name}" if self.prefix else name
 
     @property
+    def chats(self) -> bool:
+        """Whether requests are chats, to which the engine applies the chat template: they need no tokenizer here."""
+        return bool(getattr(self.own, "chats", False))
+
+    @property
     def tokenizer(self) -> str:
-        """Folder or file of the model's tokenizer."""
-        return self.generation.tokenizer or self.generation.model
+        """Folder or file of the model's tokenizer; empty where tokens are estimated."""
+        return self.generation.tokenizer or ("" if self.chats else self.generation.model)
+
+    def open_tokenizer(self) -> PromptTokenizer:
+        """Reads the tokenizer; chats without one get an estimate.
+
+        Raises:
+            InputError: there is none where the settings say.
+        """
+        if not self.tokenizer:
+            return ByteTokenizer()
+        return open_prompt_tokenizer(self.tokenizer, self.key("generation.tokenizer"))

@@ -17,13 +17,13 @@ class PromptTokenizer(Protocol):
     """Text to ids and back.
 
     Attributes:
-        path: the file it was read from.
+        path: the file it was read from; None where there is none and tokens are estimated.
         bos, eos: control tokens as a server writes them in text; ``bos`` is empty where there is none.
         bos_id, eos_id: their ids; ``bos_id`` is None where there is none.
         control_tokens: every control token as text.
     """
 
-    path: Path
+    path: Path | None
     bos: str
     eos: str
     bos_id: int | None
@@ -75,9 +75,31 @@ def open_prompt_tokenizer(path: str | Path, key: str = "tokenizer") -> PromptTok
     return _SentencePiece(file) if file.suffix == ".model" else _TokenizerJson(file)
 
 
+class ByteTokenizer:
+    """Takes every byte of a text for a token: an estimate for chats with a model whose tokenizer is not at hand.
+
+    It never counts too few: a token of a byte-level vocabulary, or of one that falls back to bytes, stands for at least
+    one byte. English has about four bytes per token.
+    """
+
+    path: Path | None = None
+    bos = ""
+    eos = ""
+    bos_id: int | None = None
+    eos_id = 256
+    """Of no byte."""
+    control_tokens: tuple[str, ...] = ()
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        return [list(text.encode(errors="replace")) for text in texts]
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(ids).decode(errors="replace")
+
+
 class _TokenizerJson:
     def __init__(self, path: Path):
-        self.path = path
+        self.path: Path | None = path
         self._tokenizer = read_tokenizer_json(path)
         added = self._tokenizer.get_added_tokens_decoder()
         self.control_tokens = tuple(token.content for token in added.values() if token.special)
@@ -100,7 +122,7 @@ class _TokenizerJson:
 
 class _SentencePiece:
     def __init__(self, path: Path):
-        self.path = path
+        self.path: Path | None = path
         processor = read_sentencepiece(path.read_bytes(), path)
         self._processor = processor
         if processor.eos_id() < 0:

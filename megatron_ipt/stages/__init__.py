@@ -105,6 +105,37 @@ class Units:
 
 
 @dataclass(frozen=True)
+class Action:
+    """An option of a stage's command that does something other than making the output of the stage, or does something
+    before that. One action at a time.
+
+    Attributes:
+        option: on the command line, e.g. ``--tune``.
+        help: one line for ``--help``.
+        code: ``module:function``, called with (section, context) when everything that the stage reads is finished.
+            Returns a result that can be written as JSON.
+        value: what the option takes, e.g. ``STAGE``, passed as the keyword argument ``value``; empty for a flag.
+        then_run: the stage runs afterwards, even if it was complete. ``code`` is then called while no other process is
+            making the whole stage, and only if output that is already there was made with the same settings and inputs;
+            for a shardable stage it also takes ``shard``, (i, N) or None. The action of a stage that does not run must
+            not change its output.
+        render: ``module:function`` of the result that returns text for people; by default, a line per entry.
+    """
+
+    option: str
+    help: str
+    code: str
+    value: str = ""
+    then_run: bool = False
+    render: str = ""
+
+    @property
+    def name(self) -> str:
+        """``--retry-refused`` -> ``retry_refused``."""
+        return self.option.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage.
 
@@ -136,6 +167,8 @@ class Stage:
             :mod:`megatron_ipt.stages.page`. Without it, the report shows the stage's counts.
         result: path below its folder that a finished run names, for people.
         shows: counts for the log and ``status``, in order; all of them if empty.
+        keeps: names in its folder that ``--overwrite`` does not discard, such as records of what was spent.
+        actions: further options of its command.
     """
 
     name: str
@@ -161,6 +194,8 @@ class Stage:
     report: str = ""
     result: str = ""
     shows: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
+    actions: tuple[Action, ...] = ()
 
     @property
     def shardable(self) -> bool:
@@ -168,7 +203,8 @@ class Stage:
         return bool(self.units)
 
     def function(self, hook: str) -> Callable[..., Any]:
-        """The function that a hook names which needs the stage's libraries: ``code``, ``files`` or ``check``.
+        """The function that a hook names which needs the stage's libraries: ``code``, ``files``, ``check`` or the code
+        of an action.
 
         All other hooks work without them and are loaded with :func:`load`: recipes are planned, submitted and watched
         on machines that cannot run every stage.

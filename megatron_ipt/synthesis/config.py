@@ -12,9 +12,10 @@ from megatron_ipt.inference.config import GenerationConfig, OpenAIConfig, Tensor
 from megatron_ipt.inference.openai.profiles import PROFILES
 from megatron_ipt.synthesis.from_text.mined.config import MinedConfig
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig
-from megatron_ipt.synthesis.from_text.prompted.styles import STYLES, recommended, style_file
+from megatron_ipt.synthesis.from_text.prompted.styles import STYLES, makes_chats, recommended, style_file
 from megatron_ipt.synthesis.from_text.replay.config import ReplayConfig
 from megatron_ipt.synthesis.pair_sources import all_sources, source_named
+from megatron_ipt.synthesis.spending.price import PriceConfig
 
 _CUSTOM = "module:Class or path/to/file.py:Class"
 
@@ -47,6 +48,7 @@ class SynthesisConfig:
     tensorrt_llm: TensorRTConfig = key(TensorRTConfig, "Settings of the engine tensorrt_llm.")
     openai: OpenAIConfig = key(OpenAIConfig, "Settings of the engine openai.")
     transformers: TransformersConfig = key(TransformersConfig, "Settings of the engine transformers.")
+    price: PriceConfig = key(PriceConfig, "What a provider bills for tokens, for engines with a model.")
     mined: MinedConfig = key(MinedConfig, "Settings of the engine mined.")
     replay: ReplayConfig = key(ReplayConfig, "Settings of the engine replay.")
     options: dict[str, Any] = key({}, "Settings of a custom engine, which reads them from self.settings.options.")
@@ -87,3 +89,10 @@ class SynthesisConfig:
             yield "replay.inputs", "required by the engine replay: files with pairs"
         if self.engine == "openai" and self.generation.temperature != 0 and not PROFILES[self.openai.server].samples:
             yield "generation.temperature", f"{self.openai.server} ignores it and decodes greedily; set it to 0"
+        if self.engine == "openai" and self.openai.chats and not makes_chats(self.prompt):
+            able = ", ".join(name for name, row in STYLES.items() if row.chats)
+            yield (
+                "prompt",
+                f"{self.prompt} continues a raw prompt, and openai.server {self.openai.server} only answers chats; set "
+                f"prompt to {able} or to a file of tasks, or openai.server to a kind that takes token ids",
+            )

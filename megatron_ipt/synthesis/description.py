@@ -1,7 +1,8 @@
 """The stage of this room, described for everything above it."""
 
-from megatron_ipt.stages import CHAINS, DOCUMENTS, Resources, Stage
+from megatron_ipt.stages import CHAINS, DOCUMENTS, Action, Resources, Stage
 from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER
 
 STAGE = Stage(
     name="synthesis",
@@ -18,5 +19,14 @@ STAGE = Stage(
     units="megatron_ipt.synthesis.stage:units",
     resources=Resources(gpus="task", gpus_per_task="megatron_ipt.synthesis.stage:gpus_per_task", cores="workers"),
     cost="megatron_ipt.synthesis.cost:cost",
+    keeps=(USAGE_FOLDER,),
+    actions=(
+        Action(
+            "--retry-refused",
+            "Ask again about texts that the engine refused; everything else is kept.",
+            "megatron_ipt.synthesis.stage:reopen_refused",
+            then_run=True,
+        ),
+    ),
     shows=("texts", "texts_with_pairs", "pairs", "pairs_per_text", "generated_tokens", "refused_texts", "dropped"),
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from megatron_ipt.manifest import USAGE
 from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.stages.page import Bars, Caution, Figure, Figures, Part, StageRecord, Step
-from megatron_ipt.stages.readable import MISSING, compact, exact, percent, plural
+from megatron_ipt.stages.readable import MISSING, compact, exact, number, percent, plural
 from megatron_ipt.synthesis.from_text.prompted.health import FEW_PAIRS, MOST
 from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT, REPEATED_TEXTS
 
@@ -50,8 +51,35 @@ def part(stage: StageRecord) -> Part:
             Bars("Pairs by category", counts["categories"]),
             *([Bars("Pairs by task of the prompt", counts["tasks"])] if counts.get("tasks") else []),
             Bars("Dropped, by reason", counts.get("dropped", {})),
+            *_used(counts),
         ],
     )
+
+
+def _used(counts: Mapping[str, Any]) -> list[Figures]:
+    """What the answers of the model took, whatever became of them."""
+    usage = counts.get(USAGE)
+    if not usage:
+        return []
+    kept = counts.get("requests", 0)
+    figures = [
+        Figure(
+            "answers",
+            exact(usage["answers"]),
+            f"{exact(kept)} of them for finished texts" if kept < usage["answers"] else "",
+        ),
+        Figure(
+            "tokens in",
+            compact(usage["prompt_tokens"]),
+            f"{compact(usage['cached_tokens'])} of them cached" if usage["cached_tokens"] else "",
+        ),
+        Figure("tokens out", compact(usage["generated_tokens"])),
+    ]
+    if usage["unanswered"]:
+        figures.append(Figure("requests without an answer", exact(usage["unanswered"]), "their cost is unknown"))
+    if "cost" in usage:
+        figures.append(Figure("cost", f"{number(usage['cost'])} {usage['currency']}"))
+    return [Figures(figures)]
 
 
 def _cautions(counts: Mapping[str, Any]) -> list[Caution]:

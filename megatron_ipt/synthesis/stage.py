@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,18 @@ from megatron_ipt.errors import RecipeError
 from megatron_ipt.extensions import own_file
 from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
 from megatron_ipt.inference.engines import load_engine, open_engine
+from megatron_ipt.inference.metering import MeteredEngine
 from megatron_ipt.inference.run import run_coroutine
 from megatron_ipt.inference.settings import EngineSettings
-from megatron_ipt.inference.tokenizer import PromptTokenizer, find_tokenizer, open_prompt_tokenizer
-from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_code, fingerprint_file, read_manifest
+from megatron_ipt.inference.tokenizer import PromptTokenizer, find_tokenizer
+from megatron_ipt.manifest import (
+    USAGE,
+    ShardMarkers,
+    StageContext,
+    fingerprint_code,
+    fingerprint_file,
+    read_manifest,
+)
 from megatron_ipt.parallel import map_shards, share_of
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
@@ -37,7 +45,9 @@ from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle, StyleSe
 from megatron_ipt.synthesis.from_text.prompted.styles import load_style, style_code, style_file
 from megatron_ipt.synthesis.pair_sources import load_source, source_named
 from megatron_ipt.synthesis.pairs import Chain
-from megatron_ipt.synthesis.statistics import Statistics, total_of
+from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER, Ledger, total_usage, usage_summary, usage_text
+from megatron_ipt.synthesis.spending.outlook import Outlook
+from megatron_ipt.synthesis.statistics import REFUSED_TEXTS, Statistics, total_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +80,12 @@ def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] |
     for task in own:
         task.tidy(context.directory)
     summary = summary_of(config, context)
+    if summary.get(REFUSED_TEXTS):
+        logger.warning(
+            "synthesis: the engine refused %s of %s texts, which are kept without pairs; %s says why. To ask about "
+            "them again, rerun with --retry-refused.",
+            f"{summary[REFUSED_TEXTS]:,}", f"{summary['texts']:,}", context.directory / REJECTS_FOLDER,
+        )  # fmt: skip
     if summary["texts"] and not summary["pairs"] and not summary.get("unfinished_shards"):
         if by_model:
             rejects = context.directory / REJECTS_FOLDER
@@ -80,6 +96,29 @@ def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] |
         why = f"dropped: {reasons}; see {context.directory / REJECTS_FOLDER}" if reasons else "the engine found none"
         logger.warning("synthesis: none of %s texts got a pair; %s", f"{summary['texts']:,}", why)
     return summary
+
+
+def reopen_refused(
+    config: SynthesisConfig, context: StageContext, shard: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Makes finished shards in which the engine refused texts unfinished, so that :func:`run` asks about these again.
+
+    Args:
+        config: section ``synthesis``.
+        context: of the stage.
+        shard: (i, N) considers only every N-th shard from the i-th on.
+
+    Returns:
+        ``{refused_texts, shards}``: how many texts in how many shards.
+
+    Raises:
+        RecipeError: i is not in [0, N).
+        StageError: another process works on one of the shards, or a journal is missing.
+    """
+    tasks = [task for task in share_of(tasks_of(config, context), shard) if task.refused(context.directory)]
+    identity = _identity_of_shards(config, context) if tasks else None
+    reopened = [task.reopen(context.directory, identity(task)) for task in tasks] if identity else []
+    return {REFUSED_TEXTS: sum(reopened), "shards": len(reopened)}
 
 
 def tasks_of(config: SynthesisConfig, context: StageContext) -> list[ShardTask]:
@@ -115,6 +154,9 @@ def summary_of(config: SynthesisConfig, context: StageContext) -> dict[str, Any]
     counts = [markers.counts(task.name) for task in tasks_of(config, context)]
     summary = total_of(count for count in counts if count is not None).summary()
     missing = sum(count is None for count in counts)
+    usage = total_usage(context.directory / USAGE_FOLDER)
+    if usage is not None and source_named(config.engine).kind == "model":
+        summary[USAGE] = usage_summary(usage, config.price)
     return summary | ({"unfinished_shards": missing} if missing else {})
 
 
@@ -129,7 +171,7 @@ def check(config: SynthesisConfig) -> None:
     if source_named(config.engine).kind == "model":
         if not load_engine(config.engine, "synthesis.engine").generates():
             raise RecipeError(f"synthesis.engine: the engine {config.engine} does not generate")
-        open_style(config, open_prompt_tokenizer(_tokenizer_file(config), "synthesis.generation.tokenizer"), 0)
+        open_style(config, engine_settings(config).open_tokenizer(), 0)
     else:
         load_source(config.engine)
         _other_files(config)
@@ -151,17 +193,20 @@ def _other_files(config: SynthesisConfig) -> list[Path]:
     if kind == "files":
         return list(load_source(config.engine)(config, 0).files())
     if kind == "model":
-        return [_tokenizer_file(config), *_prompt_files(config)]
+        tokenizer = _tokenizer_file(config)
+        return [*([tokenizer] if tokenizer else []), *_prompt_files(config)]
     return []
 
 
-def _tokenizer_file(config: SynthesisConfig) -> Path:
+def _tokenizer_file(config: SynthesisConfig) -> Path | None:
+    """The file of the tokenizer; None where tokens are estimated."""
     settings = engine_settings(config)
-    return find_tokenizer(settings.tokenizer, settings.key("generation.tokenizer"))
+    return find_tokenizer(settings.tokenizer, settings.key("generation.tokenizer")) if settings.tokenizer else None
 
 
 def _prompt_files(config: SynthesisConfig) -> list[Path]:
-    return load_style(config.prompt).files(_tokenizer_file(config), style_file(config.prompt))
+    tokenizer = None if engine_settings(config).chats else _tokenizer_file(config)
+    return load_style(config.prompt).files(tokenizer, style_file(config.prompt))
 
 
 def open_style(config: SynthesisConfig, tokenizer: PromptTokenizer, seed: int) -> PromptStyle:
@@ -171,7 +216,8 @@ def open_style(config: SynthesisConfig, tokenizer: PromptTokenizer, seed: int) -
         RecipeError: it cannot be imported, its file is not valid, or the context leaves no room for a text.
         InputError: the model lacks something that it needs, such as a chat template.
     """
-    setup = StyleSetup(tokenizer, config.generation, seed, style_file(config.prompt))
+    chats = engine_settings(config).chats
+    setup = StyleSetup(tokenizer, config.generation, seed, style_file(config.prompt), chats=chats)
     return load_style(config.prompt).make(setup)
 
 
@@ -225,45 +271,61 @@ def _generate(
 ) -> list[str]:
     """Makes shards with a language model; returns samples of its answers without pairs."""
     from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
-    from megatron_ipt.synthesis.from_text.prompted.runner import Runner, check_refused
+    from megatron_ipt.synthesis.from_text.prompted.runner import Runner, check_refused, too_many_refused
 
     markers = ShardMarkers(context.directory)
     samples: list[str] = []
+    own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
+    useless = own.counts[REFUSED_TEXTS] and not own.counts["pairs"]
+    if useless or too_many_refused(own.counts, config.generation.max_refused_share):
+        # An earlier run failed because of them.
+        found = reopen_refused(config, context, shard)
+        logger.info("synthesis: asking again about %d texts that the engine refused", found[REFUSED_TEXTS])
     finished = [record for task in tasks if (record := markers.counts(task.name)) is not None]
     if len(finished) < len(tasks):
         generation = config.generation
         engine = open_engine(engine_settings(config))
-        tokenizer = engine.tokenizer
-        prompts = open_style(config, tokenizer, context.seed)
-        settings = as_dict(config, only_output=True) | {
-            "seed": context.seed,
-            "tokenizer": fingerprint_file(tokenizer.path),
-        }
-        if files := _prompt_files(config):
-            settings["prompt_files"] = [fingerprint_file(path)["xxh128"] for path in files]
-        settings_bytes = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
-
-        def identity(task: ShardTask) -> int:
-            source = orjson.dumps(fingerprint_file(task.source).get("xxh128"))
-            return int.from_bytes(hashlib.blake2b(settings_bytes + source, digest_size=8).digest(), "big")
-
+        prompts = open_style(config, engine.tokenizer, context.seed)
+        identity = _identity_of_shards(config, context)
         name = "metrics.jsonl" if shard is None else f"metrics-{shard[0]}-of-{shard[1]}.jsonl"
         documents = _documents(context)
-        monitor = Monitor(
-            engine,
-            context.directory / name,
-            generation.metrics_seconds,
-            documents * len(tasks) // all_tasks if documents is not None else None,
-            sum(record["counts"].get("documents", 0) for record in finished),
-            Health(config.give_up_after, any(record["counts"].get("pairs") for record in finished)),
-        )
-        with monitor:
-            runner = Runner(config, context.seed, context.directory, prompts, engine, identity)
-            run_coroutine(runner.run(tasks, monitor))
+        with Ledger(context.directory / USAGE_FOLDER, config.price) as ledger:
+            engine = MeteredEngine(engine, ledger)
+            monitor = Monitor(
+                engine,
+                context.directory / name,
+                generation.metrics_seconds,
+                documents * len(tasks) // all_tasks if documents is not None else None,
+                sum(record["counts"].get("documents", 0) for record in finished),
+                Health(config.give_up_after, any(record["counts"].get("pairs") for record in finished)),
+                Outlook(ledger, config.price),
+            )
+            with monitor:
+                runner = Runner(config, context.seed, context.directory, prompts, engine, identity)
+                run_coroutine(runner.run(tasks, monitor))
+            logger.info("synthesis: used so far: %s", usage_text(ledger.total(), config.price))
         samples = monitor.health.samples
     own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
     check_refused(own.counts, config.generation.max_refused_share)
     return samples
+
+
+def _identity_of_shards(config: SynthesisConfig, context: StageContext) -> Callable[[ShardTask], int]:
+    """What journals are recognised by: a hash of the settings and files that affect the output, and of the input."""
+    tokenizer = _tokenizer_file(config)
+    settings = as_dict(config, only_output=True) | {
+        "seed": context.seed,
+        "tokenizer": fingerprint_file(tokenizer) if tokenizer else None,
+    }
+    if files := _prompt_files(config):
+        settings["prompt_files"] = [fingerprint_file(path)["xxh128"] for path in files]
+    settings_bytes = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
+
+    def identity(task: ShardTask) -> int:
+        source = orjson.dumps(fingerprint_file(task.source).get("xxh128"))
+        return int.from_bytes(hashlib.blake2b(settings_bytes + source, digest_size=8).digest(), "big")
+
+    return identity
 
 
 def _samples_of_rejects(folder: Path) -> list[str]:

@@ -10,10 +10,11 @@ from typing import Any
 from megatron_ipt.synthesis.from_text.categories import OTHER
 from megatron_ipt.synthesis.pairs import Chain
 
+REFUSED_TEXTS = "refused_texts"
 ANSWERS_CUT_OFF = "answers_cut_off"
 ANSWERS_FROM_PROMPT = "answers_copied_from_prompt"
 REPEATED_TEXTS = "texts_with_repeated_pairs"
-"""Counts of defects in the answers of a model; absent if there are none."""
+"""Counts of texts that the engine did not answer and of defects in its answers; absent if there are none."""
 
 _LENGTHS = ("question_words", "answer_words", "reasoning_words", "pairs_per_text", "texts_per_chain")
 _PERCENTILES = (50, 95)

@@ -89,6 +89,7 @@ def _texts(config: TuningConfig, collected: Collected, seed: int, layout: FewSho
 def _chats(
     config: TuningConfig, collected: Collected, capacity: int, tokenizer: PromptTokenizer, counts: Counter[str]
 ) -> Iterator[_Item]:
+    assert tokenizer.path is not None  # tuning never estimates tokens
     layout = open_layout(config.template, tokenizer.path.parent, tokenizer)
     for split, chat in collected.chats():
         try:

@@ -56,7 +56,7 @@ class TestWhereAnAnswerEnds:
     def test_at_eos(self, engine: Engine) -> None:
         ids = engine.tokenizer.encode(["the river"])[0]
         completion = engine.completion([*ids, engine.tokenizer.eos_id, 7, 7], False, 4)
-        assert completion == Completion(ids, "the river", True, 4)
+        assert completion == Completion(ids, "the river", True, 4, generated_tokens=len(ids) + 1)
 
     def test_at_the_first_stop_id(self, engine: Engine) -> None:
         completion = engine.completion([5, 6, 7, 8, 2], False, 4, sampling=Sampling(9, stop_ids=(8, 7)))

@@ -209,14 +209,21 @@ def test_a_poisonous_text_is_refused_alone(
 
 
 def test_many_refused_texts_end_the_stage_every_time(
-    configure_openai: Callable[..., SynthesisConfig], context: StageContext
+    configure_openai: Callable[..., SynthesisConfig], context: StageContext, tokenizer: Any
 ) -> None:
-    with Server(lambda n, body: good(body) if n <= 1 else Faults.status(400)(body)) as server:
-        config = configure_openai(server)
+    """When refused texts are asked about again, the first request to the server is one of them."""
+    poisonous = {f"Text{number}" for number in range(1, 6)}
+
+    def answer(body: dict[str, Any]) -> Any:
+        words = tokenizer.decode(body["prompt"]).split()
+        return Faults.status(400)(body) if poisonous & set(words) else good(body)
+
+    with Server(lambda n, body: answer(body)) as server:
+        config = configure_openai(server, chain_length=1)
         for _ in range(2):
             with pytest.raises(StageError, match=r"refused 5 of 6 texts.*max_refused_share"):
                 run(config, context)
-        counts, _ = run(configure_openai(server, **{"generation.max_refused_share": 1}), context)
+        counts, _ = run(configure_openai(server, chain_length=1, **{"generation.max_refused_share": 1}), context)
     assert counts["refused_texts"] == 5
 
 

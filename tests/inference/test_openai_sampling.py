@@ -139,3 +139,29 @@ def test_further_fields_of_the_recipe_are_sent(generate: Callable[..., Any]) -> 
 def test_fields_that_may_not_be_set(server: str, extra: dict[str, Any], key: str, message: str) -> None:
     ((found, said),) = OpenAIConfig(server=server, extra=extra).problems()
     assert found == key and message in said
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "llama-cpp-python"])
+def test_llama_cpp_has_its_own_names_and_no_defaults_of_its_own(
+    generate: Callable[..., Any], tokenizer: Any, kind: str
+) -> None:
+    """Left alone, it samples from 40 tokens, with min_p 0.05, and one of the two with a penalty of 1.1."""
+    sampling = Sampling(9, 0.7, 0.9, top_k=40, min_p=0.05, repetition_penalty=1.2, stop=("\n\n",))
+    _, (body,) = generate(kind, sampling)
+    expected = {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "repeat_penalty": 1.2, "stop": ["\n\n"]}
+    assert {name: body[name] for name in expected} == expected
+    assert body["prompt"] == ([1, 5, 6] if kind == "llama.cpp" else "a b c")
+    _, (body,) = generate(kind, Sampling(9, 0.7))
+    assert (body["top_k"], body["min_p"], body["repeat_penalty"], body["top_p"]) == (0, 0.0, 1.0, 1.0)
+    # It ends an answer at every control token that ends a message, but not at words.
+    _, (body,) = generate(kind, Sampling(9, stop_ids=(tokenizer.eos_id,)))
+    assert "stop_token_ids" not in body
+    with pytest.raises(RecipeError, match=rf"{kind} does not honour stop_ids"):
+        generate(kind, Sampling(9, stop_ids=(300,)))
+
+
+def test_llama_cpp_takes_a_schema(generate: Callable[..., Any]) -> None:
+    _, (body,) = generate("llama.cpp", Sampling(9, json_schema=SCHEMA))
+    assert body["json_schema"] == SCHEMA
+    _, (body,) = generate("llama-cpp-python", Sampling(9, json_schema=SCHEMA))
+    assert not body.keys() & {"json_schema", "response_format"}

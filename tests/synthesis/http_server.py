@@ -1,4 +1,4 @@
-"""A completions server for tests, good or bad on demand, in a thread of its own."""
+"""A server of completions and chats for tests, good or bad on demand, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ def completion(body: dict[str, Any], text: str = GOOD_TEXT, extra_tokens: int = 
         "choices": [{"index": 0, "text": text, "finish_reason": "stop", "logprobs": None} | choice],
         "usage": {"prompt_tokens": tokens, "completion_tokens": 9, "total_tokens": tokens + 9},
     }  # fmt: skip
+
+
+def chat(body: dict[str, Any], text: str | None = GOOD_TEXT, usage: bool = True, **choice: Any) -> dict[str, Any]:
+    tokens = 20 + sum(len(message["content"].split()) for message in body["messages"])
+    message = {"role": "assistant", "content": text}
+    answer = {
+        "id": "c", "object": "chat.completion", "created": 0, "model": body["model"],
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"} | choice],
+    }  # fmt: skip
+    counts = {"prompt_tokens": tokens, "completion_tokens": 9, "total_tokens": tokens + 9}
+    return answer | ({"usage": counts} if usage else {})
 
 
 def good(body: dict[str, Any]) -> Any:
@@ -62,16 +73,20 @@ class Server:
 
     Args:
         answer: what to do with request number n (from 0) and its body.
-        models: names that /v1/models lists.
+        models: names that /v1/models lists, or whole entries.
     """
 
     def __init__(
-        self, answer: Callable[[int, dict[str, Any]], Any], models: tuple[str, ...] = ("tiny",), port: int = 0
+        self,
+        answer: Callable[[int, dict[str, Any]], Any],
+        models: tuple[str | dict[str, Any], ...] = ("tiny",),
+        port: int = 0,
     ):
         self._answer = answer
         self._models = models
         self._port = port
         self.bodies: list[dict[str, Any]] = []
+        self.paths: set[str] = set()
         self._ready = threading.Event()
 
     def __enter__(self) -> Server:
@@ -109,9 +124,11 @@ class Server:
                         length = int(line.split(b":")[1])
                 body = await reader.readexactly(length)
                 if b"/models" in head.split(b"\r\n")[0]:
-                    result: Any = {"object": "list", "data": [{"id": name, "object": "model"} for name in self._models]}
+                    entries = [entry if isinstance(entry, dict) else {"id": entry} for entry in self._models]
+                    result: Any = {"object": "list", "data": [{"object": "model"} | entry for entry in entries]}
                 else:
                     record = json.loads(body)
+                    self.paths.add(head.split(b" ")[1].decode())
                     self.bodies.append(record)
                     result = self._answer(len(self.bodies) - 1, record)
                     if asyncio.iscoroutine(result):

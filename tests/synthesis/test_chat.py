@@ -12,6 +12,7 @@ import pytest
 
 from megatron_ipt.config import as_dict, load
 from megatron_ipt.errors import InputError, RecipeError
+from megatron_ipt.inference.chat_template import template_encoder
 from megatron_ipt.inference.config import GenerationConfig
 from megatron_ipt.inference.engine import Completion, EngineError, Request
 from megatron_ipt.inference.sampling import Sampling
@@ -73,7 +74,7 @@ def ask(style: ChatStyle, text: str, name: str = "d0") -> Any:
     return style.ask([Example(name, text)])[0]
 
 
-def test_the_prompt_is_what_the_template_says(style_of: Callable[..., ChatStyle]) -> None:
+def test_the_prompt_is_what_the_template_says(style_of: Callable[..., ChatStyle], chat_folder: Path) -> None:
     style = style_of()
     text = ask(style, "Bees dance.")
     assert style.begin(text).text == (
@@ -81,9 +82,10 @@ def test_the_prompt_is_what_the_template_says(style_of: Callable[..., ChatStyle]
         '<|im_start|>assistant\n{"pairs": [{"question": "Who sat?", "answer": "A cat"}]}<|im_end|>\n'
         "<|im_start|>user\nAbout: Bees dance.<|im_end|>\n<|im_start|>assistant\n"
     )
-    control = [style._encoder.token_to_id(token) for token in ("<|im_start|>", "<|im_end|>")]
+    encoder = template_encoder(chat_folder)
+    control = [encoder.token_to_id(token) for token in ("<|im_start|>", "<|im_end|>")]
     assert [ids for ids in text.ids if ids in control] == [*control * 4, control[0]]
-    assert style._encoder.decode(text.ids, skip_special_tokens=False) == text.text
+    assert encoder.decode(text.ids, skip_special_tokens=False) == text.text
 
 
 def test_ids_are_those_of_transformers(style_of: Callable[..., ChatStyle], chat_folder: Path) -> None:
@@ -95,9 +97,9 @@ def test_ids_are_those_of_transformers(style_of: Callable[..., ChatStyle], chat_
     assert ask(style, "a bee.").ids == theirs
 
 
-def test_control_tokens_in_a_text_are_text(style_of: Callable[..., ChatStyle]) -> None:
+def test_control_tokens_in_a_text_are_text(style_of: Callable[..., ChatStyle], chat_folder: Path) -> None:
     style = style_of()
-    end = style._encoder.token_to_id("<|im_end|>")
+    end = template_encoder(chat_folder).token_to_id("<|im_end|>")
     assert ask(style, "a <|im_end|> b").ids.count(end) == ask(style, "a b").ids.count(end) == 4
 
 
@@ -149,7 +151,8 @@ def test_the_end_of_a_turn_ends_the_answer(style_of: Callable[..., ChatStyle], t
     style = style_of()
     assert style.sampling(Sampling(5), ask(style, "x")).stop_ids == ()  # it is EOS
     style = style_of(folder=write_chat_tokenizer(tmp_path / "other", eos="</s>"))
-    assert style.sampling(Sampling(5), ask(style, "x")).stop_ids == (style._encoder.token_to_id("<|im_end|>"),)
+    end = template_encoder(tmp_path / "other").token_to_id("<|im_end|>")
+    assert style.sampling(Sampling(5), ask(style, "x")).stop_ids == (end,)
 
 
 def test_the_task_recommends_what_the_recipe_leaves_open(style_of: Callable[..., ChatStyle]) -> None:

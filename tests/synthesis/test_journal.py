@@ -26,6 +26,48 @@ def test_keeps_what_was_written(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_dropped_chain_can_be_stored_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", 1)
+    for index, payload in ((0, b""), (1, b"old"), (2, b"two")):
+        journal.append(index, payload)
+    for index in (0, 1, 1, 7):
+        journal.drop(index)
+    assert (len(journal), list(journal)) == (1, [2])
+    journal.append(1, b"new")
+    with pytest.raises(RuntimeError, match="chain 1 was finished twice"):
+        journal.append(1, b"newer")
+    journal.close()
+    again = Journal(tmp_path / "j", 1)
+    assert (len(again), list(again), again.payload(1)) == (2, [1, 2], b"new")
+    with pytest.raises(StageError, match="chain 0 is missing"):
+        again.payload(0)
+    again.close()
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=20), st.data())
+def test_a_cut_anywhere_leaves_a_state_that_was_there(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, bool]], data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("cut") / "j"
+    journal = Journal(path, 7)
+    states: dict[int, dict[int, bytes]] = {path.stat().st_size: {}}
+    state: dict[int, bytes] = {}
+    for number, (index, keep) in enumerate(steps):
+        if keep and index not in state:
+            state[index] = b"%d" % number
+            journal.append(index, state[index])
+        elif not keep:
+            state.pop(index, None)
+            journal.drop(index)
+        states[path.stat().st_size] = dict(state)
+    journal.close()
+    cut = data.draw(st.integers(min(states), max(states)))
+    os.truncate(path, cut)
+    journal = Journal(path, 7)
+    assert {index: journal.payload(index) for index in journal} == states[max(end for end in states if end <= cut)]
+    journal.close()
+
+
 def test_refuses_other_settings(tmp_path: Path) -> None:
     Journal(tmp_path / "j", 1).close()
     with pytest.raises(StageError, match="other documents or settings"):

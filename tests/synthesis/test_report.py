@@ -34,6 +34,23 @@ def test_pairs_by_task_of_the_prompt(folders):
     ] == tasks
 
 
+def test_what_the_answers_took(folders):
+    usage = {"requests": 50, "answers": 48, "failures": 0, "answers_without_usage": 0, "prompt_tokens": 1_234_567}
+    usage |= {"cached_tokens": 0, "generated_tokens": 20_000, "unanswered": 2, "cost": 3.21, "currency": "EUR"}
+    change_counts(folders["synthesis"], requests=40, usage=usage)
+    _, figures = all_of(part_of(folders, "synthesis"), Figures)
+    assert [(figure.label, figure.value, figure.note) for figure in figures.figures] == [
+        ("answers", "48", "40 of them for finished texts"),
+        ("tokens in", "1.23M", ""),
+        ("tokens out", "20K", ""),
+        ("requests without an answer", "2", "their cost is unknown"),
+        ("cost", "3.210 EUR", ""),
+    ]
+    change_counts(folders["synthesis"], usage=usage | {"cached_tokens": 500, "answers": 40})
+    _, figures = all_of(part_of(folders, "synthesis"), Figures)
+    assert [figure.note for figure in figures.figures[:2]] == ["", "500 of them cached"]
+
+
 def test_the_headline_speaks_for_the_documents_too(folders):
     part = part_of(folders, "synthesis")
     assert (part.headline, part.instead_of) == ("64 documents gained 200 instruction–response pairs", (DOCUMENTS,))

@@ -1,9 +1,11 @@
-"""Engine ``openai``: servers that speak the OpenAI completions API, through the official client.
+"""Engine ``openai``: servers that speak the OpenAI API of completions or chats, through the official client.
 
 Failures that may pass (429, 5xx, timeouts, lost connections, unreadable answers) are retried with growing, jittered
 pauses for ``patience`` seconds. A request that keeps failing while its server answers others is refused alone, so that
 one poisonous text cannot stop a run. Every server is first asked for one token alone, and its count of prompt tokens is
-compared with ours: a doubled BOS would otherwise spoil millions of texts unseen.
+compared with ours: a doubled BOS would otherwise spoil millions of texts unseen. Later answers are held against their
+prompts as well, so that an answer to another request is noticed. The prompt of a chat is made by the server, so there
+is no count of ours; only a count below that of the messages alone gives a truncated prompt away.
 
 A score is a completion of one token that nobody reads; what counts are the log-likelihoods of the prompt in the answer.
 """
@@ -18,7 +20,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -29,12 +31,20 @@ from megatron_ipt.inference.openai.answers import (
     Answer,
     NotScored,
     Unreadable,
+    Withheld,
     echoed_logprobs,
     error_message,
+    is_filtered,
+    is_too_long,
+    never_sent,
     prompt_logprobs,
+    read_chat,
     read_completion,
     retry_after,
+    usage_of,
 )
+from megatron_ipt.inference.openai.chats import chat_fields, without_system
+from megatron_ipt.inference.openai.fields import sampling_fields
 from megatron_ipt.inference.openai.profiles import PROFILES
 from megatron_ipt.inference.openai.servers import Server, ServerPool
 from megatron_ipt.inference.sampling import Sampling
@@ -51,6 +61,7 @@ _FAILURES_BEFORE_MOVING = 3
 _RETRIED_STATUS = frozenset((408, 409, 425, 429))
 _WRONG_REQUEST_STATUS = frozenset((400, 413, 422))
 _ONE_TOKEN = Sampling(max_new_tokens=1)
+_SHORT_PROMPT = 8
 _SCORES: dict[str, tuple[dict[str, Any], Callable[..., list[float]]]] = {
     "prompt_logprobs": ({"prompt_logprobs": 0}, prompt_logprobs),
     "echo": ({"echo": True, "logprobs": 1}, echoed_logprobs),
@@ -59,16 +70,23 @@ _SCORES: dict[str, tuple[dict[str, Any], Callable[..., list[float]]]] = {
 
 
 class _Passing(Exception):
-    """A failure that may pass; ``lost`` where the server could not be reached or did not answer."""
+    """A failure that may pass; ``lost`` where the server could not be reached or did not answer in time."""
 
-    def __init__(self, message: str, lost: bool = False, wait: float = 0.0):
+    def __init__(self, message: str, lost: bool = False, timed_out: bool = False, wait: float = 0.0):
         super().__init__(message)
         self.lost = lost
+        self.timed_out = timed_out
         self.wait = wait
+
+
+class _Rejected(Exception):
+    """The server rejects the request as it is."""
 
 
 class OpenAIEngine(Engine):
     """See the module."""
+
+    meters = True
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         super().__init__(settings, tokenizer)
@@ -112,10 +130,21 @@ class OpenAIEngine(Engine):
         fields = self._sampling_fields(request.sampling)
         if self._profile.samples:
             fields = fields | {"seed": request.seed}
+        if self._profile.chats and not request.prompt.messages:
+            raise RecipeError(
+                f"{self.settings.key('openai.server')}: {self._own.server} sends chats, and this prompt is none. Use a "
+                "prompt style with messages, e.g. chat, or a server that takes token ids."
+            )
 
         async def ask(server: Server) -> Completion:
-            answer = await self._post(server, request.chain, request.prompt, fields)
-            return self._completion(read_completion(answer, self._profile.answer_ids), request.sampling)
+            answer = self._read(await self._post(server, request.chain, request.prompt, fields))
+            self._check_again(request.prompt, answer)
+            if is_too_long(answer, request.sampling.max_new_tokens):
+                raise Withheld(
+                    f"{server.url}: ignores max_tokens: {len(answer.text):,} characters in answer to a request for at "
+                    f"most {request.sampling.max_new_tokens:,} tokens"
+                )
+            return self._completion(request, answer)
 
         return await self._until_answered(request.chain, request.prompt, fields, ask)
 
@@ -160,29 +189,8 @@ class OpenAIEngine(Engine):
         if known is not None:
             return known
         self.refuse_control_tokens(sampling)
-        takes = self._profile.takes
-        needed = set(sampling.beyond_greedy()) - {"temperature", "extra"}
-        if sampling.temperature == 0:
-            # What is left of sampling is the likeliest token.
-            needed -= {"top_p", "top_k", "min_p"}
-        refused = needed - takes.keys()
-        if sampling.temperature > 0 and not self._profile.samples:
-            refused.add("temperature")
-        if sampling.extra and not self._profile.free_fields:
-            refused.update(sampling.extra)
-        if refused:
-            raise RecipeError(
-                f"{self.settings.key('openai.server')}: {self._own.server} does not honour {', '.join(sorted(refused))}"
-            )
-        fields: dict[str, Any] = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
-        if "top_p" in takes:
-            fields["top_p"] = sampling.top_p
-        for name in needed - {"top_p"}:
-            value = getattr(sampling, name)
-            fields[takes[name]] = list(value) if isinstance(value, tuple) else value
-        if sampling.json_schema is not None and self._own.json_schema:
-            fields |= self._profile.constrained_by(sampling.json_schema)
-        fields |= sampling.extra
+        kind = f"{self.settings.key('openai.server')}: {self._own.server}"
+        fields = sampling_fields(sampling, self._profile, self._own.json_schema, self.tokenizer, kind)
         self._fields[sampling] = fields
         return fields
 
@@ -192,7 +200,7 @@ class OpenAIEngine(Engine):
         """What ``ask`` returns, tried again while failures may pass.
 
         Raises:
-            RequestRefused: it fails while its server answers others.
+            RequestRefused: the server rejects it, withholds the answer, or fails at it while it answers others.
             EngineError: its server does not answer.
         """
         began: float | None = None
@@ -205,12 +213,17 @@ class OpenAIEngine(Engine):
                     await self._probe(server, chain, prompt, fields)
                 result = await ask(server)
                 server.last_success = time.monotonic()
+                server.outage.answered()
                 return result
+            except (_Rejected, Withheld) as failure:
+                raise RequestRefused(str(failure)) from failure
             except (_Passing, Unreadable) as failure:
                 now = time.monotonic()
                 began = now if began is None else began
                 failures += 1
                 self._counts["retries"] += 1
+                lost = isinstance(failure, _Passing) and failure.lost
+                server.outage.failed(failure, isinstance(failure, _Passing) and failure.timed_out)
                 if now - began >= self._own.patience:
                     if server.last_success > began:
                         raise RequestRefused(
@@ -220,13 +233,9 @@ class OpenAIEngine(Engine):
                         f"{server.url}: {failure}; tried {failures} times in {now - began:.0f} s "
                         f"({self.settings.key('openai.patience')}). Fix the server and rerun: finished work is kept."
                     ) from failure
-                if failures == 1:
-                    logger.debug("%s: %s; retrying", server.url, failure)
-                wait = 0.0
-                if isinstance(failure, _Passing):
-                    wait = failure.wait
-                    if failure.lost and failures >= _FAILURES_BEFORE_MOVING and self._pool.move(chain, server):
-                        self._counts["moved_chains"] += 1
+                wait = failure.wait if isinstance(failure, _Passing) else 0.0
+                if lost and failures >= _FAILURES_BEFORE_MOVING and self._pool.move(chain, server):
+                    self._counts["moved_chains"] += 1
             finally:
                 server.in_flight -= 1
             await asyncio.sleep(max(wait, self._pool.pause(failures)))
@@ -236,73 +245,162 @@ class OpenAIEngine(Engine):
         async with server.first:
             if server.fault is not None:
                 raise server.fault
-            if not server.checked:
-                answer = await self._post(server, chain, prompt, fields | {"max_tokens": 1})
-                self._check(server, prompt, read_completion(answer, self._profile.answer_ids))
-                server.checked = True
+            if server.checked:
+                return
+            await self._pool.look_at(server)
+            fields = fields | {"max_tokens": 1}
+            try:
+                answer = await self._post(server, chain, prompt, fields)
+            except _Rejected as rejection:
+                prompt, answer = await self._after_rejection(server, chain, prompt, fields, rejection)
+            self._check_first(server, prompt, self._read(answer))
+            server.checked = True
 
-    def _check(self, server: Server, prompt: Prompt, answer: Answer) -> None:
+    async def _after_rejection(
+        self, server: Server, chain: int, prompt: Prompt, fields: dict[str, Any], rejection: _Rejected
+    ) -> tuple[Prompt, Any]:
+        """What else can be asked after the first request was rejected, and the answer.
+
+        A chat template may know no system messages, which are then put into the first message of the user. Or this one
+        text is rejected, for example where refused texts are asked about again: then a short prompt is answered.
+
+        Raises:
+            EngineError: the server rejects everything.
+        """
+        for other, merges in self._instead_of(prompt):
+            server.merges_system = merges
+            try:
+                return other, await self._post(server, chain, other, fields)
+            except _Rejected:
+                server.merges_system = False
+        raise self._wrong(server, str(rejection)) from rejection
+
+    def _instead_of(self, prompt: Prompt) -> Iterator[tuple[Prompt, bool]]:
+        """Prompts to ask instead of one that was rejected, and whether system messages are to be merged for it."""
+        if self._profile.chats:
+            if prompt.messages[0]["role"] == "system":
+                yield prompt, True
+            yield Prompt([], "", ({"role": "user", "content": "Hello"},)), False
+        elif self._profile.prompt_ids:
+            yield Prompt(prompt.ids[:_SHORT_PROMPT], ""), False
+
+    def _read(self, answer: Any) -> Answer:
+        if self._profile.chats:
+            return read_chat(answer)
+        return read_completion(answer, self._profile.answer_ids, self._profile.echoed_ids)
+
+    def _check_first(self, server: Server, prompt: Prompt, answer: Answer) -> None:
         """Compares the server's count of the prompt's tokens with ours; a difference condemns the server."""
         ours, theirs = len(prompt.ids), answer.prompt_tokens
-        if ours == theirs:
-            return
         key = self.settings.key
-        if theirs == ours + 1:
+        if self._profile.chats:
+            if theirs is None:
+                logger.warning("%s: sends no usage with its answers; tokens are estimated", server.url)
+            elif self.tokenizer.path is not None and theirs < ours:
+                server.fault = EngineError(
+                    f"{server.url}: counts {theirs} prompt tokens, the messages alone have {ours}: it truncates "
+                    f"prompts, or uses another tokenizer than {self.tokenizer.path}. Raise the context of the server, "
+                    f"or correct {key('generation.tokenizer')}."
+                )
+        elif theirs is None:
+            server.fault = EngineError(
+                f"{server.url}: sends no usage with its answers, so nothing shows whether it reads prompts as they "
+                f"are sent. Use a server that counts prompt tokens, or set {key('openai.server')} to openai-chat, "
+                "which does without (for chat models)."
+            )
+        elif theirs == ours + 1:
             server.fault = EngineError(
                 f"{server.url}: counts {theirs} prompt tokens where {ours} were sent: it adds a second BOS. Set "
                 f"{key('openai.server')} to the kind of server this is (now {self._own.server}), or start it so that "
                 "it adds no special tokens."
             )
-        else:
+        elif theirs != ours:
             server.fault = EngineError(
                 f"{server.url}: counts {theirs} prompt tokens, we count {ours}: it uses another tokenizer than "
                 f"{self.tokenizer.path}. Point {key('generation.tokenizer')} at the tokenizer of the served model."
             )
-        raise server.fault
+        if server.fault is not None:
+            raise server.fault
+
+    def _check_again(self, prompt: Prompt, answer: Answer) -> None:
+        """Notices an answer to another request.
+
+        Raises:
+            Unreadable: the server repeats other ids than those of the prompt, or counts more or fewer.
+        """
+        if answer.prompt_ids is not None and answer.prompt_ids != prompt.ids:
+            raise Unreadable("answered another prompt than the one it was sent")
+        if self._profile.prompt_ids and answer.prompt_tokens != len(prompt.ids):
+            raise Unreadable(
+                f"counts {answer.prompt_tokens} tokens of a prompt of {len(prompt.ids)}, as if it answered another one"
+            )
 
     async def _post(self, server: Server, chain: int, prompt: Prompt, fields: dict[str, Any]) -> Any:
         """One request; its failures as they are to be handled."""
-        extra = {**self._profile.extra, **self._own.extra, **fields}
-        if self._profile.prompt_ids:
+        extra = {**self._profile.extra, **fields, **self._own.extra}
+        library = self._library
+        client = server.clients[chain % len(server.clients)]
+        call: Any = client.completions.create
+        declared: dict[str, Any] = {"prompt": prompt.text}
+        if self._profile.chats:
+            call, declared = client.chat.completions.create, {"messages": []}
+            messages = without_system(prompt.messages) if server.merges_system else prompt.messages
+            extra = chat_fields(messages, prompt.template_variables, server.owner) | extra
+        elif self._profile.prompt_ids:
             # As a declared argument the client would look at the type of every id: 14 ms for 900 of them.
             extra["prompt"] = prompt.ids
-        library = self._library
+        # A null in the recipe takes a field away.
+        extra = {name: value for name, value in extra.items() if value is not None}
+        self.meter.asked()
         try:
-            client = server.clients[chain % len(server.clients)]
-            return await client.completions.create(
-                model=self._model, prompt="" if self._profile.prompt_ids else prompt.text, extra_body=extra
-            )
+            answer = await call(model=self._model, extra_body=extra, **declared)
         except library.APITimeoutError as error:
             raise _Passing(
-                f"no answer within {self._own.timeout:g} s ({self.settings.key('openai.timeout')})", lost=True
+                f"no answer within {self._own.timeout:g} s ({self.settings.key('openai.timeout')})",
+                lost=True,
+                timed_out=True,
             ) from error
         except library.APIConnectionError as error:
+            if never_sent(error):
+                self.meter.failed()
             raise _Passing(f"connection failed: {error.__cause__ or error}", lost=True) from error
         except library.APIStatusError as error:
+            self.meter.failed()
             raise self._failure(server, error) from error
         except (library.APIResponseValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise _Passing(f"answered what is not a completion: {error}") from error
+        if getattr(answer, "choices", None):
+            # Whatever becomes of it, it is paid for.
+            self.meter.answered(*usage_of(answer))
+        return answer
 
     def _failure(self, server: Server, error: Any) -> Exception:
         status, message = error.status_code, error_message(error)
         if status in _RETRIED_STATUS or status >= 500:
             return _Passing(f"status {status}: {message}", wait=retry_after(error))
-        if status in _WRONG_REQUEST_STATUS and server.checked:
-            return RequestRefused(f"status {status}: {message}")
+        if is_filtered(error):
+            return Withheld(f"status {status}: {message}")
+        if status in _WRONG_REQUEST_STATUS:
+            return _Rejected(f"status {status}: {message}")
+        return self._wrong(server, f"status {status}: {message}")
+
+    def _wrong(self, server: Server, message: str) -> EngineError:
+        """The error for a server that rejects even its first request."""
         key = self.settings.key
-        schema = any(sampling.json_schema for sampling in self._fields) and self._own.json_schema
+        schema = self._profile.json_schema and self._own.json_schema and any(one.json_schema for one in self._fields)
         advice = f" If it does not take JSON schemas, set {key('openai.json_schema')}=false." if schema else ""
         return EngineError(
-            f"{server.url}: status {status}: {message}. Check {key('openai.base_urls')} (ends in /v1), "
+            f"{server.url}: {message}. Check {key('openai.base_urls')} (ends in /v1), "
             f"{key('openai.server')} (now {self._own.server}) and {key('generation.model')} (now {self._model})."
             f"{advice}"
         )
 
-    def _completion(self, answer: Answer, sampling: Sampling) -> Completion:
+    def _completion(self, request: Request, answer: Answer) -> Completion:
+        prompt_tokens = len(request.prompt.ids) if answer.prompt_tokens is None else answer.prompt_tokens
         if answer.ids is not None:
-            completion = self.completion(answer.ids, answer.finished, answer.prompt_tokens, sampling=sampling)
+            completion = self.completion(answer.ids, answer.finished, prompt_tokens, sampling=request.sampling)
         else:
             text = answer.text.removesuffix(self.tokenizer.eos)
             ids = self.tokenizer.encode([text])[0]
-            completion = self.completion(ids, answer.finished, answer.prompt_tokens, text, sampling)
+            completion = self.completion(ids, answer.finished, prompt_tokens, text, request.sampling)
         return replace(completion, generated_tokens=answer.generated_tokens, cached_tokens=answer.cached_tokens)

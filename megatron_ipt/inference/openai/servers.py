@@ -1,12 +1,14 @@
 """The servers behind the engine ``openai``: which one a chain goes to, and whether each is up and the right one.
 
 Every chain stays on one server, whose prefix cache holds its earlier requests; a new chain goes to the server with the
-fewest requests. A server that cannot be reached is avoided for a while.
+fewest requests. A server that cannot be reached is avoided for a while. What a server says about its models is read
+before it gets its first request: whether the model is there, and how long a prompt may be.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -15,9 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from megatron_ipt.errors import RecipeError
 from megatron_ipt.inference.config import OpenAIConfig
 from megatron_ipt.inference.engine import EngineError
-from megatron_ipt.inference.openai.answers import error_message
+from megatron_ipt.inference.openai.answers import error_message, printable
+from megatron_ipt.inference.openai.outage import Outage
 from megatron_ipt.inference.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
@@ -39,16 +43,24 @@ class Server:
         last_success: when it last answered, by the monotonic clock.
         down_until: new chains avoid it until then.
         first: held while its first answer is checked.
+        outage: logs when it fails and when it is back.
+        listed: what it says about its models was read.
+        owner: ``owned_by`` of its models, by which some kinds of server are known.
+        merges_system: it takes no system messages, so their text is put in front of the first message.
     """
 
     url: str
     clients: list[Any]
+    outage: Outage
     in_flight: int = 0
     checked: bool = False
     fault: EngineError | None = None
     last_success: float = float("-inf")
     down_until: float = float("-inf")
     first: asyncio.Lock = field(default_factory=asyncio.Lock)
+    listed: bool = False
+    owner: str = ""
+    merges_system: bool = False
 
 
 class ServerPool:
@@ -67,6 +79,7 @@ class ServerPool:
         self._library = library
         self._clients = clients
         self._chains: dict[int, Server] = {}
+        self._model: str | None = None
         self.servers: list[Server] = []
 
     async def connect(self, key: str, model: str | None) -> None:
@@ -78,14 +91,16 @@ class ServerPool:
 
         Raises:
             EngineError: none answers within ``patience``, or one serves another model.
+            RecipeError: ``generation.context_length`` is more than it serves.
         """
         for url in self._own.base_urls:
             clients = [
                 self._library.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=self._own.timeout)
                 for _ in range(self._clients)
             ]
-            self.servers.append(Server(url, clients))
-        waiting = [asyncio.ensure_future(self._wait_for(server, model)) for server in self.servers]
+            self.servers.append(Server(url, clients, Outage(url, self._own.patience)))
+        self._model = model
+        waiting = [asyncio.ensure_future(self._wait_for(server)) for server in self.servers]
         try:
             for future in asyncio.as_completed(waiting):
                 await future
@@ -125,11 +140,24 @@ class ServerPool:
         longest = min(self._own.max_backoff, _FIRST_PAUSE * 2 ** min(failures - 1, 16))
         return longest * random.uniform(0.5, 1.0)
 
-    async def _wait_for(self, server: Server, model: str | None) -> None:
+    async def look_at(self, server: Server) -> None:
+        """Reads what a server says about its models, unless this was done when it was waited for.
+
+        Raises:
+            EngineError: it serves another model.
+            RecipeError: ``generation.context_length`` is more than it serves.
+        """
+        if not server.listed:
+            # Its requests tell what is wrong with a server that does not list its models.
+            with contextlib.suppress(self._library.APIError, json.JSONDecodeError):
+                self._read_models(server, await server.clients[0].models.list())
+
+    async def _wait_for(self, server: Server) -> None:
         """Returns once ``server`` answers.
 
         Raises:
             EngineError: it does not within ``patience``, or serves another model.
+            RecipeError: ``generation.context_length`` is more than it serves.
         """
         key = self._settings.key
         began = time.monotonic()
@@ -158,8 +186,35 @@ class ServerPool:
                         f"environment variable {self._own.api_key_variable} ({key('openai.api_key_variable')})."
                     ) from error
                 return
-        names = [entry.id for entry in getattr(models, "data", None) or [] if hasattr(entry, "id")]
-        if model is not None and names and model not in names:
-            raise EngineError(
-                f"{server.url}: serves {', '.join(names)}, not {model}. Correct {key('generation.model')}."
+        self._read_models(server, models)
+
+    def _read_models(self, server: Server, models: Any) -> None:
+        key = self._settings.key
+        server.listed = True
+        entries = {entry.id: entry for entry in getattr(models, "data", None) or [] if hasattr(entry, "id")}
+        if self._model is not None and entries and self._model not in entries:
+            names = printable(", ".join(map(str, entries)))
+            raise EngineError(f"{server.url}: serves {names}, not {self._model}. Correct {key('generation.model')}.")
+        generation = self._settings.generation
+        only = next(iter(entries.values())) if len(entries) == 1 else None
+        entry = entries.get(generation.model, only)
+        server.owner = str(getattr(entry, "owned_by", ""))
+        limit = _context_of(entry)
+        if limit is not None and generation.context_length > limit:
+            raise RecipeError(
+                f"{key('generation.context_length')}: {generation.context_length:,} is more than the {limit:,} tokens "
+                f"that {server.url} serves. Lower the key, or start the server with a longer context."
             )
+
+
+def _context_of(entry: Any) -> int | None:
+    """Tokens of prompt and answer together that a server states for a model; None where it does not say.
+
+    vLLM: ``max_model_len``. llama.cpp: ``meta.n_ctx``, what one of its slots holds; older versions state only
+    ``n_ctx_train``, what the model was trained on.
+    """
+    meta = getattr(entry, "meta", None)
+    meta = meta if isinstance(meta, dict) else {}
+    found = (getattr(entry, "max_model_len", None), meta.get("n_ctx"), meta.get("n_ctx_train"))
+    limits = [limit for limit in found if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0]
+    return min(limits, default=None)

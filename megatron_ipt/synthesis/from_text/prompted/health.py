@@ -190,7 +190,7 @@ def no_pairs(texts: int, dropped: Mapping[str, int], samples: Iterable[str], sty
     if shown:
         lines += ["Answers of the model, for example:", *shown]
     if set(dropped) == {REFUSED}:
-        lines.append("The engine refused every text; the rejects say why. Fix the cause, then rerun with --overwrite.")
+        lines.append("The engine refused every text; the rejects say why. Fix the cause, then rerun.")
         return NoPairsError("\n".join(lines))
     lines.append(
         f"This model does not work with synthesis.prompt={style}. Use a model that was tuned for this format, another "

@@ -2,8 +2,10 @@
 
 A record is its chain's number, its length, a checksum and the payload, written with one ``write`` the moment the chain
 is finished: killing the process loses no finished chain. ``fsync`` runs in batches: a power failure loses about a
-second. When the journal is reopened, a torn record is detected by its length or checksum and cut off together with all
-that follow; those chains are made again. Offsets are kept in an array, 8 bytes per chain.
+second. A chain that is to be made again is dropped by a record without payload: nothing in the file is changed, and the
+last record of a chain is the one that counts. When the journal is reopened, a torn record is detected by its length or
+checksum and cut off together with all that follow; those chains are made again. Offsets are kept in an array, 8 bytes
+per chain.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ _MAGIC = b"IPTJRNL1"
 _HEADER = struct.Struct("<8sQ")
 _RECORD = struct.Struct("<IIQ")
 _READ_BYTES = 1 << 20
+_DROPPED = 0xFFFF_FFFF
+"""In place of a length: the chain is no longer in the journal."""
 
 
 class Journal:
@@ -76,9 +80,23 @@ class Journal:
         Raises:
             StorageError: for example, the disk is full. Nothing of the record remains.
         """
-        record = _RECORD.pack(index, len(payload), _checksum(index, payload)) + payload
         if index in self:
             raise RuntimeError(f"{self.path}: chain {index} was finished twice")
+        place = self._add(_RECORD.pack(index, len(payload), _checksum(index, payload)) + payload)
+        self._note(index, place)
+
+    def drop(self, index: int) -> None:
+        """Takes chain ``index`` out, so that it can be made and stored again.
+
+        Raises:
+            StorageError: for example, the disk is full. The chain is still there.
+        """
+        if index in self:
+            self._add(_RECORD.pack(index, _DROPPED, _checksum(index, b"")))
+            self._forget(index)
+
+    def _add(self, record: bytes) -> int:
+        """Writes a record at the end; returns its place."""
         try:
             self._write(record, self._end)
         except OSError as error:
@@ -87,9 +105,10 @@ class Journal:
                 f"{self.path}: could not be written: {error.strerror or error}. Finished texts are kept; free some "
                 "space and rerun."
             ) from error
-        self._note(index, self._end)
+        place = self._end
         self._end += len(record)
         self._dirty = True
+        return place
 
     def sync(self) -> None:
         """Flushes all records to disk. May be called from another thread, also after :meth:`close`."""
@@ -139,8 +158,10 @@ class Journal:
                 "another output_dir."
             )
         end = _HEADER.size
-        for index, length in self._records(end):
-            if index not in self:
+        for index, length, dropped in self._records(end):
+            if dropped:
+                self._forget(index)
+            else:
                 self._note(index, end)
             end += length
         if end < size:
@@ -148,8 +169,8 @@ class Journal:
             os.ftruncate(self._descriptor, end)
         return end
 
-    def _records(self, position: int) -> Iterator[tuple[int, int]]:
-        """Number and length of every complete record from ``position`` on."""
+    def _records(self, position: int) -> Iterator[tuple[int, int, bool]]:
+        """Chain, length, and whether it drops the chain, of every complete record from ``position`` on."""
         buffer = b""
         while True:
             more = os.pread(self._descriptor, _READ_BYTES, position + len(buffer))
@@ -157,12 +178,14 @@ class Journal:
             used = 0
             while len(buffer) - used >= _RECORD.size:
                 index, length, checksum = _RECORD.unpack_from(buffer, used)
+                dropped = length == _DROPPED
+                length = 0 if dropped else length
                 stop = used + _RECORD.size + length
                 if stop > len(buffer):
                     break
                 if _checksum(index, buffer[used + _RECORD.size : stop]) != checksum:
                     return
-                yield index, stop - used
+                yield index, stop - used, dropped
                 used = stop
             if not more:
                 return
@@ -172,8 +195,13 @@ class Journal:
     def _note(self, index: int, offset: int) -> None:
         if index >= len(self._offsets):
             self._offsets.extend([0] * (index + 1 - len(self._offsets)))
+        self._count += not self._offsets[index]
         self._offsets[index] = offset
-        self._count += 1
+
+    def _forget(self, index: int) -> None:
+        if index in self:
+            self._offsets[index] = 0
+            self._count -= 1
 
     def _write(self, data: bytes, offset: int) -> None:
         written = 0

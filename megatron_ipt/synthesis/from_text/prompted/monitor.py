@@ -16,6 +16,7 @@ from megatron_ipt.inference.engine import Engine
 from megatron_ipt.progress import Progress
 from megatron_ipt.synthesis.from_text.prompted.health import Answer, Health
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome
+from megatron_ipt.synthesis.spending.outlook import Outlook
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +34,25 @@ class Monitor:
         documents: total number of documents, if known.
         done: number of documents in finished shards.
         health: judges the answers.
+        outlook: knows what they cost.
 
     Attributes:
         counts: totals of this run.
         in_flight: chains that are being worked on.
     """
 
-    def __init__(self, engine: Engine, metrics: Path, seconds: float, documents: int | None, done: int, health: Health):
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Path,
+        seconds: float,
+        documents: int | None,
+        done: int,
+        health: Health,
+        outlook: Outlook,
+    ):
         self._engine = engine
+        self._outlook = outlook
         self._path = metrics
         self._seconds = seconds
         self._bar = Progress("synthesis", documents, "documents", done)
@@ -104,11 +116,17 @@ class Monitor:
             documents - self._shown,
             **{"texts/s": rates["texts_per_second"], "tokens/s": f"{rates['tokens_per_second']:,.0f}"},
             **{"pairs/text": rates["pairs_per_text"], "in flight": self.in_flight},
+            **self._outlook.shown(documents, self._left),
         )
         self._shown = documents
         if now - self._written >= self._seconds:
             self._written = now
             self._write(rates)
+
+    @property
+    def _left(self) -> int | None:
+        """Documents that are not finished, if known."""
+        return None if self._bar.total is None else max(0, self._bar.total - self._bar.done)
 
     def _write(self, rates: dict[str, Any]) -> None:
         counts = self.counts
@@ -119,6 +137,7 @@ class Monitor:
             **{name: counts[name] for name in names},
             **rates,
             **self._engine.figures(),
+            **self._outlook.figures(counts["documents"], self._left),
         }
         try:
             self._stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

@@ -26,6 +26,7 @@ from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
 from megatron_ipt.synthesis.from_text.prompted.shard import ShardJob, ShardTask
 from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain, Synthesizer
+from megatron_ipt.synthesis.statistics import REFUSED_TEXTS
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class Runner:
             self._monitor.ended()
             self._slots.release()
         self._monitor.finished(outcome)
-        if outcome.counts["refused_texts"]:
+        if outcome.counts[REFUSED_TEXTS]:
             self._check_refused()
         self._finish_if_complete(job)
 
@@ -226,15 +227,21 @@ class Runner:
             await asyncio.get_running_loop().run_in_executor(None, job.journal.sync)
 
 
+def too_many_refused(counts: Mapping[str, int], limit: float) -> bool:
+    """Whether the engine refused more than the fraction ``limit`` of the texts in ``counts``, and more than one, which
+    is no pattern; with a limit of 0, whether it refused any."""
+    refused, texts = counts.get(REFUSED_TEXTS, 0), counts.get("texts", 0)
+    return refused > (max(1, limit * texts) if limit else 0)
+
+
 def check_refused(counts: Mapping[str, int], limit: float) -> None:
-    """Raises StageError if the engine refused more than the fraction ``limit`` of the texts in ``counts``."""
-    refused, texts = counts.get("refused_texts", 0), counts.get("texts", 0)
-    if refused > limit * texts:
+    """Raises StageError if :func:`too_many_refused`."""
+    if too_many_refused(counts, limit):
         share = f"synthesis.generation.max_refused_share ({limit:g})"
         raise StageError(
-            f"the engine refused {refused} of {texts} texts, more than {share}. "
-            "The rejects files of finished shards say why. Refused texts are not retried: fix the cause and rerun with "
-            "--overwrite, or raise the limit to continue without their pairs."
+            f"the engine refused {counts[REFUSED_TEXTS]} of {counts['texts']} texts, more than {share}. "
+            "The rejects files of finished shards say why. Fix the cause and rerun: only the refused texts are asked "
+            "about again. Or raise the limit to continue without their pairs."
         )
 
 

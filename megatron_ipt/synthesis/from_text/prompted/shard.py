@@ -3,6 +3,10 @@
 The final steps are ordered so that a crash between any two of them is harmless: chains and rejects (each appears
 completely or not at all), then the marker, and only then is the journal removed. Until the marker exists, a rerun
 repeats the final steps from the journal, with the same bytes.
+
+The journal of a shard in which the engine refused texts is kept beside the finished shard. To ask about them again, the
+marker is removed; a job drops the chains with refused texts from the journal that it opens, makes them anew and writes
+the shard again, with the same bytes as if nothing had been refused.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ from megatron_ipt.synthesis.from_text.passages import divide_by_tokens
 from megatron_ipt.synthesis.from_text.prompted.journal import Journal
 from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome, PlannedChain
-from megatron_ipt.synthesis.statistics import REPEATED_TEXTS, Statistics
+from megatron_ipt.synthesis.statistics import REFUSED_TEXTS, REPEATED_TEXTS, Statistics
 
 REJECTS_FOLDER = "rejects"
+_REFUSED = f'"{REFUSED_TEXTS}":'.encode()
+"""In the payload of a chain with refused texts; a text that quotes it has a backslash inside."""
 _BATCH_TEXTS = 64
 
 
@@ -63,17 +69,46 @@ class ShardTask:
             for leftover in folder.glob(f".{self.stem}.*.tmp"):
                 leftover.unlink(missing_ok=True)
 
+    def refused(self, directory: Path) -> int:
+        """Number of texts that the engine refused in the finished shard; 0 while it is unfinished."""
+        marker = ShardMarkers(directory).counts(self.name) or {}
+        return int(marker.get("counts", {}).get(REFUSED_TEXTS, 0))
+
+    def reopen(self, directory: Path, identity: int) -> int:
+        """Makes the finished shard unfinished if the engine refused texts in it; returns their number.
+
+        Raises:
+            StageError: another process is working on it, or its journal is missing or from other settings.
+        """
+        if not self.refused(directory):
+            return 0
+        with self.locked(directory):
+            path = self.journal_path(directory)
+            if not path.exists():
+                raise StageError(
+                    f"{path}: is missing, so the refused texts of the shard cannot be asked about again alone. Use "
+                    "--overwrite to make everything again."
+                )
+            Journal(path, identity).close()
+            refused = self.refused(directory)
+            ShardMarkers(directory).reopen(self.name)
+        return refused
+
+    def remove_journal(self, directory: Path) -> None:
+        """Removes the journal of the finished shard, unless it is needed to ask about refused texts again."""
+        if not self.refused(directory):
+            self.journal_path(directory).unlink(missing_ok=True)
+
     def tidy(self, directory: Path) -> None:
         """Removes what a process that was killed right after finishing this shard left behind."""
-        journal = self.journal_path(directory)
-        if journal.exists() or self.lock_path(directory).exists():
+        if self.journal_path(directory).exists() or self.lock_path(directory).exists():
             # If another process holds the lock, it will tidy up itself.
             with contextlib.suppress(StageError), self.locked(directory):
-                journal.unlink(missing_ok=True)
+                self.remove_journal(directory)
 
 
 class ShardJob:
-    """A shard in progress; holds its lock and journal.
+    """A shard in progress; holds its lock and journal. Chains with refused texts are made again.
 
     Args:
         task: the shard.
@@ -97,6 +132,10 @@ class ShardJob:
         try:
             task.remove_leftovers(directory)
             self.journal = Journal(task.journal_path(directory), identity)
+            if ShardMarkers(directory).counts(task.name) is None:
+                for index in list(self.journal):
+                    if _REFUSED in self.journal.payload(index):
+                        self.journal.drop(index)
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
@@ -181,7 +220,7 @@ class ShardJob:
             self.journal.close()
         finally:
             if ShardMarkers(self.directory).counts(self.task.name) is not None:
-                self.journal.path.unlink(missing_ok=True)
+                self.task.remove_journal(self.directory)
             self._lock.__exit__(None, None, None)
 
 

@@ -51,6 +51,7 @@ class StyleSetup:
         seed: of the recipe.
         file: of a user's prompts, if the recipe names one.
         key: the recipe key that names the style, for errors.
+        chats: the engine applies the model's chat template itself, to ``Prompt.messages``; the tokenizer only counts.
     """
 
     tokenizer: PromptTokenizer
@@ -58,6 +59,7 @@ class StyleSetup:
     seed: int
     file: Path | None = None
     key: str = "synthesis.prompt"
+    chats: bool = False
 
 
 class PromptStyle(ABC):
@@ -87,11 +89,11 @@ class PromptStyle(ABC):
         return cls(setup.tokenizer, setup.generation.context_length, setup.generation.max_new_tokens)
 
     @classmethod
-    def files(cls, tokenizer: Path, file: Path | None) -> list[Path]:
+    def files(cls, tokenizer: Path | None, file: Path | None) -> list[Path]:
         """Files of the user that decide what is asked, besides the tokenizer's file: a change makes output stale.
 
         Args:
-            tokenizer: file of the tokenizer.
+            tokenizer: file of the tokenizer; None where the engine applies the chat template itself.
             file: of prompts, if the recipe names one.
         """
         return []

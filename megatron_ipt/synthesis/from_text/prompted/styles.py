@@ -25,11 +25,13 @@ class StyleRow:
         code: ``module:Class`` of a subclass of :class:`.style.PromptStyle`.
         help: what it is, in a few words.
         sampling: what it recommends where the recipe does not set a key. Empty for a style that decides by task.
+        chats: its prompts are chats as well, for engines that apply the chat template themselves.
     """
 
     code: str
     help: str
     sampling: Mapping[str, float] = field(default_factory=lambda: GREEDY)
+    chats: bool = False
 
 
 STYLES: dict[str, StyleRow] = {
@@ -42,6 +44,7 @@ STYLES: dict[str, StyleRow] = {
         "instructions for any chat model, in its own chat template: questions, multiple choice, reasoning, summaries "
         "and rephrasings, one task per text",
         sampling={},
+        chats=True,
     ),
 }
 """Value of ``synthesis.prompt``."""
@@ -65,6 +68,12 @@ def recommended(name: str) -> Mapping[str, float]:
     """Settings of ``generation`` that style ``name`` recommends for every text; greedy for a custom one."""
     name = FILE_OF if style_file(name) else name
     return STYLES[name].sampling if name in STYLES else GREEDY
+
+
+def makes_chats(name: str) -> bool:
+    """Whether style ``name`` makes chats; a custom one may."""
+    name = FILE_OF if style_file(name) else name
+    return name not in STYLES or STYLES[name].chats
 
 
 def load_style(name: str, key: str = "synthesis.prompt") -> type[PromptStyle]:

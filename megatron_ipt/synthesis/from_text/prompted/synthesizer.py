@@ -7,6 +7,7 @@ documents, in order, with every text in exactly one of them.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from megatron_ipt.inference.engine import Completion, Engine, EngineError, Prompt, Request, RequestRefused
+from megatron_ipt.inference.engine import Completion, Engine, Prompt, Request, RequestRefused
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.from_text.categories import classify
@@ -22,11 +23,14 @@ from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filt
 from megatron_ipt.synthesis.from_text.prompted.health import REFUSED, Answer, copied
 from megatron_ipt.synthesis.from_text.prompted.style import Drop, PromptStyle, TextPrompt
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
-from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT
+from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT, REFUSED_TEXTS
 
 TOO_LONG = "text longer than the context"
 BLANK = "text without words"
 EMPTY = "empty answer of the engine"
+_INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters besides tab and newline: no part of a pair, and trouble in files and terminals."""
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass
@@ -156,24 +160,25 @@ class Synthesizer:
         request = Request(prompt, self._prompts.sampling(self._sampling, text), number, seed)
         try:
             completion = await self._engine.generate(request)
-            if not isinstance(completion, Completion):
-                name = type(self._engine).__name__
-                raise EngineError(
-                    f"synthesis.engine: generate of {name} returned {completion!r:.80}, which is not a Completion"
-                )
         except RequestRefused as refusal:
-            outcome.counts["refused_texts"] += 1
-            outcome.drops.append((example.id, Drop(REFUSED, str(refusal))))
+            outcome.counts[REFUSED_TEXTS] += 1
+            outcome.drops.append((example.id, Drop(REFUSED, _visible(str(refusal)))))
             return None
         outcome.counts["requests"] += 1
-        outcome.counts["prompt_tokens"] += len(prompt.ids)
-        outcome.counts["generated_tokens"] += len(completion.ids)
+        generated = completion.generated_tokens
+        # As the engine counted them: the ids of a chat that a server renders only stand for its length.
+        outcome.counts["prompt_tokens"] += completion.prompt_tokens
+        outcome.counts["generated_tokens"] += len(completion.ids) if generated is None else generated
         return completion
 
     def _pairs(self, example: Example, text: TextPrompt, completion: Completion, outcome: Outcome) -> list[Pair]:
-        pairs, drops = self._prompts.parse(completion.text, completion.finished, text)
+        pairs, drops = self._prompts.parse(_visible(completion.text), completion.finished, text)
         if not completion.text.strip():
             drops.append(Drop(EMPTY, ""))
         kept, filtered = filter_pairs(example.text, pairs, self._filters)
         outcome.drops += [(example.id, drop) for drop in (*drops, *filtered)]
         return [pair._replace(category=classify(pair), task=text.task) for pair in kept]
+
+
+def _visible(text: str) -> str:
+    return _INVISIBLE.sub("", _SURROGATE.sub("\ufffd", text))

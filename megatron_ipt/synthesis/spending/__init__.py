@@ -1,0 +1,1 @@
+"""What the answers of a model cost: prices, the ledger, and forecasts."""
