@@ -48,6 +48,7 @@ def part(stage: StageRecord) -> Part:
             Figures(figures),
             *_cautions(counts),
             Bars("Pairs by category", counts["categories"]),
+            *([Bars("Pairs by prompt style", counts["styles"])] if counts.get("styles") else []),
             *([Bars("Pairs by task of the prompt", counts["tasks"])] if counts.get("tasks") else []),
             Bars("Dropped, by reason", counts.get("dropped", {})),
         ],

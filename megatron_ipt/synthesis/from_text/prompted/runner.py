@@ -18,13 +18,13 @@ from typing import Any
 
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.inference.engine import Engine
-from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.health import Answer, no_pairs
+from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture
 from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
 from megatron_ipt.synthesis.from_text.prompted.shard import ShardJob, ShardTask
-from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
+from megatron_ipt.synthesis.from_text.prompted.styles import described
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain, Synthesizer
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Runner:
         config: section ``synthesis``.
         seed: seed of the recipe.
         directory: folder of the stage.
-        prompts: prompt style, with the engine's tokenizer.
+        prompts: the prompt styles, with the engine's tokenizer.
         engine: the engine, not yet entered.
         identity: gives the identity of a shard, for its journal.
     """
@@ -60,7 +60,7 @@ class Runner:
         config: SynthesisConfig,
         seed: int,
         directory: Path,
-        prompts: PromptStyle,
+        prompts: StyleMixture,
         engine: Engine,
         identity: Callable[[ShardTask], int],
     ):
@@ -69,8 +69,7 @@ class Runner:
         self._prompts = prompts
         self._engine = engine
         self._identity = identity
-        sampling = Sampling.of(config.generation)
-        self._synthesizer = Synthesizer(engine, prompts, sampling, config.filters, seed)
+        self._synthesizer = Synthesizer(engine, config.filters, seed, name_styles=prompts.mixed)
         self._window = config.generation.window or engine.window
         self._open: set[ShardJob] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -165,7 +164,7 @@ class Runner:
         self._monitor.answered(answer)
         health = self._monitor.health
         if health.unusable:
-            raise no_pairs(health.answers, health.dropped, health.samples, self._config.prompt, "")
+            raise no_pairs(health.answers, health.dropped, health.samples, described(self._config.prompt), "")
 
     def _finish_if_complete(self, job: ShardJob) -> None:
         if job.complete and job in self._open:

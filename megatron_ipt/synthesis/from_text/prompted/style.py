@@ -71,10 +71,13 @@ class PromptStyle(ABC):
     Attributes:
         name: in reports and errors.
         text_limit: most tokens of a text, as :meth:`count` counts them, that fits a prompt alone.
+        wordings: instructions that the style, not the model, puts into pairs, as in a task whose answer is the response
+            to a fixed instruction. That many texts share them says nothing about the model.
     """
 
     name: str
     text_limit: int
+    wordings: frozenset[str] = frozenset()
 
     def __init__(self, tokenizer: PromptTokenizer, context_length: int, max_new_tokens: int):
         self.tokenizer = tokenizer

@@ -15,12 +15,12 @@ from typing import Any
 import orjson
 
 from megatron_ipt.inference.engine import Completion, Engine, EngineError, Prompt, Request, RequestRefused
-from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.from_text.categories import classify
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filter_pairs
 from megatron_ipt.synthesis.from_text.prompted.health import REFUSED, Answer, copied
-from megatron_ipt.synthesis.from_text.prompted.style import Drop, PromptStyle, TextPrompt
+from megatron_ipt.synthesis.from_text.prompted.mixture import StyleShare
+from megatron_ipt.synthesis.from_text.prompted.style import Drop, TextPrompt
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
 from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT
 
@@ -36,11 +36,13 @@ class PlannedChain:
     Attributes:
         index: its number in the shard.
         chain: its texts.
+        by: the style in which it is asked.
         prompts: what to append to a prompt to ask about each text.
     """
 
     index: int
     chain: Chain
+    by: StyleShare
     prompts: list[TextPrompt]
 
 
@@ -76,18 +78,16 @@ class Synthesizer:
 
     Args:
         engine: that generates, entered before the first chain.
-        prompts: asks about texts and parses answers.
-        sampling: the recipe's, from which the prompt style makes its own.
         filters: which pairs are kept.
         seed: of the recipe.
+        name_styles: whether pairs record the name of their prompt style.
     """
 
-    def __init__(self, engine: Engine, prompts: PromptStyle, sampling: Sampling, filters: FilterConfig, seed: int):
+    def __init__(self, engine: Engine, filters: FilterConfig, seed: int, name_styles: bool = False):
         self._engine = engine
-        self._prompts = prompts
-        self._sampling = sampling
         self._filters = filters
         self._seed = seed
+        self._name_styles = name_styles
 
     async def synthesize(self, planned: PlannedChain, number: int, watch: Callable[[Answer], None]) -> Outcome:
         """Asks for the pairs of every text.
@@ -101,20 +101,21 @@ class Synthesizer:
             EngineError: the engine cannot continue.
         """
         outcome = Outcome()
+        by, style = planned.by, planned.by.style
         documents: list[list[Example]] = []
         earlier: tuple[Prompt, list[int], str] | None = None
         for example, text in zip(planned.chain.examples, planned.prompts):
-            prompt = self._prompts.begin(text)
+            prompt = style.begin(text)
             if earlier is not None:
-                longer = self._prompts.follow(*earlier, text)
-                if self._prompts.fits(longer):
+                longer = style.follow(*earlier, text)
+                if style.fits(longer):
                     prompt = longer
                 else:
                     outcome.counts["chains_cut_for_length"] += 1
                     earlier = None
-            completion = await self._ask(example, text, prompt, number, outcome)
+            completion = await self._ask(by, example, text, prompt, number, outcome)
             dropped_before = len(outcome.drops)
-            pairs = self._pairs(example, text, completion, outcome) if completion is not None else []
+            pairs = self._pairs(by, example, text, completion, outcome) if completion is not None else []
             if completion is not None:
                 watch(self._judged(prompt, completion, len(pairs), outcome, dropped_before))
             example = replace(example, pairs=pairs)
@@ -127,7 +128,7 @@ class Synthesizer:
             if earlier is None:
                 documents.append([])
             documents[-1].append(example)
-            earlier = (prompt, *self._prompts.repeated(completion))
+            earlier = (prompt, *style.repeated(completion))
         outcome.chains = [replace(planned.chain, id=examples[0].id, examples=examples) for examples in documents]
         return outcome
 
@@ -144,16 +145,16 @@ class Synthesizer:
         return Answer(completion.text, completion.finished, from_prompt, pairs, dropped)
 
     async def _ask(
-        self, example: Example, text: TextPrompt, prompt: Prompt, number: int, outcome: Outcome
+        self, by: StyleShare, example: Example, text: TextPrompt, prompt: Prompt, number: int, outcome: Outcome
     ) -> Completion | None:
         if not example.text.strip():
             outcome.drops.append((example.id, Drop(BLANK, "")))
             return None
-        if not self._prompts.fits(prompt):
+        if not by.style.fits(prompt):
             outcome.drops.append((example.id, Drop(TOO_LONG, example.text)))
             return None
         seed = derive(self._seed, "generation", example.id) % (1 << 31)
-        request = Request(prompt, self._prompts.sampling(self._sampling, text), number, seed)
+        request = Request(prompt, by.style.sampling(by.sampling, text), number, seed)
         try:
             completion = await self._engine.generate(request)
             if not isinstance(completion, Completion):
@@ -170,10 +171,13 @@ class Synthesizer:
         outcome.counts["generated_tokens"] += len(completion.ids)
         return completion
 
-    def _pairs(self, example: Example, text: TextPrompt, completion: Completion, outcome: Outcome) -> list[Pair]:
-        pairs, drops = self._prompts.parse(completion.text, completion.finished, text)
+    def _pairs(
+        self, by: StyleShare, example: Example, text: TextPrompt, completion: Completion, outcome: Outcome
+    ) -> list[Pair]:
+        pairs, drops = by.style.parse(completion.text, completion.finished, text)
         if not completion.text.strip():
             drops.append(Drop(EMPTY, ""))
         kept, filtered = filter_pairs(example.text, pairs, self._filters)
         outcome.drops += [(example.id, drop) for drop in (*drops, *filtered)]
-        return [pair._replace(category=classify(pair), task=text.task) for pair in kept]
+        style = by.name if self._name_styles else ""
+        return [pair._replace(category=classify(pair), task=text.task, style=style) for pair in kept]
