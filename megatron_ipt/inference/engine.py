@@ -8,7 +8,8 @@ knows nothing of documents, pairs or shards.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_ipt.errors import InputError, RecipeError, StageError
@@ -41,12 +42,16 @@ class Request:
         sampling: how to decode; equal objects may share a batch.
         chain: requests with the same number share a prefix and should meet the same cache.
         seed: of this request's random choices, where ``sampling`` has a temperature; below 2**31.
+        enough: given the text of the answer so far, whether to stop; asked every ``check_tokens`` generated tokens and
+            at the token limit. For engines with :attr:`Engine.checks_answers`; see :mod:`.segments` for the others.
     """
 
     prompt: Prompt
     sampling: Sampling
     chain: int = 0
     seed: int = 0
+    enough: Callable[[str], bool] | None = field(default=None, compare=False)
+    check_tokens: int = 32
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Completion:
         generated_tokens: as the engine counted them, end mark and what follows a stop string included: what a provider
             bills. None where the engine does not say.
         cached_tokens: of the prompt, read from the engine's prefix cache.
+        enough: ``enough`` of the request ended it, which counts as finished.
     """
 
     ids: list[int]
@@ -69,6 +75,7 @@ class Completion:
     prompt_tokens: int
     generated_tokens: int | None = None
     cached_tokens: int = 0
+    enough: bool = False
 
 
 class EngineError(StageError):
@@ -89,10 +96,12 @@ class Engine:
     Attributes:
         window: requests in flight that keep the engine busy, unless the recipe says otherwise.
         score_window: the same for scores.
+        checks_answers: whether ``generate`` honours ``enough`` of a request.
     """
 
     window = 64
     score_window = 64
+    checks_answers = False
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         self.settings = settings
@@ -134,6 +143,13 @@ class Engine:
     def scores(cls) -> bool:
         """Whether the class implements ``score``."""
         return cls.score is not Engine.score
+
+    def continues(self, request: Request) -> bool:
+        """Whether an answer may be generated in several requests, each prompted with the ids generated so far.
+
+        That takes prompts as ids, generated ids as the model chose them, and an answer that no schema constrains.
+        """
+        return False
 
     @property
     def longest_score(self) -> int:

@@ -101,6 +101,9 @@ class TensorRTEngine(Engine):
             list(output.token_ids), output.finish_reason == "stop", len(request.prompt.ids), sampling=request.sampling
         )
 
+    def continues(self, request: Request) -> bool:
+        return True
+
     async def score(self, request: ScoreRequest) -> Score:
         if not self.settings.scoring:
             raise RecipeError(

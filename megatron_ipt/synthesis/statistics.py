@@ -12,6 +12,7 @@ from megatron_ipt.synthesis.pairs import Chain
 
 ANSWERS_CUT_OFF = "answers_cut_off"
 ANSWERS_FROM_PROMPT = "answers_copied_from_prompt"
+ANSWERS_IN_LOOPS = "answers_stopped_at_repeats"
 REPEATED_TEXTS = "texts_with_repeated_pairs"
 """Counts of defects in the answers of a model; absent if there are none."""
 

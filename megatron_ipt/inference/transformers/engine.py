@@ -21,7 +21,7 @@ from megatron_ipt.inference.scoring import Score, ScoreRequest
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.inference.transformers.likelihood import score_batch
-from megatron_ipt.inference.transformers.next_token import Chooser, StopStrings
+from megatron_ipt.inference.transformers.next_token import Chooser, LongEnough, StopStrings
 
 _WINDOW_PER_BATCH = 4
 """Batches' worth of chains in flight: choice enough to batch by length."""
@@ -44,6 +44,8 @@ class _Waiting:
 
 class TransformersEngine(Engine):
     """See the module."""
+
+    checks_answers = True
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         super().__init__(settings, tokenizer)
@@ -190,15 +192,19 @@ class TransformersEngine(Engine):
         if sampling.temperature > 0 or sampling.repetition_penalty is not None:
             chooser = Chooser(torch, sampling, mask, [request.seed for request in requests])
             more["logits_processor"] = self._library.LogitsProcessorList([chooser])
+        enough = LongEnough(torch, requests, self.tokenizer, width)
+        criteria: list[Any] = [enough] if enough.asked else []
         if sampling.stop:
-            stop = StopStrings(torch, sampling.stop, self.tokenizer, width)
-            more["stopping_criteria"] = self._library.StoppingCriteriaList([stop])
+            criteria.append(StopStrings(torch, sampling.stop, self.tokenizer, width))
+        if criteria:
+            more["stopping_criteria"] = self._library.StoppingCriteriaList(criteria)
         with torch.inference_mode():
             output = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, **more)
         completions = []
-        for row, prompt in zip(output[:, width:].tolist(), prompts):
+        for number, row in enumerate(output[:, width:].tolist()):
             finished = len(row) < sampling.max_new_tokens
-            completions.append(self.completion(row, finished, len(prompt), sampling=sampling))
+            completion = self.completion(row, finished, len(prompts[number]), sampling=sampling)
+            completions.append(enough.judged(number, completion))
         return completions
 
     def _score(self, requests: list[ScoreRequest]) -> list[Score]:

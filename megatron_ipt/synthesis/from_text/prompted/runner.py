@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.errors import StageError, UserError
-from megatron_ipt.inference.engine import Engine
+from megatron_ipt.errors import RecipeError, StageError, UserError
+from megatron_ipt.inference.engine import Engine, Prompt, Request
+from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.health import Answer, no_pairs
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
 _SYNC_SECONDS = 1.0
+_CHECK_TOKENS = 32
 _LEAST_TEXTS = 100
 """Number of texts from which the fraction of refused ones is meaningful."""
 
@@ -69,7 +71,7 @@ class Runner:
         self._prompts = prompts
         self._engine = engine
         self._identity = identity
-        self._synthesizer = Synthesizer(engine, config.filters, seed, name_styles=prompts.mixed)
+        self._synthesizer = Synthesizer(engine, config.filters, seed, prompts.mixed, check_tokens(config, engine))
         self._window = config.generation.window or engine.window
         self._open: set[ShardJob] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -223,6 +225,23 @@ class Runner:
     async def _sync(self) -> None:
         for job in list(self._open):
             await asyncio.get_running_loop().run_in_executor(None, job.journal.sync)
+
+
+def check_tokens(config: SynthesisConfig, engine: Engine) -> int:
+    """After how many tokens each answer is checked for repeated pairs; 0 for never.
+
+    Raises:
+        RecipeError: the recipe asks for it, and the engine cannot.
+    """
+    asked = config.generation.repeat_check_tokens
+    if asked is None:
+        return _CHECK_TOKENS if engine.checks_answers else 0
+    if asked and not engine.checks_answers and not engine.continues(Request(Prompt([], ""), Sampling(1))):
+        raise RecipeError(
+            "synthesis.generation.repeat_check_tokens: this engine or server cannot continue an answer from its token "
+            "ids; remove the key, or set it to 0"
+        )
+    return asked
 
 
 def check_refused(counts: Mapping[str, int], limit: float) -> None:

@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import orjson
 
 from megatron_ipt.inference.engine import Completion, Engine, EngineError, Prompt, Request, RequestRefused
+from megatron_ipt.inference.segments import generate_until_enough
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.from_text.categories import classify
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filter_pairs
 from megatron_ipt.synthesis.from_text.prompted.health import REFUSED, Answer, copied
 from megatron_ipt.synthesis.from_text.prompted.mixture import StyleShare
+from megatron_ipt.synthesis.from_text.prompted.parsing import CUT_OFF
 from megatron_ipt.synthesis.from_text.prompted.style import Drop, TextPrompt
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
-from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT
+from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT, ANSWERS_IN_LOOPS
 
 TOO_LONG = "text longer than the context"
 BLANK = "text without words"
@@ -81,13 +84,17 @@ class Synthesizer:
         filters: which pairs are kept.
         seed: of the recipe.
         name_styles: whether pairs record the name of their prompt style.
+        check_tokens: every answer is checked for repeated pairs after this many tokens; 0 for never.
     """
 
-    def __init__(self, engine: Engine, filters: FilterConfig, seed: int, name_styles: bool = False):
+    def __init__(
+        self, engine: Engine, filters: FilterConfig, seed: int, name_styles: bool = False, check_tokens: int = 0
+    ):
         self._engine = engine
         self._filters = filters
         self._seed = seed
         self._name_styles = name_styles
+        self._check_tokens = check_tokens
 
     async def synthesize(self, planned: PlannedChain, number: int, watch: Callable[[Answer], None]) -> Outcome:
         """Asks for the pairs of every text.
@@ -155,8 +162,11 @@ class Synthesizer:
             return None
         seed = derive(self._seed, "generation", example.id) % (1 << 31)
         request = Request(prompt, by.style.sampling(by.sampling, text), number, seed)
+        if self._check_tokens:
+            repeats = partial(by.style.repeats, text=text)
+            request = replace(request, enough=repeats, check_tokens=self._check_tokens)
         try:
-            completion = await self._engine.generate(request)
+            completion = await generate_until_enough(self._engine, request)
             if not isinstance(completion, Completion):
                 name = type(self._engine).__name__
                 raise EngineError(
@@ -169,12 +179,18 @@ class Synthesizer:
         outcome.counts["requests"] += 1
         outcome.counts["prompt_tokens"] += len(prompt.ids)
         outcome.counts["generated_tokens"] += len(completion.ids)
+        if completion.enough:
+            outcome.counts[ANSWERS_IN_LOOPS] += 1
+            return by.style.without_repeats(completion, text)
         return completion
 
     def _pairs(
         self, by: StyleShare, example: Example, text: TextPrompt, completion: Completion, outcome: Outcome
     ) -> list[Pair]:
-        pairs, drops = by.style.parse(completion.text, completion.finished, text)
+        pairs, drops = by.style.parse(completion.text, completion.finished and not completion.enough, text)
+        if completion.enough:
+            # It was cut behind its last new pair, not by the token limit.
+            drops = [drop for drop in drops if drop.reason != CUT_OFF]
         if not completion.text.strip():
             drops.append(Drop(EMPTY, ""))
         kept, filtered = filter_pairs(example.text, pairs, self._filters)
