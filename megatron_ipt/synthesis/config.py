@@ -55,7 +55,8 @@ class SynthesisConfig:
     options: dict[str, Any] = key({}, "Settings of a custom engine, which reads them from self.settings.options.")
     give_up_after: int | None = key(
         50,
-        "For engines with a model: stop when the first answers, this many, gave no pair. Null: only judge at the end.",
+        "For engines with a model: stop when the first answers, this many, gave no pair; after 20 if nothing in them "
+        "even looked like one. Null: only judge at the end.",
         minimum=1,
         affects_output=False,
     )

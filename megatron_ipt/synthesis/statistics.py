@@ -12,9 +12,14 @@ from megatron_ipt.synthesis.pairs import Chain
 
 ANSWERS_CUT_OFF = "answers_cut_off"
 ANSWERS_FROM_PROMPT = "answers_copied_from_prompt"
+ANSWERS_FROM_EXAMPLE = "answers_copied_from_example"
+ANSWERS_OTHER_LANGUAGE = "answers_in_another_language"
+ANSWERS_DECLINED = "answers_declined_by_model"
 ANSWERS_IN_LOOPS = "answers_stopped_at_repeats"
 REPEATED_TEXTS = "texts_with_repeated_pairs"
-"""Counts of defects in the answers of a model; absent if there are none."""
+SHORT_ANSWERS, SHORT_NOT_IN_TEXT = "short_answers", "short_answers_not_in_text"
+"""Counts of defects in the answers of a model, absent if there are none, and of the short answers that are compared
+with their text."""
 
 _LENGTHS = ("question_words", "answer_words", "reasoning_words", "pairs_per_text", "texts_per_chain")
 _PERCENTILES = (50, 95)

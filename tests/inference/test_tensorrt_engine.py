@@ -93,7 +93,7 @@ def test_answers_in_a_loop_are_stopped(run: Callable[..., dict[str, Any]], token
     strict.LLM.answer = staticmethod(answer)
     counts = run(texts=1, chain_length=1, **{"generation.repeat_check_tokens": 50})
     assert counts["pairs"] == 1 and counts["answers_stopped_at_repeats"] == 1 and counts["dropped"] == {}
-    assert asked == [50]
+    assert set(asked) == {50} and sum(asked) < 128
 
 
 def test_timeouts_are_tried_again_then_refused(run: Callable[..., dict[str, Any]]) -> None:

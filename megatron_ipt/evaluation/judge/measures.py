@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from megatron_ipt.evaluation.judge.text import content_words, normalised, words
-from megatron_ipt.synthesis.from_text.prompted.health import REFUSED
+from megatron_ipt.synthesis.from_text.prompted.health import EMPTY, REFUSED
 from megatron_ipt.synthesis.from_text.prompted.marks import render_pair
 from megatron_ipt.synthesis.from_text.prompted.parsing import (
     BAD_OPTIONS,
@@ -24,7 +24,7 @@ from megatron_ipt.synthesis.from_text.prompted.parsing import (
     OUTSIDE,
     UNFINISHED,
 )
-from megatron_ipt.synthesis.from_text.prompted.synthesizer import BLANK, EMPTY, TOO_LONG
+from megatron_ipt.synthesis.from_text.prompted.synthesizer import BLANK, TOO_LONG
 from megatron_ipt.synthesis.pairs import Example, Pair
 from megatron_ipt.synthesis.statistics import Statistics
 

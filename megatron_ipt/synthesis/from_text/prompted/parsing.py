@@ -37,6 +37,7 @@ NO_ANSWER = "empty answer"
 COPIED = "copied from the example in the prompt"
 NOT_AN_OPTION = "answer not among the options"
 BAD_OPTIONS = "fewer than two options"
+NOTHING_FOUND = "no question with an answer in the output"
 
 
 def parse_answer(text: str, finished: bool = True) -> tuple[list[Pair], list[Drop]]:

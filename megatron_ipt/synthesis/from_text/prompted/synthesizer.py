@@ -20,16 +20,15 @@ from megatron_ipt.inference.segments import generate_until_enough
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.from_text.categories import classify
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filter_pairs
-from megatron_ipt.synthesis.from_text.prompted.health import REFUSED, Answer, copied
+from megatron_ipt.synthesis.from_text.prompted.health import EMPTY, REFUSED, Answer, judged
 from megatron_ipt.synthesis.from_text.prompted.mixture import StyleShare
 from megatron_ipt.synthesis.from_text.prompted.parsing import CUT_OFF
 from megatron_ipt.synthesis.from_text.prompted.style import Drop, TextPrompt
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
-from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT, ANSWERS_IN_LOOPS
+from megatron_ipt.synthesis.statistics import ANSWERS_IN_LOOPS
 
 TOO_LONG = "text longer than the context"
 BLANK = "text without words"
-EMPTY = "empty answer of the engine"
 
 
 @dataclass
@@ -124,7 +123,10 @@ class Synthesizer:
             dropped_before = len(outcome.drops)
             pairs = self._pairs(by, example, text, completion, outcome) if completion is not None else []
             if completion is not None:
-                watch(self._judged(prompt, completion, len(pairs), outcome, dropped_before))
+                dropped = [drop.reason for _, drop in outcome.drops[dropped_before:]]
+                answer = judged(example.text, prompt.text, completion, pairs, dropped, style.wordings)
+                outcome.counts.update(answer.counts())
+                watch(answer)
             example = replace(example, pairs=pairs)
             if not pairs:
                 outcome.counts["chains_cut_for_lack_of_pairs"] += earlier is not None
@@ -138,18 +140,6 @@ class Synthesizer:
             earlier = (prompt, *style.repeated(completion))
         outcome.chains = [replace(planned.chain, id=examples[0].id, examples=examples) for examples in documents]
         return outcome
-
-    def _judged(
-        self, prompt: Prompt, completion: Completion, pairs: int, outcome: Outcome, dropped_before: int
-    ) -> Answer:
-        from_prompt = copied(completion.text, prompt.text)
-        # Not counted as 0: the counts of a good model list no defects.
-        if from_prompt:
-            outcome.counts[ANSWERS_FROM_PROMPT] += 1
-        if not completion.finished:
-            outcome.counts[ANSWERS_CUT_OFF] += 1
-        dropped = tuple(drop.reason for _, drop in outcome.drops[dropped_before:])
-        return Answer(completion.text, completion.finished, from_prompt, pairs, dropped)
 
     async def _ask(
         self, by: StyleShare, example: Example, text: TextPrompt, prompt: Prompt, number: int, outcome: Outcome

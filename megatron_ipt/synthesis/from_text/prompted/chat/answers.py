@@ -17,13 +17,13 @@ from megatron_ipt.synthesis.from_text.prompted.parsing import (
     NO_ANSWER,
     NO_QUESTION,
     NOT_AN_OPTION,
+    NOTHING_FOUND,
     distinct,
 )
 from megatron_ipt.synthesis.from_text.prompted.style import Drop
 from megatron_ipt.synthesis.pairs import Pair
 
 BROKEN_JSON = "broken JSON"
-NOTHING_FOUND = "no question with an answer in the output"
 TOO_MUCH = f"output beyond {MOST_CHARACTERS:,} characters"
 
 _SAMPLE = 500
