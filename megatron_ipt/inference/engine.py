@@ -97,11 +97,13 @@ class Engine:
         window: requests in flight that keep the engine busy, unless the recipe says otherwise.
         score_window: the same for scores.
         checks_answers: whether ``generate`` honours ``enough`` of a request.
+        takes_stop_strings: whether it honours ``stop`` of a request's sampling.
     """
 
     window = 64
     score_window = 64
     checks_answers = False
+    takes_stop_strings = True
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         self.settings = settings

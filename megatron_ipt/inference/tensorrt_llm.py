@@ -38,6 +38,7 @@ class TensorRTEngine(Engine):
     """See the module."""
 
     score_window = _SCORE_WINDOW
+    takes_stop_strings = False
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         super().__init__(settings, tokenizer)
