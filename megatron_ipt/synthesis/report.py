@@ -72,6 +72,8 @@ def _cautions(counts: Mapping[str, Any]) -> list[Caution]:
         cautions.append("No text got a pair.")
     elif requests and with_pairs < FEW_PAIRS * texts:
         cautions.append(f"Only {exact(with_pairs)} of {plural(texts, 'text')} got a pair.")
+    elif requests and with_pairs < MOST * texts:
+        cautions.append(f"{exact(texts - with_pairs)} of {plural(texts, 'text')} got no pair.")
     for name, of, most, defect in (
         (
             ANSWERS_CUT_OFF, requests, MOST,

@@ -47,10 +47,18 @@ def test_nine_answers_are_too_few_to_judge() -> None:
     assert "none of the first 10 answers gave a pair" in finding.message and "'prose 0'" in finding.message
 
 
-@pytest.mark.parametrize(("with_pairs", "expected"), [(4, [(100, "few pairs")]), (5, [])])
+@pytest.mark.parametrize(
+    ("with_pairs", "expected"),
+    [
+        (4, [(10, "half without pairs"), (100, "few pairs")]),
+        (5, [(30, "half without pairs")]),
+        (15, []),
+    ],
+)
 def test_few_pairs(with_pairs: int, expected: list[tuple[int, str]]) -> None:
-    """Below 5 of 100; the first of them spares the warning after 10."""
-    answers = [good(n) if n < with_pairs else Answer(f"prose {n}", True, False, 0) for n in range(100)]
+    """Below 5 of 100, or below half of those so far; the first are the good ones."""
+    answers = [good(n) if n < with_pairs else Answer(f"prose {n}", True, False, 0) for n in range(30)]
+    answers += [Answer(f"prose {n}", True, False, 0) for n in range(30, 100)] if with_pairs < 5 else []
     assert kinds(answers) == expected
 
 
@@ -151,7 +159,7 @@ def test_the_languages_of_most_answers_must_be_clear() -> None:
 
 def test_the_same_questions_for_different_texts() -> None:
     def asked(number: int, *questions: str) -> Answer:
-        return Answer(f"answer {number}", True, False, len(questions), questions=questions)
+        return Answer(f"answer {number}", True, False, 2, questions=questions)
 
     same = [asked(n, "what is it?", f"what is {n % 2}?") for n in range(10)]
     assert kinds(same) == [(10, "same questions")]  # The first two were new.
@@ -225,3 +233,24 @@ def test_declined(answer: str, expected: bool) -> None:
 )
 def test_another_language(other: str, expected: bool | None) -> None:
     assert in_another_language(TEXT, other) == expected
+
+
+def test_tasks_that_the_model_cannot_do_are_named() -> None:
+    """What a small chat model does: it summarizes, and does not write questions."""
+    answers = [
+        Answer(f"answer {n}", True, False, int(n % 3 != 0), task=("questions", "summary", "distilled")[n % 3])
+        for n in range(30)
+    ]
+    ((number, finding),) = findings(answers)
+    assert (number, finding.kind) == (30, "tasks")
+    assert "answers with pairs: questions (0 of 10). Leave these out" in finding.message
+
+
+@pytest.mark.parametrize(("count", "expected"), [(9, []), (12, ["cut off"]), (1_001, [])])
+def test_what_is_seen_between_checkpoints_is_said_at_the_end(count: int, expected: list[str]) -> None:
+    health = Health(None)
+    for number in range(count):
+        # Not yet most of the first 10, but most of the first 12.
+        health.add(Answer(f"answer {number}", 5 <= number < 10 or number >= 12, False, 2))
+    assert [finding.kind for finding in health.at_end()] == expected
+    assert health.at_end() == []

@@ -83,7 +83,9 @@ def test_unfinished_pairs_show_nothing(folders):
             ["81 of 100 short answers share no word with their text."],
         ),
         ({"requests": 40, "texts_with_pairs": 1}, ["Only 1 of 40 texts got a pair."]),  # 5 % would be 2.
-        ({"requests": 40, "texts_with_pairs": 2}, []),
+        ({"requests": 40, "texts_with_pairs": 2}, ["38 of 40 texts got no pair."]),
+        ({"requests": 40, "texts_with_pairs": 19}, ["21 of 40 texts got no pair."]),
+        ({"requests": 40, "texts_with_pairs": 20}, []),
         ({"texts_with_pairs": 0, "pairs": 0}, ["No text got a pair."]),
     ],
 )

@@ -98,6 +98,7 @@ class Answer:
         declined: whether the model declined to answer.
         short: number of answers of pairs that are expected to use words of the text.
         not_in_text: number of these that share no word with it.
+        task: what was asked, for prompt styles with several tasks.
     """
 
     text: str
@@ -111,6 +112,7 @@ class Answer:
     declined: bool = False
     short: int = 0
     not_in_text: int = 0
+    task: str = ""
 
     def counts(self) -> Counter[str]:
         """What the counts of the stage hold of it. Defects it does not have are not counted as 0: the counts of a good
@@ -134,6 +136,7 @@ def judged(
     pairs: Sequence[Pair],
     dropped: Sequence[str],
     wordings: frozenset[str],
+    task: str = "",
 ) -> Answer:
     """What there is to say about one answer.
 
@@ -144,6 +147,7 @@ def judged(
         pairs: that were kept of it.
         dropped: the reason of every drop.
         wordings: instructions that the prompt style puts into pairs itself.
+        task: what was asked.
     """
     own = [pair for pair in pairs if pair.question not in wordings]
     said = " ".join((*(pair.question for pair in own), *(pair.answer for pair in pairs)))
@@ -159,6 +163,7 @@ def judged(
         in_another_language(text, said or _NOT_WORDS.sub(" ", completion.text)),
         declined(completion.text),
         *_not_in_text(text, short),
+        task,
     )
 
 
@@ -204,6 +209,8 @@ class Health:
         self._counts: Counter[str] = Counter()
         self._same: Counter[bytes] = Counter()
         self._asked: set[bytes] = set()
+        self._reasons: Counter[str] = Counter()
+        self._tasks: dict[str, list[int]] = {}
         self._near = False
         self._reported: set[str] = set()
 
@@ -230,9 +237,19 @@ class Health:
         self._counts["not in text"] += answer.not_in_text
         self._counts["from example"] += answer.from_example
         self._count_questions(answer.questions)
+        self._reasons.update(answer.dropped)
+        if answer.task:
+            of_task = self._tasks.setdefault(answer.task, [0, 0])
+            of_task[0] += answer.pairs > 0
+            of_task[1] += 1
         self._same[_digest(" ".join(answer.text.split()))] += 1
-        if self.answers not in CHECKPOINTS:
-            return []
+        return self._new_findings() if self.answers in CHECKPOINTS else []
+
+    def at_end(self) -> list[Finding]:
+        """The new findings when no more answers will come."""
+        return self._new_findings() if CHECKPOINTS[0] <= self.answers <= CHECKPOINTS[-1] else []
+
+    def _new_findings(self) -> list[Finding]:
         found = [finding for finding in self._findings() if finding.kind not in self._reported]
         self._reported.update(finding.kind for finding in found)
         return found
@@ -256,14 +273,32 @@ class Health:
         count = self._counts
         usable = count["with pairs"]
         ((_, same),) = self._same.most_common(1)
+        reasons = ", ".join(f"{reason} ({number:,})" for reason, number in self._reasons.most_common(3))
+        why = f"; dropped: {reasons}" if reasons else ""
         if usable < FEW_PAIRS * total:
             share = f"only {usable:,}" if usable else "none"
-            reasons = ", ".join(f"{reason} ({number:,})" for reason, number in self.dropped.most_common(3))
             yield Finding(
                 "few pairs",
-                f"{share} of the first {total:,} answers gave a pair{'; dropped: ' * bool(reasons)}{reasons}. "
-                f"An answer without one: {self.samples[0]!r}. Check that the model answers in the format of "
-                "synthesis.prompt, and synthesis.filters.",
+                f"{share} of the first {total:,} answers gave a pair{why}. An answer without one: {self.samples[0]!r}. "
+                "Check that the model answers in the format of synthesis.prompt, and synthesis.filters.",
+            )
+        elif usable < MOST * total:
+            yield Finding(
+                "half without pairs",
+                f"{total - usable:,} of the first {total:,} answers gave no pair{why}. One of them: "
+                f"{self.samples[0]!r}. Check that the model follows synthesis.prompt, and synthesis.filters; a larger "
+                "or tuned model follows it better.",
+            )
+        failed = [
+            f"{name} ({got} of {asked})"
+            for name, (got, asked) in sorted(self._tasks.items())
+            if asked >= _LEAST and got < FEW_PAIRS * asked
+        ]
+        if failed and usable >= FEW_PAIRS * total:
+            yield Finding(
+                "tasks",
+                f"the model cannot do some of the tasks; answers with pairs: {', '.join(failed)}. Leave these out with "
+                "a file of tasks of your own (synthesis.prompt), or use another model.",
             )
         if count["from example"] > MOST * total:
             yield Finding(

@@ -124,7 +124,7 @@ class Synthesizer:
             pairs = self._pairs(by, example, text, completion, outcome) if completion is not None else []
             if completion is not None:
                 dropped = [drop.reason for _, drop in outcome.drops[dropped_before:]]
-                answer = judged(example.text, prompt.text, completion, pairs, dropped, style.wordings)
+                answer = judged(example.text, prompt.text, completion, pairs, dropped, style.wordings, text.task)
                 outcome.counts.update(answer.counts())
                 watch(answer)
             example = replace(example, pairs=pairs)
