@@ -240,8 +240,8 @@ def _add_commands() -> None:
             cli.add_command(_stage_command(stage))
     first = headings[0]
     cli.headings = (Heading(first.title, {**first.commands, **stages}), *headings[1:])
-    # A stage may also be called by the name of its recipe section.
-    cli.aliases = {stage.name: stage.command for stage in all_stages()}
+    # A stage may also be called by the name of its recipe section, unless another command has that name.
+    cli.aliases = {stage.name: stage.command for stage in all_stages() if stage.name not in cli.commands}
 
 
 def _look_for_stage(arguments: Sequence[str]) -> None:

@@ -56,6 +56,7 @@ def key(
     minimum: float | None = None,
     maximum: float | None = None,
     affects_output: bool = True,
+    either: tuple[Any, ...] = (),
 ) -> Any:
     """A field of a recipe section.
 
@@ -66,9 +67,12 @@ def key(
         choices: the only values allowed; pass a table that extensions add to itself, not its names.
         minimum, maximum: inclusive bounds of a number.
         affects_output: False for keys (workers, log interval) that can change without making finished output stale.
+        either: the types of a key that takes more than one, a scalar first, e.g. ``(str, dict[str, float])``. Its
+            annotation is ``Any``, because OmegaConf has no unions with mappings.
     """
     metadata = {
         "help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "affects_output": affects_output,
+        "either": either,
     }  # fmt: skip
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
@@ -272,7 +276,8 @@ def _printable(text: str) -> str:
 def _fields(section: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
     annotations = typing.get_type_hints(section)
     for field in dataclasses.fields(section):
-        yield field, annotations[field.name]
+        either = field.metadata.get("either")
+        yield field, typing.Union[either] if either else annotations[field.name]  # noqa: UP007
 
 
 def _is_mapping(annotation: Any) -> bool:
@@ -292,7 +297,11 @@ def _default_of(field: dataclasses.Field[Any]) -> Any:
 
 
 def _type_name(annotation: Any) -> str:
-    return getattr(annotation, "__name__", str(annotation)) if not typing.get_args(annotation) else str(annotation)
+    names = [
+        str(kind) if typing.get_args(kind) else getattr(kind, "__name__", str(kind))
+        for kind in _alternatives(annotation)
+    ]
+    return " | ".join(names)
 
 
 def _misfits(section: type, part: DictConfig, prefix: str) -> Iterator[str]:
@@ -314,6 +323,11 @@ def _misfits(section: type, part: DictConfig, prefix: str) -> Iterator[str]:
 def _misfit(annotation: Any, node: Any, path: str) -> Iterator[str]:
     """Why ``node``, as it stands in a recipe, cannot be a value of type ``annotation``."""
     if annotation is Any or node is None or node._is_interpolation():
+        return
+    scalar, *others = _alternatives(annotation)
+    if others:
+        # A mapping is held against the other type, everything else against the first.
+        yield from _misfit(others[0] if isinstance(node, DictConfig) else scalar, node, path)
         return
     optional, kind = _optional(annotation)
     if kind in _NODES:
@@ -343,6 +357,14 @@ def _misfit(annotation: Any, node: Any, path: str) -> Iterator[str]:
                 yield from _misfit(typing.get_args(kind)[1], node._get_node(name), f"{path}.{_printable(name)}")
             else:
                 yield f"{path}: {name!r} is not a name; write it in quotes"
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, without None; else the type itself."""
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
+        return (annotation,)
+    found = tuple(argument for argument in typing.get_args(annotation) if argument is not type(None))
+    return found if len(found) > 1 else (annotation,)
 
 
 def _optional(annotation: Any) -> tuple[bool, Any]:
@@ -384,7 +406,7 @@ def _wrap_single_value(annotation: Any, parent: DictConfig, name: Any) -> None:
     node: Any = parent._get_node(name)
     if node is None or node._is_none() or node._is_missing() or node._is_interpolation():
         return
-    kind = _optional(annotation)[1]
+    kind = _optional(_alternatives(annotation)[0])[1]
     if typing.get_origin(kind) is list and not OmegaConf.is_config(node):
         parent[name] = [node._value()]
     elif dataclasses.is_dataclass(kind):

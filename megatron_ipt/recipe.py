@@ -25,6 +25,7 @@ from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.evaluation import description as evaluation
 from megatron_ipt.evaluation.config import EvaluationConfig
+from megatron_ipt.evaluation.judge.config import JudgeConfig
 from megatron_ipt.extensions import load_extensions
 from megatron_ipt.files import COMPRESSIONS, atomic_open
 from megatron_ipt.report import description as report
@@ -39,8 +40,11 @@ from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.tuning import description as tuning
 from megatron_ipt.tuning.config import TuningConfig
 
-BUILT_IN = tuple(
-    room.STAGE for room in (corpus, synthesis, augment, tokens, tuning, training, convert, evaluation, report)
+BUILT_IN = (
+    corpus.STAGE,
+    synthesis.STAGE,
+    evaluation.JUDGE,
+    *(room.STAGE for room in (augment, tokens, tuning, training, convert, evaluation, report)),
 )
 """The stages of the package, in the order of the flow."""
 
@@ -68,6 +72,7 @@ class Recipe:
     )
     corpus: CorpusConfig = key(CorpusConfig, "Raw documents.")
     synthesis: SynthesisConfig = key(SynthesisConfig, "Instruction–response pairs.")
+    judge: JudgeConfig = key(JudgeConfig, "Quality of the pairs, for the report.")
     augment: AugmentConfig = key(AugmentConfig, "Texts and pairs as documents.")
     tokens: TokensConfig = key(TokensConfig, "Tokenizer and indexed datasets.")
     tuning: TuningConfig = key(TuningConfig, "Data to tune a synthesizer or a chat model on, instead of a corpus.")

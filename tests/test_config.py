@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -170,3 +171,22 @@ def test_every_key_is_described():
     assert rows["paths"] == ("list[str]", "required", "Paths.")
     assert rows["inner.kind"] == ("small | large", "small", "Kind.")
     assert "named.NAME.width" in rows
+
+
+@dataclass
+class Mixed:
+    prompt: Any = key("one", "Names.", either=(str, dict[str, float]))
+
+
+def test_a_key_may_take_one_of_two_types(tmp_path):
+    assert load(Mixed, None, ["prompt=two"]).prompt == "two"
+    assert load(Mixed, None, ["prompt={two: 1, a.yaml: 0.5}"]).prompt == {"two": 1, "a.yaml": 0.5}
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("prompt: {two: 1}\n")
+    assert load(Mixed, recipe, ["prompt.three=2"]).prompt == {"two": 1, "three": 2}
+    assert load(Mixed, recipe, ["prompt=three"]).prompt == "three"
+    assert [row[:3] for row in describe(Mixed)] == [("prompt", "str | dict[str, float]", "one")]
+    for value, message in (("{two: x}", "prompt.two: expected a number, found 'x'"), ("[1]", "prompt: expected text")):
+        with pytest.raises(RecipeError) as caught:
+            load(Mixed, None, [f"prompt={value}"])
+        assert str(caught.value).startswith(message)

@@ -86,5 +86,7 @@ def _sample(record: Mapping[str, Any]) -> Sample:
         plural(record["pairs"], "pair"),
         plural(sum(len(segment.text) for segment in segments), "character"),
         split if split != "train" else "",
+        ", ".join(record.get("styles", ())),
+        ", ".join(task.replace("_", " ") for task in record.get("tasks", ())),
     )
     return Sample(segments, [fact for fact in facts if fact])

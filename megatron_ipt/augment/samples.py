@@ -65,7 +65,7 @@ class Samples:
         return [(Path(shard), position) for _, _, shard, position in samples]
 
     def render(self, templates: Templates, seed: int) -> list[dict[str, Any]]:
-        """The chosen documents: id, split, layout, counts, and segments as (kind, string)."""
+        """The chosen documents: id, split, layout, counts, prompt styles and tasks, and segments as (kind, string)."""
         chosen = self.chosen()
         found = {}
         for shard in {shard for shard, _ in chosen}:
@@ -78,6 +78,7 @@ class Samples:
 
 def _sample(chain: Chain, templates: Templates, seed: int) -> dict[str, Any]:
     rendered = render(chain, templates, seed)
+    pairs = [pair for example in chain.examples for pair in example.pairs]
     return {
         "id": chain.id,
         "split": chain.split,
@@ -85,5 +86,7 @@ def _sample(chain: Chain, templates: Templates, seed: int) -> dict[str, Any]:
         "text_last": rendered.text_last,
         "texts": rendered.texts,
         "pairs": rendered.pairs,
+        "styles": sorted({pair.style for pair in pairs} - {""}),
+        "tasks": sorted({pair.task for pair in pairs} - {""}),
         "segments": rendered.segments,
     }

@@ -1,7 +1,8 @@
-"""Description of the stage ``evaluation``."""
+"""Descriptions of the stages ``evaluation`` and ``judge``."""
 
 from megatron_ipt.evaluation.config import EvaluationConfig
-from megatron_ipt.stages import CHECKPOINTS, MODEL, RESULTS, TOKENS, Resources, Stage
+from megatron_ipt.evaluation.judge.config import JudgeConfig
+from megatron_ipt.stages import CHAINS, CHECKPOINTS, MODEL, RESULTS, TOKENS, Resources, Stage
 
 STAGE = Stage(
     name="evaluation",
@@ -16,4 +17,17 @@ STAGE = Stage(
     extra="train",
     libraries=("torch", "megatron", "transformers"),
     resources=Resources(gpus="node"),
+)
+
+JUDGE = Stage(
+    name="judge",
+    command="judge-pairs",
+    help="Measure the quality of the pairs for the report.",
+    report="megatron_ipt.evaluation.judge.report:part",
+    config=JudgeConfig,
+    code="megatron_ipt.evaluation.judge.stage:run",
+    reads=(CHAINS,),
+    files="megatron_ipt.evaluation.judge.stage:fingerprints",
+    check="megatron_ipt.evaluation.judge.stage:check",
+    shows=("texts", "pairs", "answer_in_text", "own_text_first", "duplicate_questions", "gold_coverage"),
 )

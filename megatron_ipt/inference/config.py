@@ -53,6 +53,13 @@ class GenerationConfig:
         "loops, but discourages quoting the text. Null changes nothing.",
         minimum=0.01,
     )
+    repeat_check_tokens: int | None = key(
+        None,
+        "Stop an answer that repeats its own pairs; it is checked whenever this many tokens were generated. 0 never "
+        "checks. By default every 32 tokens with transformers, where that costs nothing, and never with other engines: "
+        "they have to be asked for this many tokens at a time, so set 64 or more and use a prefix cache.",
+        minimum=0,
+    )
     stop: list[str] = key([], "Strings that end an answer; the answer is the text before them.")
     window: int | None = key(
         None,

@@ -8,7 +8,7 @@ knows nothing of documents, pairs or shards.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,12 +49,16 @@ class Request:
         sampling: how to decode; equal objects may share a batch.
         chain: requests with the same number share a prefix and should meet the same cache.
         seed: of this request's random choices, where ``sampling`` has a temperature; below 2**31.
+        enough: given the text of the answer so far, whether to stop; asked every ``check_tokens`` generated tokens and
+            at the token limit. For engines with :attr:`Engine.checks_answers`; see :mod:`.segments` for the others.
     """
 
     prompt: Prompt
     sampling: Sampling
     chain: int = 0
     seed: int = 0
+    enough: Callable[[str], bool] | None = field(default=None, compare=False)
+    check_tokens: int = 32
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Completion:
         generated_tokens: as the engine counted them, end mark and what follows a stop string included: what a provider
             bills. None where the engine does not say.
         cached_tokens: of the prompt, read from the engine's prefix cache.
+        enough: ``enough`` of the request ended it, which counts as finished.
     """
 
     ids: list[int]
@@ -77,6 +82,7 @@ class Completion:
     prompt_tokens: int
     generated_tokens: int | None = None
     cached_tokens: int = 0
+    enough: bool = False
 
 
 class EngineError(StageError):
@@ -100,11 +106,15 @@ class Engine:
         meters: whether it tells its ``meter`` of every request that it sends. Requests of others are counted for them,
             one for each call.
         meter: counts requests.
+        checks_answers: whether ``generate`` honours ``enough`` of a request.
+        takes_stop_strings: whether it honours ``stop`` of a request's sampling.
     """
 
     window = 64
     score_window = 64
     meters = False
+    checks_answers = False
+    takes_stop_strings = True
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         self.settings = settings
@@ -147,6 +157,13 @@ class Engine:
     def scores(cls) -> bool:
         """Whether the class implements ``score``."""
         return cls.score is not Engine.score
+
+    def continues(self, request: Request) -> bool:
+        """Whether an answer may be generated in several requests, each prompted with the ids generated so far.
+
+        That takes prompts as ids, generated ids as the model chose them, and an answer that no schema constrains.
+        """
+        return False
 
     @property
     def longest_score(self) -> int:

@@ -30,6 +30,7 @@ class MeteredEngine(Engine):
     def __init__(self, engine: Engine, meter: Meter):
         super().__init__(engine.settings, engine.tokenizer)
         self.window, self.score_window = engine.window, engine.score_window
+        self.checks_answers, self.takes_stop_strings = engine.checks_answers, engine.takes_stop_strings
         self.meter = meter
         self._engine = engine
         if engine.meters:
@@ -74,6 +75,9 @@ class MeteredEngine(Engine):
     @property
     def longest_score(self) -> int:
         return self._engine.longest_score
+
+    def continues(self, request: Request) -> bool:
+        return self._engine.continues(request)
 
     def release(self, chain: int) -> None:
         self._engine.release(chain)

@@ -38,6 +38,7 @@ class TensorRTEngine(Engine):
     """See the module."""
 
     score_window = _SCORE_WINDOW
+    takes_stop_strings = False
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         super().__init__(settings, tokenizer)
@@ -100,6 +101,9 @@ class TensorRTEngine(Engine):
         return self.completion(
             list(output.token_ids), output.finish_reason == "stop", len(request.prompt.ids), sampling=request.sampling
         )
+
+    def continues(self, request: Request) -> bool:
+        return True
 
     async def score(self, request: ScoreRequest) -> Score:
         if not self.settings.scoring:

@@ -144,7 +144,8 @@ class Stage:
         command: on the command line.
         help: one line, at most 58 characters.
         config: dataclass of its recipe section. Its method ``begins()``, where there is one, says whether the section
-            names data of its own, so that a flow can begin with this stage.
+            names data of its own, so that a flow can begin with this stage; its method ``wanted()``, where there is
+            one, whether the recipe asks for the stage at all.
         code: ``module:function``, called with (section, context), returns counts. A shardable stage also takes
             ``shard=(i, N)``.
         reads: kinds that it needs.
@@ -284,7 +285,7 @@ def stages_of_sections(sections: Mapping[str, Any], skip: Iterable[str] = ()) ->
     """The stages that a recipe with these sections has, in order.
 
     A stage is there if its section names data of its own, or if everything it needs is made by stages before it (for
-    one that needs nothing in particular: anything it reads).
+    one that needs nothing in particular: anything it reads), unless its section says that it is not wanted.
 
     Raises:
         RecipeError: two stages make the same kind, and neither reads it from the other.
@@ -293,7 +294,7 @@ def stages_of_sections(sections: Mapping[str, Any], skip: Iterable[str] = ()) ->
     there: list[Stage] = []
     maker: dict[str, Stage] = {}
     for stage in _TABLE:
-        if stage.name in left_out or stage.name not in sections:
+        if stage.name in left_out or stage.name not in sections or not _wanted(sections[stage.name]):
             continue
         optional = [kind for kind in stage.reads_if_made if kind in maker or (kind == EVERYTHING and there)]
         needs_met = all(kind in maker for kind in stage.reads) and bool(stage.reads or optional)
@@ -328,6 +329,11 @@ def inputs_of(stage: Stage, stages: Iterable[Stage]) -> dict[str, Stage]:
         # A later maker of the same kind replaces an earlier one.
         if kind in other.makes and not any(kind in later.makes for later in before[before.index(other) + 1 :])
     }
+
+
+def _wanted(section: Any) -> bool:
+    wanted = getattr(section, "wanted", None)
+    return wanted is None or bool(wanted())
 
 
 def _begins(section: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,13 @@ from megatron_ipt.inference.config import GenerationConfig, OpenAIConfig, Tensor
 from megatron_ipt.inference.openai.profiles import PROFILES
 from megatron_ipt.synthesis.from_text.mined.config import MinedConfig
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig
-from megatron_ipt.synthesis.from_text.prompted.styles import STYLES, makes_chats, recommended, style_file
+from megatron_ipt.synthesis.from_text.prompted.styles import (
+    STYLES,
+    makes_chats,
+    recommended_by_all,
+    shares_of,
+    style_file,
+)
 from megatron_ipt.synthesis.from_text.replay.config import ReplayConfig
 from megatron_ipt.synthesis.pair_sources import all_sources, source_named
 from megatron_ipt.synthesis.spending.price import PriceConfig
@@ -27,12 +34,14 @@ class SynthesisConfig:
         "Where pairs come from. " + "; ".join(f"{name}: {row.help}" for name, row in all_sources().items()) + ". "
         f"{_CUSTOM}: a custom engine.",
     )  # fmt: skip
-    prompt: str = key(
+    prompt: Any = key(
         "synthesizer",
         "How engines with a model are prompted and their answers parsed. "
         + "; ".join(f"{name}: {row.help}" for name, row in STYLES.items())
         + ". file.yaml: your own tasks for chat models, "
-        f"with weights (docs/synthesis.md). {_CUSTOM}: a custom style.",
+        f"with weights (docs/synthesis.md). {_CUSTOM}: a custom style. Several, mixed by share: "
+        "{synthesizer: 0.5, chat: 0.3, my_tasks.yaml: 0.2}.",
+        either=(str, dict[str, float]),
     )  # fmt: skip
     chain_length: int = key(
         1, "Texts (with their pairs) that make one pre-training document: M of an M-shot example.", minimum=1
@@ -54,7 +63,8 @@ class SynthesisConfig:
     options: dict[str, Any] = key({}, "Settings of a custom engine, which reads them from self.settings.options.")
     give_up_after: int | None = key(
         50,
-        "For engines with a model: stop when the first answers, this many, gave no pair. Null: only judge at the end.",
+        "For engines with a model: stop when the first answers, this many, gave no pair; after 20 if nothing in them "
+        "even looked like one. Null: only judge at the end.",
         minimum=1,
         affects_output=False,
     )
@@ -63,8 +73,13 @@ class SynthesisConfig:
     )
 
     def __post_init__(self) -> None:
-        # What the style recommends for all texts is part of the settings, as if the recipe had said it.
-        for name, value in recommended(self.prompt).items():
+        # Not typed by OmegaConf, which has no unions with mappings.
+        if isinstance(self.prompt, dict):
+            self.prompt = {str(name): float(share) for name, share in self.prompt.items()}
+        else:
+            self.prompt = str(self.prompt)
+        # What the styles recommend for all texts is part of the settings, as if the recipe had said it.
+        for name, value in recommended_by_all(self.prompt).items():
             if getattr(self.generation, name) is None:
                 setattr(self.generation, name, value)
 
@@ -73,13 +88,15 @@ class SynthesisConfig:
         return self.engine == "replay" and bool(self.replay.inputs)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        for name, table in (("engine", all_sources()), ("prompt", STYLES)):
-            value = getattr(self, name)
-            is_file = name == "prompt" and style_file(value)
-            if value not in table and ":" not in value and not is_file:
-                known = f"{', '.join(table)}, nor {'file.yaml, ' if name == 'prompt' else ''}{_CUSTOM}"
-                yield name, f"{value!r} is not one of {known}.{did_you_mean(value, table)}"
-                return
+        sources = all_sources()
+        if self.engine not in sources and ":" not in self.engine:
+            known = f"{', '.join(sources)}, nor {_CUSTOM}"
+            yield "engine", f"{self.engine!r} is not one of {known}.{did_you_mean(self.engine, sources)}"
+            return
+        wrong = list(self._prompt_problems())
+        if wrong:
+            yield from wrong
+            return
         if source_named(self.engine).kind == "model" and not self.generation.model:
             yield (
                 "generation.model",
@@ -89,10 +106,24 @@ class SynthesisConfig:
             yield "replay.inputs", "required by the engine replay: files with pairs"
         if self.engine == "openai" and self.generation.temperature != 0 and not PROFILES[self.openai.server].samples:
             yield "generation.temperature", f"{self.openai.server} ignores it and decodes greedily; set it to 0"
-        if self.engine == "openai" and self.openai.chats and not makes_chats(self.prompt):
+        if self.engine == "openai" and self.openai.chats:
             able = ", ".join(name for name, row in STYLES.items() if row.chats)
-            yield (
-                "prompt",
-                f"{self.prompt} continues a raw prompt, and openai.server {self.openai.server} only answers chats; set "
-                f"prompt to {able} or to a file of tasks, or openai.server to a kind that takes token ids",
-            )
+            for name in shares_of(self.prompt):
+                if not makes_chats(name):
+                    yield (
+                        "prompt",
+                        f"{name} continues a raw prompt, and openai.server {self.openai.server} only answers chats; "
+                        f"set prompt to {able} or to a file of tasks, or openai.server to a kind that takes token ids",
+                    )
+
+    def _prompt_problems(self) -> Iterator[tuple[str, str]]:
+        shares = self.prompt if isinstance(self.prompt, dict) else {self.prompt: 1.0}
+        mixed = isinstance(self.prompt, dict)
+        for name, share in shares.items():
+            if name not in STYLES and ":" not in name and not style_file(name):
+                known = f"{', '.join(STYLES)}, nor file.yaml, {_CUSTOM}"
+                yield "prompt", f"{name!r} is not one of {known}.{did_you_mean(name, STYLES)}"
+            if mixed and not 0 <= share < math.inf:
+                yield "prompt", f"the share of {name} is {share:g}; expected a number of at least 0"
+        if not shares_of(self.prompt):
+            yield "prompt", "no style has a share above 0; give at least one, e.g. {synthesizer: 0.5, chat: 0.5}"

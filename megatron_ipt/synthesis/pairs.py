@@ -23,6 +23,7 @@ class Pair(NamedTuple):
         options: the choices, the answer among them; empty for a free-form pair.
         reasoning: steps that lead to the answer; empty where there are none.
         task: what the model was asked to do, for prompt styles with several tasks; else empty.
+        style: the prompt style, as the recipe names it, where it mixes several; else empty.
     """
 
     question: str
@@ -31,6 +32,7 @@ class Pair(NamedTuple):
     options: tuple[str, ...] = ()
     reasoning: str = ""
     task: str = ""
+    style: str = ""
 
     def to_json(self) -> dict[str, Any]:
         record: dict[str, Any] = {"question": self.question, "answer": self.answer}
@@ -42,6 +44,8 @@ class Pair(NamedTuple):
             record["reasoning"] = self.reasoning
         if self.task:
             record["task"] = self.task
+        if self.style:
+            record["style"] = self.style
         return record
 
     @classmethod
@@ -53,6 +57,7 @@ class Pair(NamedTuple):
             tuple(record.get("options", ())),
             record.get("reasoning", ""),
             record.get("task", ""),
+            record.get("style", ""),
         )
 
 

@@ -9,8 +9,17 @@ from megatron_ipt.manifest import USAGE
 from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.stages.page import Bars, Caution, Figure, Figures, Part, StageRecord, Step
 from megatron_ipt.stages.readable import MISSING, compact, exact, number, percent, plural
-from megatron_ipt.synthesis.from_text.prompted.health import FEW_PAIRS, MOST
-from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT, REPEATED_TEXTS
+from megatron_ipt.synthesis.from_text.prompted.health import FEW_PAIRS, MOST, MOST_SHORT
+from megatron_ipt.synthesis.statistics import (
+    ANSWERS_CUT_OFF,
+    ANSWERS_DECLINED,
+    ANSWERS_FROM_EXAMPLE,
+    ANSWERS_FROM_PROMPT,
+    ANSWERS_OTHER_LANGUAGE,
+    REPEATED_TEXTS,
+    SHORT_ANSWERS,
+    SHORT_NOT_IN_TEXT,
+)
 
 
 def part(stage: StageRecord) -> Part:
@@ -49,6 +58,7 @@ def part(stage: StageRecord) -> Part:
             Figures(figures),
             *_cautions(counts),
             Bars("Pairs by category", counts["categories"]),
+            *([Bars("Pairs by prompt style", counts["styles"])] if counts.get("styles") else []),
             *([Bars("Pairs by task of the prompt", counts["tasks"])] if counts.get("tasks") else []),
             Bars("Dropped, by reason", counts.get("dropped", {})),
             *_used(counts),
@@ -90,12 +100,21 @@ def _cautions(counts: Mapping[str, Any]) -> list[Caution]:
         cautions.append("No text got a pair.")
     elif requests and with_pairs < FEW_PAIRS * texts:
         cautions.append(f"Only {exact(with_pairs)} of {plural(texts, 'text')} got a pair.")
-    for name, of, defect in (
-        (ANSWERS_CUT_OFF, requests, "answers were cut off at the token limit (`synthesis.generation.max_new_tokens`)."),
-        (ANSWERS_FROM_PROMPT, requests, "answers were copied from the prompt."),
-        (REPEATED_TEXTS, with_pairs, "texts with pairs got the same questions as an earlier text."),
-    ):
+    elif requests and with_pairs < MOST * texts:
+        cautions.append(f"{exact(texts - with_pairs)} of {plural(texts, 'text')} got no pair.")
+    for name, of, most, defect in (
+        (
+            ANSWERS_CUT_OFF, requests, MOST,
+            "answers were cut off at the token limit (`synthesis.generation.max_new_tokens`).",
+        ),
+        (ANSWERS_FROM_PROMPT, requests, MOST, "answers were copied from the prompt."),
+        (ANSWERS_FROM_EXAMPLE, requests, MOST, "answers only repeated the example in the prompt."),
+        (ANSWERS_DECLINED, requests, MOST, "answers declined the request."),
+        (ANSWERS_OTHER_LANGUAGE, requests, MOST, "answers were in another language than their text."),
+        (SHORT_NOT_IN_TEXT, counts.get(SHORT_ANSWERS, 0), MOST_SHORT, "short answers share no word with their text."),
+        (REPEATED_TEXTS, with_pairs, MOST, "texts with pairs got the same questions as an earlier text."),
+    ):  # fmt: skip
         count = counts.get(name, 0)
-        if count > MOST * of:
+        if count > most * of:
             cautions.append(f"{exact(count)} of {exact(of)} {defect}")
     return [Caution(text) for text in cautions]

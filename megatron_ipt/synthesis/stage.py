@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
 from megatron_ipt.inference.engines import load_engine, open_engine
 from megatron_ipt.inference.metering import MeteredEngine
 from megatron_ipt.inference.run import run_coroutine
+from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import PromptTokenizer, find_tokenizer
 from megatron_ipt.manifest import (
@@ -40,9 +42,17 @@ from megatron_ipt.rejects import Rejects
 from megatron_ipt.stages import DOCUMENTS, Units
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.health import Health, no_pairs, shortened
+from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture, StyleShare
 from megatron_ipt.synthesis.from_text.prompted.shard import REJECTS_FOLDER, ShardTask
-from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle, StyleSetup
-from megatron_ipt.synthesis.from_text.prompted.styles import load_style, style_code, style_file
+from megatron_ipt.synthesis.from_text.prompted.style import StyleSetup
+from megatron_ipt.synthesis.from_text.prompted.styles import (
+    described,
+    load_style,
+    recommended,
+    shares_of,
+    style_code,
+    style_file,
+)
 from megatron_ipt.synthesis.pair_sources import load_source, source_named
 from megatron_ipt.synthesis.pairs import Chain
 from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER, Ledger, total_usage, usage_summary, usage_text
@@ -91,7 +101,7 @@ def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] |
             rejects = context.directory / REJECTS_FOLDER
             samples = samples or _samples_of_rejects(rejects)
             where = str(rejects) if summary["dropped"] else ""
-            raise no_pairs(summary["texts"], summary["dropped"], samples, config.prompt, where)
+            raise no_pairs(summary["texts"], summary["dropped"], samples, described(config.prompt), where)
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in summary["dropped"].items())
         why = f"dropped: {reasons}; see {context.directory / REJECTS_FOLDER}" if reasons else "the engine found none"
         logger.warning("synthesis: none of %s texts got a pair; %s", f"{summary['texts']:,}", why)
@@ -171,7 +181,7 @@ def check(config: SynthesisConfig) -> None:
     if source_named(config.engine).kind == "model":
         if not load_engine(config.engine, "synthesis.engine").generates():
             raise RecipeError(f"synthesis.engine: the engine {config.engine} does not generate")
-        open_style(config, engine_settings(config).open_tokenizer(), 0)
+        open_styles(config, engine_settings(config).open_tokenizer(), 0)
     else:
         load_source(config.engine)
         _other_files(config)
@@ -184,7 +194,8 @@ def fingerprints(config: SynthesisConfig) -> list[dict[str, Any]]:
     source = source_named(config.engine)
     code = fingerprint_code(own_file(source.code))
     if source.kind == "model":
-        code += fingerprint_code(own_file(style_code(config.prompt)))
+        for style in shares_of(config.prompt):
+            code += fingerprint_code(own_file(style_code(style)))
     return files + code
 
 
@@ -206,19 +217,28 @@ def _tokenizer_file(config: SynthesisConfig) -> Path | None:
 
 def _prompt_files(config: SynthesisConfig) -> list[Path]:
     tokenizer = None if engine_settings(config).chats else _tokenizer_file(config)
-    return load_style(config.prompt).files(tokenizer, style_file(config.prompt))
+    files = [file for name in shares_of(config.prompt) for file in load_style(name).files(tokenizer, style_file(name))]
+    return list(dict.fromkeys(files))
 
 
-def open_style(config: SynthesisConfig, tokenizer: PromptTokenizer, seed: int) -> PromptStyle:
-    """The prompt style that the section names.
+def open_styles(config: SynthesisConfig, tokenizer: PromptTokenizer, seed: int) -> StyleMixture:
+    """The prompt styles that the section names, each with its share.
 
     Raises:
-        RecipeError: it cannot be imported, its file is not valid, or the context leaves no room for a text.
-        InputError: the model lacks something that it needs, such as a chat template.
+        RecipeError: one cannot be imported, its file is not valid, or the context leaves no room for a text.
+        InputError: the model lacks something that one needs, such as a chat template.
     """
     chats = engine_settings(config).chats
-    setup = StyleSetup(tokenizer, config.generation, seed, style_file(config.prompt), chats=chats)
-    return load_style(config.prompt).make(setup)
+    shares = []
+    for name, share in shares_of(config.prompt).items():
+        generation = replace(config.generation)
+        for key, value in recommended(name).items():
+            if getattr(generation, key) is None:
+                setattr(generation, key, value)
+        setup = StyleSetup(tokenizer, generation, seed, style_file(name), chats=chats)
+        style = load_style(name).make(setup)
+        shares.append(StyleShare(name, style, share, Sampling.of(generation)))
+    return StyleMixture(shares, seed)
 
 
 def engine_settings(config: SynthesisConfig) -> EngineSettings:
@@ -285,7 +305,7 @@ def _generate(
     if len(finished) < len(tasks):
         generation = config.generation
         engine = open_engine(engine_settings(config))
-        prompts = open_style(config, engine.tokenizer, context.seed)
+        prompts = open_styles(config, engine.tokenizer, context.seed)
         identity = _identity_of_shards(config, context)
         name = "metrics.jsonl" if shard is None else f"metrics-{shard[0]}-of-{shard[1]}.jsonl"
         documents = _documents(context)

@@ -13,8 +13,14 @@ from megatron_ipt.synthesis.pairs import Chain
 REFUSED_TEXTS = "refused_texts"
 ANSWERS_CUT_OFF = "answers_cut_off"
 ANSWERS_FROM_PROMPT = "answers_copied_from_prompt"
+ANSWERS_FROM_EXAMPLE = "answers_copied_from_example"
+ANSWERS_OTHER_LANGUAGE = "answers_in_another_language"
+ANSWERS_DECLINED = "answers_declined_by_model"
+ANSWERS_IN_LOOPS = "answers_stopped_at_repeats"
 REPEATED_TEXTS = "texts_with_repeated_pairs"
-"""Counts of texts that the engine did not answer and of defects in its answers; absent if there are none."""
+SHORT_ANSWERS, SHORT_NOT_IN_TEXT = "short_answers", "short_answers_not_in_text"
+"""Counts of texts that the engine did not answer and of defects in its answers, absent if there are none, and of the
+short answers that are compared with their text."""
 
 _LENGTHS = ("question_words", "answer_words", "reasoning_words", "pairs_per_text", "texts_per_chain")
 _PERCENTILES = (50, 95)
@@ -28,6 +34,7 @@ class Statistics:
         counts: chains, texts, pairs, tokens and whatever else is counted.
         categories: number of pairs by kind of task.
         tasks: number of pairs by what the model was asked to do, for prompt styles with several tasks.
+        styles: number of pairs by prompt style, where several are mixed.
         dropped: number of drops by reason.
         lengths: histograms by name, each from value to frequency.
     """
@@ -35,6 +42,7 @@ class Statistics:
     counts: Counter[str] = field(default_factory=Counter)
     categories: Counter[str] = field(default_factory=Counter)
     tasks: Counter[str] = field(default_factory=Counter)
+    styles: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     lengths: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in _LENGTHS})
 
@@ -51,6 +59,8 @@ class Statistics:
                 self.categories[pair.category or OTHER] += 1
                 if pair.task:
                     self.tasks[pair.task] += 1
+                if pair.style:
+                    self.styles[pair.style] += 1
                 self.lengths["question_words"][len(pair.question.split())] += 1
                 self.lengths["answer_words"][len(pair.answer.split())] += 1
                 if pair.reasoning:
@@ -60,6 +70,7 @@ class Statistics:
         self.counts.update(other.counts)
         self.categories.update(other.categories)
         self.tasks.update(other.tasks)
+        self.styles.update(other.styles)
         self.dropped.update(other.dropped)
         for name, histogram in other.lengths.items():
             self.lengths[name].update(histogram)
@@ -69,6 +80,7 @@ class Statistics:
             "counts": dict(self.counts),
             "categories": dict(self.categories),
             **({"tasks": dict(self.tasks)} if self.tasks else {}),
+            **({"styles": dict(self.styles)} if self.styles else {}),
             "dropped": dict(self.dropped),
             "lengths": {
                 name: {str(value): n for value, n in histogram.items()} for name, histogram in self.lengths.items()
@@ -80,10 +92,10 @@ class Statistics:
         lengths = {
             name: Counter({int(value): n for value, n in items.items()}) for name, items in record["lengths"].items()
         }
-        counts, categories, tasks, dropped = (
-            Counter(record.get(name, {})) for name in ("counts", "categories", "tasks", "dropped")
+        counts, categories, tasks, styles, dropped = (
+            Counter(record.get(name, {})) for name in ("counts", "categories", "tasks", "styles", "dropped")
         )
-        return cls(counts, categories, tasks, dropped, lengths)
+        return cls(counts, categories, tasks, styles, dropped, lengths)
 
     def summary(self) -> dict[str, Any]:
         """For the manifest."""
@@ -96,6 +108,7 @@ class Statistics:
             **{name: self.counts[name] for name in rest},
             "categories": dict(self.categories.most_common()),
             **({"tasks": dict(self.tasks.most_common())} if self.tasks else {}),
+            **({"styles": dict(self.styles.most_common())} if self.styles else {}),
             "lengths": {name: _describe(histogram) for name, histogram in self.lengths.items() if histogram},
             "dropped": dict(self.dropped.most_common()),
         }

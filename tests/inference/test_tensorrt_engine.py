@@ -81,6 +81,21 @@ def test_an_answer_cut_off_loses_its_last_pair(run: Callable[..., dict[str, Any]
     assert counts["dropped"] == {"cut off by the token limit": 3}
 
 
+def test_answers_in_a_loop_are_stopped(run: Callable[..., dict[str, Any]], tokenizer: Any) -> None:
+    asked: list[int] = []
+    (loop,) = tokenizer.encode([f"{ANSWER}\n\n" * 40])
+
+    def answer(ids: list[int], sampling: Any) -> tuple[list[int], str]:
+        done = sum(asked)
+        asked.append(sampling.max_tokens)
+        return loop[done : done + sampling.max_tokens], "length"
+
+    strict.LLM.answer = staticmethod(answer)
+    counts = run(texts=1, chain_length=1, **{"generation.repeat_check_tokens": 50})
+    assert counts["pairs"] == 1 and counts["answers_stopped_at_repeats"] == 1 and counts["dropped"] == {}
+    assert set(asked) == {50} and sum(asked) < 128
+
+
 def test_timeouts_are_tried_again_then_refused(run: Callable[..., dict[str, Any]]) -> None:
     calls: list[int] = []
 

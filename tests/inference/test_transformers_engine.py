@@ -125,3 +125,34 @@ class TestSampling:
         assert len(set(varied.ids)) == len(varied.ids)
         with pytest.raises(RecipeError, match=r"score\.generation: .*transformers does not honour typical_p"):
             answers([Request(prompt, Sampling(30, extra={"typical_p": 0.5}))])
+
+    def test_enough_ends_a_row_and_leaves_the_others_alone(
+        self, answers: Callable[..., list[Completion]], tokenizer: PromptTokenizer
+    ) -> None:
+        prompts = self.prompts(tokenizer)
+        whole = answers([Request(prompt, Sampling(40)) for prompt in prompts])
+
+        def longer_than(characters: int) -> Callable[[str], bool]:
+            return lambda text: len(text) > characters
+
+        limits = [10, 10**6, 30, 60, 10, 10**6]
+        requests = [
+            Request(prompt, Sampling(40), enough=longer_than(limit), check_tokens=8)
+            for prompt, limit in zip(prompts, limits)
+        ]
+        stopped = set()
+        for size in (1, 3, 16):
+            for completion, full, limit in zip(answers(requests, size), whole, limits):
+                checks = range(8, len(full.ids) + 1, 8)
+                ends = [end for end in checks if len(tokenizer.decode(full.ids[:end])) > limit]
+                assert completion.ids == full.ids[: min(ends, default=40)]
+                assert completion.enough == bool(ends) and completion.finished == (bool(ends) or full.finished)
+                stopped.add(completion.enough)
+        assert stopped == {True, False}
+
+    def test_what_is_enough_only_at_the_limit_counts(
+        self, answers: Callable[..., list[Completion]], tokenizer: PromptTokenizer
+    ) -> None:
+        prompt = self.prompts(tokenizer)[0]
+        (completion,) = answers([Request(prompt, Sampling(10), enough=lambda text: True, check_tokens=32)])
+        assert len(completion.ids) == 10 and completion.enough and completion.finished

@@ -236,6 +236,18 @@ def test_resume_gives_the_same_bytes(configure_chat: Callable[..., SynthesisConf
     assert run(config, contexts[1], texts)[1] == expected
 
 
+def test_wordings_of_a_task_are_no_repeated_questions(
+    configure_chat: Callable[..., SynthesisConfig], context: StageContext, tmp_path: Path
+) -> None:
+    (tmp_path / "own.yaml").write_text("tasks: {summary: }")
+    counts, _ = run(configure_chat(prompt=tmp_path / "own.yaml"), context, texts_of(30))
+    assert counts["pairs"] == 30 and "texts_with_repeated_pairs" not in counts
+    (tmp_path / "own.yaml").write_text("tasks: {reasoning: }")
+    other = StageContext("synthesis", tmp_path / "other/synthesis", 7, {DOCUMENTS: tmp_path / "other/corpus"})
+    counts, _ = run(configure_chat(prompt=tmp_path / "own.yaml"), other, texts_of(30))
+    assert counts["texts_with_repeated_pairs"] == 29  # All are asked how long they are.
+
+
 def test_tasks_depend_on_the_text_alone_and_follow_the_weights() -> None:
     tasks = read_tasks(BUILT_IN)
     names = {f"d{number}": tasks.draw(3, f"d{number}").name for number in range(13_000)}

@@ -86,8 +86,23 @@ def test_unfinished_pairs_show_nothing(folders):
             {"texts_with_repeated_pairs": 17},  # Of 32 texts with pairs.
             ["17 of 32 texts with pairs got the same questions as an earlier text."],
         ),
+        ({"requests": 40, "answers_declined_by_model": 21}, ["21 of 40 answers declined the request."]),
+        (
+            {"requests": 40, "answers_in_another_language": 21, "answers_copied_from_example": 22},
+            [
+                "22 of 40 answers only repeated the example in the prompt.",
+                "21 of 40 answers were in another language than their text.",
+            ],
+        ),
+        ({"short_answers": 100, "short_answers_not_in_text": 80}, []),
+        (
+            {"short_answers": 100, "short_answers_not_in_text": 81},
+            ["81 of 100 short answers share no word with their text."],
+        ),
         ({"requests": 40, "texts_with_pairs": 1}, ["Only 1 of 40 texts got a pair."]),  # 5 % would be 2.
-        ({"requests": 40, "texts_with_pairs": 2}, []),
+        ({"requests": 40, "texts_with_pairs": 2}, ["38 of 40 texts got no pair."]),
+        ({"requests": 40, "texts_with_pairs": 19}, ["21 of 40 texts got no pair."]),
+        ({"requests": 40, "texts_with_pairs": 20}, []),
         ({"texts_with_pairs": 0, "pairs": 0}, ["No text got a pair."]),
     ],
 )

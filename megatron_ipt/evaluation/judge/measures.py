@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from megatron_ipt.evaluation.judge.text import content_words, normalised, words
-from megatron_ipt.synthesis.from_text.prompted.health import REFUSED
+from megatron_ipt.synthesis.from_text.prompted.health import EMPTY, REFUSED
 from megatron_ipt.synthesis.from_text.prompted.marks import render_pair
 from megatron_ipt.synthesis.from_text.prompted.parsing import (
     BAD_OPTIONS,
@@ -24,7 +24,7 @@ from megatron_ipt.synthesis.from_text.prompted.parsing import (
     OUTSIDE,
     UNFINISHED,
 )
-from megatron_ipt.synthesis.from_text.prompted.synthesizer import BLANK, EMPTY, TOO_LONG
+from megatron_ipt.synthesis.from_text.prompted.synthesizer import BLANK, TOO_LONG
 from megatron_ipt.synthesis.pairs import Example, Pair
 from megatron_ipt.synthesis.statistics import Statistics
 
@@ -107,15 +107,14 @@ def grounding(examples: Sequence[Example]) -> dict[str, Any]:
     ``fully_supported``: fraction of answers whose content words all occur in the text. Both exclude answers without
     content words, such as yes and no (``without_content``: their fraction).
     """
-    found, shares = [], []
+    found: list[bool] = []
+    shares = []
     pairs = 0
     for example in examples:
-        text = f" {normalised(example.text)} "
         known = set(words(example.text))
+        found += in_text(example)
         for pair in example.pairs:
             pairs += 1
-            answer = normalised(pair.answer)
-            found.append(bool(answer) and f" {answer} " in text)
             content = content_words(pair.answer)
             if content:
                 shares.append(sum(word in known for word in content) / len(content))
@@ -125,6 +124,13 @@ def grounding(examples: Sequence[Example]) -> dict[str, Any]:
         "fully_supported": _mean([share == 1.0 for share in shares]),
         "without_content": (pairs - len(shares)) / pairs if pairs else None,
     }
+
+
+def in_text(example: Example) -> list[bool]:
+    """Of each pair, whether its normalised answer occurs in the normalised text, as whole words."""
+    text = f" {normalised(example.text)} "
+    answers = [normalised(pair.answer) for pair in example.pairs]
+    return [bool(answer) and f" {answer} " in text for answer in answers]
 
 
 def repetition(examples: Sequence[Example]) -> dict[str, Any]:
@@ -156,13 +162,21 @@ def repetition(examples: Sequence[Example]) -> dict[str, Any]:
 def diversity(examples: Sequence[Example]) -> dict[str, Any]:
     """Diversity of pairs.
 
-    For ``categories`` and ``openings`` (the first two words of a question): number of distinct values, ``entropy`` in
+    For ``categories``, ``openings`` (the first two words of a question), and ``tasks`` and ``styles`` of prompts where
+    pairs record them: number of distinct values, ``entropy`` in
     bits, effective number (2 ** entropy), and the most common values.
     """
     pairs = list(_pairs(examples))
     categories = Counter(pair.category or "other" for pair in pairs)
     openings = Counter(" ".join(words(pair.question)[:2]) for pair in pairs)
-    return {"categories": _variety(categories, len(categories)), "openings": _variety(openings, _MOST_OPENINGS)}
+    tasks = Counter(pair.task for pair in pairs if pair.task)
+    styles = Counter(pair.style for pair in pairs if pair.style)
+    return {
+        "categories": _variety(categories, len(categories)),
+        "openings": _variety(openings, _MOST_OPENINGS),
+        "tasks": _variety(tasks, len(tasks)),
+        "styles": _variety(styles, len(styles)),
+    }
 
 
 def _pairs(examples: Iterable[Example]) -> Iterable[Pair]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,18 +39,28 @@ def read_output(paths: Sequence[str | Path], limit: int | None = None) -> Output
     files = [file for path in paths for file in _files(Path(path))]
     examples: list[Example] = []
     for file in files:
-        for number, record in enumerate(read_jsonl(file), 1):
-            try:
-                examples += Chain.from_json(record).examples
-            except _NOT_CHAINS as error:
-                raise InputError(
-                    f"{file}:{number}: not a chain of texts with pairs as written by the stage synthesis: {error!r}"
-                ) from error
+        for chain in chains_of(file):
+            examples += chain.examples
             if limit is not None and len(examples) >= limit:
-                return Output(examples[:limit], _statistics(files))
+                return Output(examples[:limit], counts_of(files))
     if not examples:
         raise InputError(f"{', '.join(map(str, paths))}: contains no texts")
-    return Output(examples, _statistics(files))
+    return Output(examples, counts_of(files))
+
+
+def chains_of(file: Path) -> Iterator[Chain]:
+    """The chains in a shard.
+
+    Raises:
+        InputError: a line is no chain.
+    """
+    for number, record in enumerate(read_jsonl(file), 1):
+        try:
+            yield Chain.from_json(record)
+        except _NOT_CHAINS as error:
+            raise InputError(
+                f"{file}:{number}: not a chain of texts with pairs as written by the stage synthesis: {error!r}"
+            ) from error
 
 
 def _files(path: Path) -> list[Path]:
@@ -64,7 +74,8 @@ def _files(path: Path) -> list[Path]:
     return shards
 
 
-def _statistics(files: list[Path]) -> Statistics | None:
+def counts_of(files: Sequence[Path]) -> Statistics | None:
+    """The counts in the markers of shards; None if one has no marker."""
     markers = [file.with_name(f"{file.name.split('.', 1)[0]}.done.json") for file in files]
     if not all(marker.exists() for marker in markers):
         return None

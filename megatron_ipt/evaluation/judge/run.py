@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.evaluation.judge import measures
-from megatron_ipt.evaluation.judge.gold import against_gold, read_gold
-from megatron_ipt.evaluation.judge.read import read_output
+from megatron_ipt.evaluation.judge.gold import GoldText, against_gold, read_gold
+from megatron_ipt.evaluation.judge.read import Output, read_output
 from megatron_ipt.evaluation.judge.relevance import relevance
 
 
@@ -39,18 +39,30 @@ def judge(
     """
     gold_texts = read_gold(gold) if gold else []
     output = read_output(paths, limit)
+    return measure(output, gold_texts, retrieval_texts, minimum_f1, seed, _counter(tokenizer) if tokenizer else None)
+
+
+def measure(
+    output: Output,
+    gold: Sequence[GoldText],
+    retrieval_texts: int,
+    minimum_f1: float,
+    seed: int,
+    count_tokens: Callable[[str], int] | None = None,
+) -> dict[str, Any]:
+    """The metrics of pairs that are read already; see :func:`judge`."""
     examples = output.examples
     result = {
         "amounts": measures.amounts(examples),
         "parsing": measures.parsing(output.statistics),
-        "lengths": measures.lengths(examples, _counter(tokenizer) if tokenizer else None),
+        "lengths": measures.lengths(examples, count_tokens),
         "grounding": measures.grounding(examples),
         "relevance": relevance(examples, retrieval_texts, seed),
         "repetition": measures.repetition(examples),
         "diversity": measures.diversity(examples),
     }
     if gold:
-        result["gold"] = against_gold(examples, gold_texts, minimum_f1)
+        result["gold"] = against_gold(examples, gold, minimum_f1)
     return result
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("amounts", "texts", "texts", "count"),
@@ -33,6 +34,8 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("repetition", "repeated_in_text", "questions repeated in a text", "percent"),
     ("diversity", "categories", "categories", "variety"),
     ("diversity", "openings", "question openings", "variety"),
+    ("diversity", "tasks", "tasks of the prompt", "variety"),
+    ("diversity", "styles", "prompt styles", "variety"),
     ("gold", "matched_texts", "texts with gold pairs", "count"),
     ("gold", "gold_questions", "gold questions", "count"),
     ("gold", "matched", "matched pairs", "count"),
@@ -60,18 +63,37 @@ _HEADINGS = {
 }
 
 
-def render(result: dict[str, Any]) -> str:
+class Figure(NamedTuple):
+    """One metric: heading of its group, label and value."""
+
+    group: str
+    label: str
+    value: str
+
+
+def figures_of(result: Mapping[str, Any]) -> list[Figure]:
+    """The available metrics, in order."""
+    figures = []
+    for name, key, label, form in _ROWS:
+        value = result.get(name, {}).get(key)
+        if value is not None and not _is_empty(value, form):
+            figures.append(Figure(_HEADINGS[name], label, _text(value, form)))
+    return figures
+
+
+def _is_empty(value: Any, form: str) -> bool:
+    return (form == "spread" and value["mean"] is None) or (form == "variety" and not value["distinct"])
+
+
+def render(result: Mapping[str, Any]) -> str:
     """The available metrics, one per line, with a heading per group."""
     lines: list[str] = []
     group = ""
-    for name, key, label, form in _ROWS:
-        value = result.get(name, {}).get(key)
-        if value is None or (form == "spread" and value["mean"] is None):
-            continue
-        if name != group:
-            lines += ([""] if lines else []) + [_HEADINGS[name]]
-            group = name
-        lines.append(f"  {label:<32}{_text(value, form)}")
+    for figure in figures_of(result):
+        if figure.group != group:
+            lines += ([""] if lines else []) + [figure.group]
+            group = figure.group
+        lines.append(f"  {figure.label:<32}{figure.value}")
     return "\n".join(lines)
 
 

@@ -148,6 +148,11 @@ class OpenAIEngine(Engine):
 
         return await self._until_answered(request.chain, request.prompt, fields, ask)
 
+    def continues(self, request: Request) -> bool:
+        schema = request.sampling.json_schema
+        constrained = schema is not None and self._own.json_schema and self._profile.json_schema is not None
+        return self._profile.prompt_ids and bool(self._profile.answer_ids) and not constrained
+
     async def score(self, request: ScoreRequest) -> Score:
         if not self._profile.scores:
             able = ", ".join(name for name, profile in PROFILES.items() if profile.scores)

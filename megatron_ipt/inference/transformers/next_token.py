@@ -9,8 +9,10 @@ Rows may therefore be batched in any way and give the same answer up to rounding
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from megatron_ipt.inference.engine import Completion, Request
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.tokenizer import PromptTokenizer
 
@@ -98,3 +100,47 @@ class StopStrings:
         texts = [self._tokenizer.decode(row) for row in input_ids[:, start:].tolist()]
         done = [any(stop in text for stop in self._stop) for text in texts]
         return self._torch.tensor(done, device=input_ids.device)
+
+
+class LongEnough:
+    """A stopping criterion: rows whose request has enough of its answer are done.
+
+    Rows are looked at when their request's ``check_tokens`` divide the tokens generated so far, a number that does not
+    depend on what else is in the batch.
+
+    Args:
+        torch: the module.
+        requests: one per row.
+        tokenizer: of the model.
+        prompt: tokens before the answer.
+
+    Attributes:
+        asked: whether any request wants to be asked.
+    """
+
+    def __init__(self, torch: Any, requests: Sequence[Request], tokenizer: PromptTokenizer, prompt: int):
+        self._torch = torch
+        self._requests = requests
+        self._tokenizer = tokenizer
+        self._prompt = prompt
+        self._stopped = [False] * len(requests)
+        self.asked = any(request.enough is not None for request in requests)
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """Which rows of ids [rows, tokens so far] are done: booleans [rows]."""
+        generated = input_ids.shape[1] - self._prompt
+        for row, request in enumerate(self._requests):
+            if request.enough is None or self._stopped[row] or generated % request.check_tokens:
+                continue
+            ids = input_ids[row, self._prompt :].tolist()
+            # An answer that has ended is padded with EOS.
+            if self._tokenizer.eos_id not in ids:
+                self._stopped[row] = request.enough(self._tokenizer.decode(ids))
+        return self._torch.tensor(self._stopped, device=input_ids.device)
+
+    def judged(self, row: int, completion: Completion) -> Completion:
+        """The completion of a row, finished where its request has enough of it."""
+        enough = self._requests[row].enough
+        if self._stopped[row] or (enough is not None and not completion.finished and enough(completion.text)):
+            return replace(completion, finished=True, enough=True)
+        return completion

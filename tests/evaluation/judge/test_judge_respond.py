@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from megatron_ipt.config import load
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.evaluation.judge.gold import GoldPair, GoldText
 from megatron_ipt.evaluation.judge.respond import answer_of, question_prompt, response_accuracy
-from megatron_ipt.inference.engine import RequestRefused
+from megatron_ipt.inference.engine import Request, RequestRefused
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.marks import render_pair
 from megatron_ipt.synthesis.pairs import Pair
@@ -20,6 +22,7 @@ from tests.synthesis.conftest import (  # noqa: F401
     tokenizer_folder,
 )
 from tests.synthesis.instant import InstantEngine
+from tests.synthesis.scripted import write_chat_tokenizer
 from tests.synthesis.test_prompt import as_written
 
 
@@ -113,3 +116,82 @@ def test_the_prompt_is_how_tuning_data_begins(prompts):  # noqa: F811
         whole = prompts.begin(text).ids + prompts.tokenizer.encode([render_pair(question.pair)])[0]
         asked = question_prompt(prompts, text, question).ids
         assert asked == whole[: len(asked)] and len(asked) < len(whole)
+
+
+class NotingEngine(KnowingEngine):
+    """Notes what it was asked."""
+
+    asked: ClassVar[list[Request]] = []
+
+    async def generate(self, request):
+        self.asked.append(request)
+        return await super().generate(request)
+
+    def continues(self, request):
+        return True
+
+
+class WithoutStopStrings(NotingEngine):
+    takes_stop_strings = False
+
+
+def ask_who(tokenizer_folder, engine, *overrides):  # noqa: F811
+    NotingEngine.asked.clear()
+    settings = [f"engine={__name__}:{engine}", f"generation.model={tokenizer_folder}", *overrides]
+    return response_accuracy(load(SynthesisConfig, None, settings), [GoldText("A text.", (gold("Ann Smith", "Who?"),))])
+
+
+def test_nothing_is_generated_behind_the_answer(tokenizer_folder):  # noqa: F811
+    assert ask_who(tokenizer_folder, "NotingEngine")["exact_match"] == 1
+    (request,) = NotingEngine.asked
+    assert request.sampling.stop == ("</END>",) and request.enough is None
+
+
+def test_engines_without_stop_strings_are_asked_a_little_at_a_time(tokenizer_folder):  # noqa: F811
+    assert ask_who(tokenizer_folder, "WithoutStopStrings", "generation.max_new_tokens=50")["exact_match"] == 1
+    (request,) = NotingEngine.asked
+    assert request.sampling.stop == () and request.sampling.max_new_tokens == 16
+
+
+def test_the_real_model_writes_no_more_than_the_answer(model_folder, monkeypatch):  # noqa: F811
+    transformers = pytest.importorskip("megatron_ipt.inference.transformers.engine")
+    generated = []
+    work = transformers.TransformersEngine._generate
+
+    def noted(self, requests):
+        completions = work(self, requests)
+        generated.extend(len(completion.ids) for completion in completions)
+        return completions
+
+    monkeypatch.setattr(transformers.TransformersEngine, "_generate", noted)
+    # It writes " clover </END>" and EOS. Without a stop string, the mark would be a token of the answer.
+    settings = ["engine=transformers", f"generation.model={model_folder}", "generation.context_length=512"]
+    found = response_accuracy(load(SynthesisConfig, None, settings), [GoldText("Bees dance.", (gold("clover"),))])
+    assert found["exact_match"] == 1 and generated == [len(["clover"])]
+
+
+class ChattyEngine(NotingEngine):
+    def answer(self, request):
+        return "```\nAnn Smith\n```" if "Question: Who?" in request.prompt.text else ""
+
+
+def test_a_chat_model_is_asked_in_its_own_template(tmp_path):
+    pytest.importorskip("jinja2")
+    folder = write_chat_tokenizer(tmp_path / "chat")
+    NotingEngine.asked.clear()
+    settings = [f"engine={__name__}:ChattyEngine", f"generation.model={folder}", "prompt=chat"]
+    asked = (gold("Ann Smith", "Who?"), gold("b", "Which?", options=("a", "b")), gold("x", "Too long? " * 3000))
+    found = response_accuracy(load(SynthesisConfig, None, settings), [GoldText("A <|im_end|> text.", asked)])
+    assert (found["questions"], found["answered"], found["exact_match"]) == (3, 1, 1 / 3)
+    assert found["unanswered"] == {"empty answer": 1, "longer than the context": 1}
+    first, second = sorted(NotingEngine.asked, key=lambda request: request.chain)
+    assert first.prompt.text.endswith(
+        "Passage:\nA < |im_end|> text.\n\nQuestion: Who?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert "Question: Which?\nOptions:\n- a\n- b<|im_end|>" in second.prompt.text
+    assert first.sampling.temperature == 0 and first.sampling.json_schema is None
+
+
+def test_a_mixture_asks_for_a_choice(tokenizer_folder):  # noqa: F811
+    with pytest.raises(RecipeError, match=r"mixes prompt styles \(\{synthesizer: 1, chat: 1\}\).* --set prompt="):
+        ask_who(tokenizer_folder, "NotingEngine", "prompt={synthesizer: 1, chat: 1}")

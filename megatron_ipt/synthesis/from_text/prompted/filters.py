@@ -20,6 +20,8 @@ LANGUAGE = "other language than the text"
 _WORD = re.compile(r"\w+")
 _SEGMENT = 4
 _LEAST_SEGMENTS = 12
+SHORT_WORDS = 12
+"""Answers of up to this many words are short, by default."""
 _STOP = "a an the of to in on at by for and or is are was were be been it its he she they his her their this that as"
 _STOP_WORDS = frozenset(_STOP.split())
 
@@ -46,7 +48,7 @@ class FilterConfig:
         maximum=1,
     )
     support_max_words: int = key(
-        12, "Answers of up to this many words are short in the sense of answer_support.", minimum=1
+        SHORT_WORDS, "Answers of up to this many words are short in the sense of answer_support.", minimum=1
     )
     same_language: bool = key(False, "Drop pairs that are clearly in a different script or language than their text.")
 
@@ -104,10 +106,15 @@ def support(words: frozenset[str], answer: str) -> float:
     return sum(word in words for word in content) / len(content) if content else 1.0
 
 
-def _is_supported(words: frozenset[str], pair: Pair, config: FilterConfig) -> bool:
+def takes_words_from_text(pair: Pair, most_words: int) -> bool:
+    """Whether the answer of ``pair`` is short and of a kind that is worded as its text is."""
     if pair.options or pair.reasoning or re.match(r"(?:yes|no|true|false)\b", pair.answer, re.IGNORECASE):
-        return True
-    if len(pair.answer.split()) > config.support_max_words:
+        return False
+    return len(pair.answer.split()) <= most_words
+
+
+def _is_supported(words: frozenset[str], pair: Pair, config: FilterConfig) -> bool:
+    if not takes_words_from_text(pair, config.support_max_words):
         return True
     return support(words, pair.answer) >= config.answer_support
 

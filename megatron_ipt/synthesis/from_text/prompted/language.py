@@ -22,6 +22,7 @@ _FUNCTION_WORDS = {
     "sv": "och att det som en på är av för med den till ett om har de inte var från vid kan eller också",
 }
 _WORDS = {name: frozenset(words.split()) for name, words in _FUNCTION_WORDS.items()}
+_COMPARED_CHARACTERS = 1000
 _LEAST_LETTERS = 8
 _LEAST_HITS = 3
 _WORD = re.compile(r"[^\W\d_]+")
@@ -44,6 +45,21 @@ def guess_language(text: str) -> str | None:
     hits = {name: sum(words[word] for word in known) for name, known in _WORDS.items()}
     (first, most), (_, next_most) = Counter(hits).most_common(2)
     return first if most >= _LEAST_HITS and most >= 1.5 * next_most else None
+
+
+def in_another_language(text: str, other: str) -> bool | None:
+    """Whether ``other`` is in another language than ``text``, by their beginnings; None where that is unclear."""
+    text, other = text[:_COMPARED_CHARACTERS], other[:_COMPARED_CHARACTERS]
+    # The names of characters are slow to look up, and most text needs none.
+    scripts = ["LATIN" if each.isascii() else dominant_script(each) for each in (text, other)]
+    if None in scripts:
+        return None
+    if scripts[0] != scripts[1]:
+        return True
+    if scripts[0] != "LATIN":
+        return False
+    languages = guess_language(text), guess_language(other)
+    return None if None in languages else languages[0] != languages[1]
 
 
 def same_language(text: str, other: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ import orjson
 from megatron_ipt.errors import StorageError
 from megatron_ipt.inference.engine import Engine
 from megatron_ipt.progress import Progress
-from megatron_ipt.synthesis.from_text.prompted.health import Answer, Health
+from megatron_ipt.synthesis.from_text.prompted.health import Answer, Finding, Health
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome
 from megatron_ipt.synthesis.spending.outlook import Outlook
 
@@ -84,7 +85,10 @@ class Monitor:
 
     def answered(self, answer: Answer) -> None:
         """Logs what the answers so far say about the model."""
-        for finding in self.health.add(answer):
+        self._warn(self.health.add(answer))
+
+    def _warn(self, findings: Iterable[Finding]) -> None:
+        for finding in findings:
             logger.warning("synthesis: %s", finding.message)
 
     def finished(self, outcome: Outcome) -> None:
@@ -152,6 +156,7 @@ class Monitor:
             if error is None:
                 self._seconds = 0.0
                 self.tick()
+                self._warn(self.health.at_end())
         finally:
             self._bar.__exit__()
             try:

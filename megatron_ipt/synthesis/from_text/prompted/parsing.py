@@ -18,7 +18,7 @@ from megatron_ipt.synthesis.from_text.prompted.marks import (
     OPTIONS_OPEN,
     QUESTION,
 )
-from megatron_ipt.synthesis.from_text.prompted.style import Drop
+from megatron_ipt.synthesis.from_text.prompted.style import REPEATED, Drop
 from megatron_ipt.synthesis.pairs import Pair
 
 _REASONING_REQUEST = re.compile(r"\s*\bLet['’]s think step by step[.:]?\s*$", re.IGNORECASE)
@@ -34,10 +34,10 @@ OUTSIDE = "text outside a pair"
 MALFORMED = "marks out of order"
 NO_QUESTION = "empty question"
 NO_ANSWER = "empty answer"
-REPEATED = "question repeated"
 COPIED = "copied from the example in the prompt"
 NOT_AN_OPTION = "answer not among the options"
 BAD_OPTIONS = "fewer than two options"
+NOTHING_FOUND = "no question with an answer in the output"
 
 
 def parse_answer(text: str, finished: bool = True) -> tuple[list[Pair], list[Drop]]:

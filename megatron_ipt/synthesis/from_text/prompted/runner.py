@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.errors import StageError, UserError
-from megatron_ipt.inference.engine import Engine
+from megatron_ipt.errors import RecipeError, StageError, UserError
+from megatron_ipt.inference.engine import Engine, Prompt, Request
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.health import Answer, no_pairs
+from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture
 from megatron_ipt.synthesis.from_text.prompted.monitor import Monitor
 from megatron_ipt.synthesis.from_text.prompted.shard import ShardJob, ShardTask
-from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
+from megatron_ipt.synthesis.from_text.prompted.styles import described
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain, Synthesizer
 from megatron_ipt.synthesis.statistics import REFUSED_TEXTS
 
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
 _SYNC_SECONDS = 1.0
+_CHECK_TOKENS = 32
 _LEAST_TEXTS = 100
 """Number of texts from which the fraction of refused ones is meaningful."""
 
@@ -51,7 +53,7 @@ class Runner:
         config: section ``synthesis``.
         seed: seed of the recipe.
         directory: folder of the stage.
-        prompts: prompt style, with the engine's tokenizer.
+        prompts: the prompt styles, with the engine's tokenizer.
         engine: the engine, not yet entered.
         identity: gives the identity of a shard, for its journal.
     """
@@ -61,7 +63,7 @@ class Runner:
         config: SynthesisConfig,
         seed: int,
         directory: Path,
-        prompts: PromptStyle,
+        prompts: StyleMixture,
         engine: Engine,
         identity: Callable[[ShardTask], int],
     ):
@@ -70,8 +72,7 @@ class Runner:
         self._prompts = prompts
         self._engine = engine
         self._identity = identity
-        sampling = Sampling.of(config.generation)
-        self._synthesizer = Synthesizer(engine, prompts, sampling, config.filters, seed)
+        self._synthesizer = Synthesizer(engine, config.filters, seed, prompts.mixed, check_tokens(config, engine))
         self._window = config.generation.window or engine.window
         self._open: set[ShardJob] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -166,7 +167,7 @@ class Runner:
         self._monitor.answered(answer)
         health = self._monitor.health
         if health.unusable:
-            raise no_pairs(health.answers, health.dropped, health.samples, self._config.prompt, "")
+            raise no_pairs(health.answers, health.dropped, health.samples, described(self._config.prompt), "")
 
     def _finish_if_complete(self, job: ShardJob) -> None:
         if job.complete and job in self._open:
@@ -232,6 +233,23 @@ def too_many_refused(counts: Mapping[str, int], limit: float) -> bool:
     is no pattern; with a limit of 0, whether it refused any."""
     refused, texts = counts.get(REFUSED_TEXTS, 0), counts.get("texts", 0)
     return refused > (max(1, limit * texts) if limit else 0)
+
+
+def check_tokens(config: SynthesisConfig, engine: Engine) -> int:
+    """After how many tokens each answer is checked for repeated pairs; 0 for never.
+
+    Raises:
+        RecipeError: the recipe asks for it, and the engine cannot.
+    """
+    asked = config.generation.repeat_check_tokens
+    if asked is None:
+        return _CHECK_TOKENS if engine.checks_answers else 0
+    if asked and not engine.checks_answers and not engine.continues(Request(Prompt([], ""), Sampling(1))):
+        raise RecipeError(
+            "synthesis.generation.repeat_check_tokens: this engine or server cannot continue an answer from its token "
+            "ids; remove the key, or set it to 0"
+        )
+    return asked
 
 
 def check_refused(counts: Mapping[str, int], limit: float) -> None:

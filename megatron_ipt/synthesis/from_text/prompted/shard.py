@@ -26,10 +26,10 @@ from megatron_ipt.locks import locked
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.from_text.chaining import chain_up
-from megatron_ipt.synthesis.from_text.passages import divide_by_tokens
 from megatron_ipt.synthesis.from_text.prompted.journal import Journal
-from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
+from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome, PlannedChain
+from megatron_ipt.synthesis.pairs import Chain
 from megatron_ipt.synthesis.statistics import REFUSED_TEXTS, REPEATED_TEXTS, Statistics
 
 REJECTS_FOLDER = "rejects"
@@ -127,6 +127,7 @@ class ShardJob:
         self.directory = directory
         self.planned: int | None = None
         self._closed = False
+        self._wordings: frozenset[str] = frozenset()
         self._lock = task.locked(directory)
         self._lock.__enter__()
         try:
@@ -141,33 +142,31 @@ class ShardJob:
             raise
 
     def plan(
-        self, prompts: PromptStyle, chain_length: int, characters: int
+        self, prompts: StyleMixture, chain_length: int, characters: int
     ) -> Iterator[tuple[list[PlannedChain], int]]:
         """Batches of chains that are not in the journal yet, each with the number of documents skipped since the last.
 
         Args:
-            prompts: renders the texts and counts tokens.
+            prompts: the prompt styles, which render the texts and count tokens.
             chain_length: texts per chain.
             characters: maximum characters of a text.
         """
 
-        def divide(text: str) -> list[str]:
-            return divide_by_tokens(text, prompts.text_limit, prompts.count)
-
+        self._wordings = prompts.wordings
         documents = (Document.from_json(record) for record in read_jsonl(self.task.source))
-        batch: list[PlannedChain] = []
+        batch: list[tuple[int, Chain]] = []
         texts = skipped = index = 0
-        for index, chain in enumerate(chain_up(documents, chain_length, characters, divide), 1):
+        for index, chain in enumerate(chain_up(documents, chain_length, characters, prompts.divide), 1):
             if index - 1 in self.journal:
                 skipped += sum("#" not in example.id for example in chain.examples)
                 continue
-            batch.append(PlannedChain(index - 1, chain, []))
+            batch.append((index - 1, chain))
             texts += len(chain.examples)
             if texts >= _BATCH_TEXTS:
-                yield _with_prompts(batch, prompts), skipped
+                yield _planned(batch, prompts), skipped
                 batch, texts, skipped = [], 0, 0
         self.planned = index
-        yield _with_prompts(batch, prompts), skipped
+        yield _planned(batch, prompts), skipped
 
     @property
     def complete(self) -> bool:
@@ -198,8 +197,9 @@ class ShardJob:
                     writer.write(chain.to_json())
                     statistics.add_chain(chain)
                     for example in chain.examples:
-                        if example.pairs:
-                            digest = xxhash.xxh3_64_intdigest(orjson.dumps([pair.question for pair in example.pairs]))
+                        own = [pair.question for pair in example.pairs if pair.question not in self._wordings]
+                        if own:
+                            digest = xxhash.xxh3_64_intdigest(orjson.dumps(own))
                             # Not counted as 0: see Synthesizer.
                             if digest in seen:
                                 statistics.counts[REPEATED_TEXTS] += 1
@@ -224,8 +224,6 @@ class ShardJob:
             self._lock.__exit__(None, None, None)
 
 
-def _with_prompts(batch: list[PlannedChain], prompts: PromptStyle) -> list[PlannedChain]:
-    encoded = iter(prompts.ask([example for planned in batch for example in planned.chain.examples]))
-    for planned in batch:
-        planned.prompts = [next(encoded) for _ in planned.chain.examples]
-    return batch
+def _planned(batch: list[tuple[int, Chain]], prompts: StyleMixture) -> list[PlannedChain]:
+    asked = prompts.ask([chain for _, chain in batch])
+    return [PlannedChain(index, chain, by, texts) for (index, chain), (by, texts) in zip(batch, asked)]

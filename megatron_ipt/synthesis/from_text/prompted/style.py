@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megatron_ipt.inference.config import GenerationConfig
@@ -17,6 +17,12 @@ from megatron_ipt.inference.engine import Completion, Prompt
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.pairs import Example, Pair
+
+REPEATED = "question repeated"
+"""Reason of a drop: the answer asked this before."""
+
+_LOOP = 2
+"""Repeated pairs that make a loop. One alone can be a slip, after which a model that is sampled goes on."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,13 @@ class PromptStyle(ABC):
     Attributes:
         name: in reports and errors.
         text_limit: most tokens of a text, as :meth:`count` counts them, that fits a prompt alone.
+        wordings: instructions that the style, not the model, puts into pairs, as in a task whose answer is the response
+            to a fixed instruction. That many texts share them says nothing about the model.
     """
 
     name: str
     text_limit: int
+    wordings: frozenset[str] = frozenset()
 
     def __init__(self, tokenizer: PromptTokenizer, context_length: int, max_new_tokens: int):
         self.tokenizer = tokenizer
@@ -127,6 +136,28 @@ class PromptStyle(ABC):
     @abstractmethod
     def repeated(self, completion: Completion) -> tuple[list[int], str]:
         """Ids and text of the part of an answer that the next prompt of its chain repeats; called when it has pairs."""
+
+    def repeats(self, answer: str, text: TextPrompt) -> bool:
+        """Whether an answer that is still being generated repeats its own pairs, so that more of it is of no use.
+
+        By default, whether :meth:`parse` drops two or more pairs of it as :data:`REPEATED`.
+        """
+        _, drops = self.parse(answer, False, text)
+        return sum(drop.reason == REPEATED for drop in drops) >= _LOOP
+
+    def without_repeats(self, completion: Completion, text: TextPrompt) -> Completion:
+        """The shortest beginning of an answer that :meth:`repeats` itself which has the same pairs."""
+        pairs, _ = self.parse(completion.text, False, text)
+        low, high = 0, len(completion.ids)
+        while low < high:
+            middle = (low + high) // 2
+            found, _ = self.parse(self.tokenizer.decode(completion.ids[:middle]), False, text)
+            if len(found) >= len(pairs):
+                high = middle
+            else:
+                low = middle + 1
+        ids = completion.ids[:low]
+        return replace(completion, ids=ids, text=self.tokenizer.decode(ids))
 
     def sampling(self, defaults: Sampling, text: TextPrompt | None = None) -> Sampling:
         """How to decode the answer about ``text``, from the recipe's settings: for example with a stop string of the

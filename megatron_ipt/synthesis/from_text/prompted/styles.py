@@ -53,6 +53,20 @@ FILE_OF = "chat"
 """The style that reads a user's YAML file."""
 
 
+def shares_of(prompt: str | Mapping[str, float]) -> dict[str, float]:
+    """Names and shares of the styles in a value of ``synthesis.prompt``, without those whose share is 0."""
+    if isinstance(prompt, str):
+        return {prompt: 1.0}
+    return {name: share for name, share in prompt.items() if share > 0}
+
+
+def described(prompt: str | Mapping[str, float]) -> str:
+    """A value of ``synthesis.prompt`` for messages: ``chat``, or ``{synthesizer: 0.5, chat: 0.5}``."""
+    if isinstance(prompt, str):
+        return prompt
+    return "{" + ", ".join(f"{name}: {share:g}" for name, share in prompt.items()) + "}"
+
+
 def style_file(name: str) -> Path | None:
     """The YAML file of prompts that ``name`` is, if it is one."""
     return Path(name).expanduser() if name.endswith((".yaml", ".yml")) else None
@@ -74,6 +88,12 @@ def makes_chats(name: str) -> bool:
     """Whether style ``name`` makes chats; a custom one may."""
     name = FILE_OF if style_file(name) else name
     return name not in STYLES or STYLES[name].chats
+
+
+def recommended_by_all(prompt: str | Mapping[str, float]) -> dict[str, float]:
+    """What all styles of a value of ``synthesis.prompt`` recommend alike."""
+    each = [recommended(name).items() for name in shares_of(prompt)]
+    return dict(set.intersection(*map(set, each))) if each else {}
 
 
 def load_style(name: str, key: str = "synthesis.prompt") -> type[PromptStyle]:

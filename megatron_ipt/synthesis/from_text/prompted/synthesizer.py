@@ -11,23 +11,25 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import orjson
 
 from megatron_ipt.inference.engine import Completion, Engine, Prompt, Request, RequestRefused
-from megatron_ipt.inference.sampling import Sampling
+from megatron_ipt.inference.segments import generate_until_enough
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.from_text.categories import classify
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig, filter_pairs
-from megatron_ipt.synthesis.from_text.prompted.health import REFUSED, Answer, copied
-from megatron_ipt.synthesis.from_text.prompted.style import Drop, PromptStyle, TextPrompt
+from megatron_ipt.synthesis.from_text.prompted.health import EMPTY, REFUSED, Answer, judged
+from megatron_ipt.synthesis.from_text.prompted.mixture import StyleShare
+from megatron_ipt.synthesis.from_text.prompted.parsing import CUT_OFF
+from megatron_ipt.synthesis.from_text.prompted.style import Drop, TextPrompt
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
-from megatron_ipt.synthesis.statistics import ANSWERS_CUT_OFF, ANSWERS_FROM_PROMPT, REFUSED_TEXTS
+from megatron_ipt.synthesis.statistics import ANSWERS_IN_LOOPS, REFUSED_TEXTS
 
 TOO_LONG = "text longer than the context"
 BLANK = "text without words"
-EMPTY = "empty answer of the engine"
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Control characters besides tab and newline: no part of a pair, and trouble in files and terminals."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -40,11 +42,13 @@ class PlannedChain:
     Attributes:
         index: its number in the shard.
         chain: its texts.
+        by: the style in which it is asked.
         prompts: what to append to a prompt to ask about each text.
     """
 
     index: int
     chain: Chain
+    by: StyleShare
     prompts: list[TextPrompt]
 
 
@@ -80,18 +84,20 @@ class Synthesizer:
 
     Args:
         engine: that generates, entered before the first chain.
-        prompts: asks about texts and parses answers.
-        sampling: the recipe's, from which the prompt style makes its own.
         filters: which pairs are kept.
         seed: of the recipe.
+        name_styles: whether pairs record the name of their prompt style.
+        check_tokens: every answer is checked for repeated pairs after this many tokens; 0 for never.
     """
 
-    def __init__(self, engine: Engine, prompts: PromptStyle, sampling: Sampling, filters: FilterConfig, seed: int):
+    def __init__(
+        self, engine: Engine, filters: FilterConfig, seed: int, name_styles: bool = False, check_tokens: int = 0
+    ):
         self._engine = engine
-        self._prompts = prompts
-        self._sampling = sampling
         self._filters = filters
         self._seed = seed
+        self._name_styles = name_styles
+        self._check_tokens = check_tokens
 
     async def synthesize(self, planned: PlannedChain, number: int, watch: Callable[[Answer], None]) -> Outcome:
         """Asks for the pairs of every text.
@@ -105,22 +111,26 @@ class Synthesizer:
             EngineError: the engine cannot continue.
         """
         outcome = Outcome()
+        by, style = planned.by, planned.by.style
         documents: list[list[Example]] = []
         earlier: tuple[Prompt, list[int], str] | None = None
         for example, text in zip(planned.chain.examples, planned.prompts):
-            prompt = self._prompts.begin(text)
+            prompt = style.begin(text)
             if earlier is not None:
-                longer = self._prompts.follow(*earlier, text)
-                if self._prompts.fits(longer):
+                longer = style.follow(*earlier, text)
+                if style.fits(longer):
                     prompt = longer
                 else:
                     outcome.counts["chains_cut_for_length"] += 1
                     earlier = None
-            completion = await self._ask(example, text, prompt, number, outcome)
+            completion = await self._ask(by, example, text, prompt, number, outcome)
             dropped_before = len(outcome.drops)
-            pairs = self._pairs(example, text, completion, outcome) if completion is not None else []
+            pairs = self._pairs(by, example, text, completion, outcome) if completion is not None else []
             if completion is not None:
-                watch(self._judged(prompt, completion, len(pairs), outcome, dropped_before))
+                dropped = [drop.reason for _, drop in outcome.drops[dropped_before:]]
+                answer = judged(example.text, prompt.text, completion, pairs, dropped, style.wordings, text.task)
+                outcome.counts.update(answer.counts())
+                watch(answer)
             example = replace(example, pairs=pairs)
             if not pairs:
                 outcome.counts["chains_cut_for_lack_of_pairs"] += earlier is not None
@@ -131,35 +141,26 @@ class Synthesizer:
             if earlier is None:
                 documents.append([])
             documents[-1].append(example)
-            earlier = (prompt, *self._prompts.repeated(completion))
+            earlier = (prompt, *style.repeated(completion))
         outcome.chains = [replace(planned.chain, id=examples[0].id, examples=examples) for examples in documents]
         return outcome
 
-    def _judged(
-        self, prompt: Prompt, completion: Completion, pairs: int, outcome: Outcome, dropped_before: int
-    ) -> Answer:
-        from_prompt = copied(completion.text, prompt.text)
-        # Not counted as 0: the counts of a good model list no defects.
-        if from_prompt:
-            outcome.counts[ANSWERS_FROM_PROMPT] += 1
-        if not completion.finished:
-            outcome.counts[ANSWERS_CUT_OFF] += 1
-        dropped = tuple(drop.reason for _, drop in outcome.drops[dropped_before:])
-        return Answer(completion.text, completion.finished, from_prompt, pairs, dropped)
-
     async def _ask(
-        self, example: Example, text: TextPrompt, prompt: Prompt, number: int, outcome: Outcome
+        self, by: StyleShare, example: Example, text: TextPrompt, prompt: Prompt, number: int, outcome: Outcome
     ) -> Completion | None:
         if not example.text.strip():
             outcome.drops.append((example.id, Drop(BLANK, "")))
             return None
-        if not self._prompts.fits(prompt):
+        if not by.style.fits(prompt):
             outcome.drops.append((example.id, Drop(TOO_LONG, example.text)))
             return None
         seed = derive(self._seed, "generation", example.id) % (1 << 31)
-        request = Request(prompt, self._prompts.sampling(self._sampling, text), number, seed)
+        request = Request(prompt, by.style.sampling(by.sampling, text), number, seed)
+        if self._check_tokens:
+            repeats = partial(by.style.repeats, text=text)
+            request = replace(request, enough=repeats, check_tokens=self._check_tokens)
         try:
-            completion = await self._engine.generate(request)
+            completion = await generate_until_enough(self._engine, request)
         except RequestRefused as refusal:
             outcome.counts[REFUSED_TEXTS] += 1
             outcome.drops.append((example.id, Drop(REFUSED, _visible(str(refusal)))))
@@ -169,15 +170,24 @@ class Synthesizer:
         # As the engine counted them: the ids of a chat that a server renders only stand for its length.
         outcome.counts["prompt_tokens"] += completion.prompt_tokens
         outcome.counts["generated_tokens"] += len(completion.ids) if generated is None else generated
+        if completion.enough:
+            outcome.counts[ANSWERS_IN_LOOPS] += 1
+            return by.style.without_repeats(completion, text)
         return completion
 
-    def _pairs(self, example: Example, text: TextPrompt, completion: Completion, outcome: Outcome) -> list[Pair]:
-        pairs, drops = self._prompts.parse(_visible(completion.text), completion.finished, text)
+    def _pairs(
+        self, by: StyleShare, example: Example, text: TextPrompt, completion: Completion, outcome: Outcome
+    ) -> list[Pair]:
+        pairs, drops = by.style.parse(_visible(completion.text), completion.finished and not completion.enough, text)
+        if completion.enough:
+            # It was cut behind its last new pair, not by the token limit.
+            drops = [drop for drop in drops if drop.reason != CUT_OFF]
         if not completion.text.strip():
             drops.append(Drop(EMPTY, ""))
         kept, filtered = filter_pairs(example.text, pairs, self._filters)
         outcome.drops += [(example.id, drop) for drop in (*drops, *filtered)]
-        return [pair._replace(category=classify(pair), task=text.task) for pair in kept]
+        style = by.name if self._name_styles else ""
+        return [pair._replace(category=classify(pair), task=text.task, style=style) for pair in kept]
 
 
 def _visible(text: str) -> str:

@@ -17,13 +17,13 @@ from megatron_ipt.synthesis.from_text.prompted.parsing import (
     NO_ANSWER,
     NO_QUESTION,
     NOT_AN_OPTION,
+    NOTHING_FOUND,
     distinct,
 )
 from megatron_ipt.synthesis.from_text.prompted.style import Drop
 from megatron_ipt.synthesis.pairs import Pair
 
 BROKEN_JSON = "broken JSON"
-NOTHING_FOUND = "no question with an answer in the output"
 TOO_MUCH = f"output beyond {MOST_CHARACTERS:,} characters"
 
 _SAMPLE = 500
@@ -42,11 +42,13 @@ _LETTERED = re.compile(r"\(?([A-Ha-h])[.):]\s+(.+)", re.DOTALL)
 _LETTER = re.compile(r"(?:option\s+)?\(?([A-Ha-h])\)?[.):]?", re.IGNORECASE)
 _FENCE = re.compile(r"\A```[\w-]*\n(.*?)\n?```\Z", re.DOTALL)
 _PREAMBLE = re.compile(
-    r"\A(?:(?:sure|certainly|of course|okay|ok)\b[^\n]{0,200}[:!.]|here(?:'s| is| are)\b[^\n]{0,200}:)\s*\n",
+    r"\A(?:(?:sure|certainly|of course|okay|ok)\b[^\n]{0,200}[:!.]|here(?:'s| is| are)\b[^\n]{0,200}:"
+    r"|[^\n]{0,100}\bas follows:)\s*\n",
     re.IGNORECASE,
 )
 _LABEL = re.compile(
-    r"(?:^[ \t>#*_-]*(?:\d{1,3}\s*[.)]\s*)?[*_]*(?P<line>question|answer|options|choices|reasoning|explanation|q|a)"
+    r"(?:^[ \t>#*_-]*(?:\d{1,3}\s*[.)]\s*)?[*_]*"
+    r"(?P<line>question|answer|response|options|choices|reasoning|explanation|q|a)"
     r"|(?<=\s)(?P<inline>(?-i:Question|Answer|Reasoning|Options)))\s*\d{0,3}[*_]*\s*:[*_]*",
     re.IGNORECASE | re.MULTILINE,
 )

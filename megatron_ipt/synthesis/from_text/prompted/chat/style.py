@@ -63,6 +63,7 @@ class ChatStyle(PromptStyle):
         super().__init__(setup.tokenizer, generation.context_length, generation.max_new_tokens)
         self._seed = setup.seed
         self._tasks = tasks or read_tasks(setup.file or BUILT_IN)
+        self.wordings = frozenset(wording for task in self._tasks.tasks for wording in task.questions)
         self._unset = frozenset(name for name in vars(generation) if getattr(generation, name) is None)
         self._sampling: dict[tuple[str, Sampling], Sampling] = {}
         self._rendering = self._rendering_of(setup)

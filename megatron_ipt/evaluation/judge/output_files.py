@@ -1,0 +1,3 @@
+"""Files of the stage ``judge``."""
+
+JUDGED = "judge.json"
