@@ -48,8 +48,8 @@ BUILT_IN = (
 )
 """The stages of the package, in the order of the flow."""
 
-for _stage in BUILT_IN:
-    register(_stage)
+for _before, _stage in zip((None, *BUILT_IN), BUILT_IN):
+    register(_stage, after=_before.name if _before else "")
 
 
 @dataclass

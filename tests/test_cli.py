@@ -51,8 +51,9 @@ def commands_of(overview):
 
 
 def test_help_tells_the_story_in_the_order_of_the_flow():
-    assert commands_of(megatron_ipt("--help").stdout)[:10] == [
-        "run", "corpus", "synthesize", "augment", "tokenize", "tuning-data", "train", "export", "evaluate", "report"
+    assert commands_of(megatron_ipt("--help").stdout)[:11] == [
+        "run", "corpus", "synthesize", "judge-pairs", "augment", "tokenize", "tuning-data", "train", "export",
+        "evaluate", "report",
     ]  # fmt: skip
 
 
