@@ -86,9 +86,8 @@ class Recipe:
         self.output_dir = self.output_dir.replace("${name}", self.name)
         self.tokens = self.tokens.inherit(self.corpus)
         self.evaluation = self.evaluation.inherit(self.corpus)
-        if self.tuning.begins() and self.training.data.seq_length is None:
-            # Rows of tuning data are samples as they are; longer ones would be padding.
-            self.training.data.seq_length = self.tuning.seq_length
+        if self.tuning.begins():
+            self.training.take_rows_of(self.tuning.seq_length)
         check(self)
 
     def problems(self) -> Iterator[tuple[str, str]]:

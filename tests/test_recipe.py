@@ -34,5 +34,6 @@ def test_samples_of_tuning_data_are_as_long_as_its_rows():
     tiny = REPOSITORY / "examples" / "synthesizer_tiny.yaml"
     assert load_recipe(tiny, ["training.model.max_position_embeddings=2048"]).training.seq_length() == 512
     assert load_recipe(tiny, ["training.data.seq_length=256"]).training.seq_length() == 256
+    assert load_recipe(tiny, ["tuning.seq_length=1024"]).training.seq_length() == 512
     # A recipe with a corpus takes the length of the model.
     assert load_recipe(QUICKSTART).training.seq_length() == 256

@@ -315,6 +315,15 @@ class TrainingConfig:
         """Ranks to start on this machine."""
         return self.nproc or self.parallel.least_ranks()
 
+    def take_rows_of(self, tokens: int) -> None:
+        """Makes sequences as long as the longest rows of tuning data, unless the recipe says or the model takes less.
+
+        A row is a sample; what a sequence is longer would be padding.
+        """
+        fits = not self.model.is_readable() or tokens <= self.model.shape().max_position_embeddings
+        if self.data.seq_length is None and fits:
+            self.data.seq_length = tokens
+
     def seq_length(self) -> int:
         """Tokens per sequence."""
         return self.data.seq_length or self.model.shape().max_position_embeddings
