@@ -54,7 +54,7 @@ def test_what_was_kept_is_not_asked_again() -> None:
     )
     assert vars(account({"a", "b"}, ["a", "b"], run, 1)) == {
         "lost": 0, "doubled": 0, "asked_again": 0, "beyond_flight": 0, "kept_asked_again": 0, "most_per_kill": 0,
-        "oldest": 0.0, "requests": 3, "probes": 0,
+        "oldest": None, "requests": 3, "probes": 0,
     }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_asking_twice_without_a_kill_is_never_excused() -> None:
 
     run = run_of("1 asked a", "1 answered a", "1 asked a", "1 answered a", "1 end")
     counts = account({"a"}, ["a"], run, 100)
-    assert (counts.asked_again, counts.beyond_flight, counts.oldest) == (1, 1, 0.0)
+    assert (counts.asked_again, counts.beyond_flight, counts.oldest) == (1, 1, None)
 
 
 def test_lost_and_doubled_documents_and_probes() -> None:
@@ -96,6 +96,7 @@ def test_accounts_add_up_and_keep_the_worst() -> None:
 
     both = Account(lost=1, asked_again=3, most_per_kill=3, oldest=0.5) + Account(lost=2, asked_again=9, most_per_kill=2)
     assert both == Account(lost=3, asked_again=12, most_per_kill=3, oldest=0.5)
+    assert (both + Account(oldest=0.25)).oldest == 0.5
 
 
 def test_phases() -> None:

@@ -102,7 +102,8 @@ def table(results: list[Result]) -> str:
         ("... most after one kill", [result.counts.most_per_kill for result in results]),
         ("... documents in flight", [result.in_flight for result in results]),
         ("... beyond what was in flight", [result.counts.beyond_flight for result in results]),
-        ("... oldest at the kill, s", [f"{result.counts.oldest:.2f}" for result in results]),
+        ("... that were on disk", [on_disk(result) for result in results]),
+        ("... oldest at the kill, s", [age(result.counts.oldest) for result in results]),
         ("output as without kills", [verdict(result) for result in results]),
         ("seconds without kills", [f"{result.undisturbed:.1f}" for result in results]),
         ("seconds, all runs", [f"{result.seconds:.0f}" for result in results]),
@@ -112,8 +113,19 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def on_disk(result: Result) -> str:
+    """Requests for what was finished on disk, where the files of the tool tell."""
+    return str(result.counts.kept_asked_again) if result.tells_kept else "not known"
+
+
+def age(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2f}"
+
+
 def verdict(result: Result) -> str:
     """How the outputs compare with the one of the undisturbed run."""
+    if not result.compared:
+        return "not compared"
     if result.equal == result.runs:
         return "same bytes"
     if result.equal + result.equal_but_order == result.runs:
@@ -124,8 +136,8 @@ def verdict(result: Result) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="kills per tool")
-    parser.add_argument("--documents", type=int, default=400, help="documents of the corpus")
-    parser.add_argument("--unit", type=int, default=100, help="documents per shard or chunk")
+    parser.add_argument("--documents", type=int, default=240, help="documents of the corpus")
+    parser.add_argument("--unit", type=int, default=40, help="documents per shard or chunk")
     parser.add_argument("--window", type=int, default=16, help="requests in flight")
     parser.add_argument("--latency", type=float, default=0.08, help="mean seconds until the server answers")
     parser.add_argument("--longest", type=float, default=3.0, help="kills by time come within this many seconds")

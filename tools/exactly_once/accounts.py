@@ -67,7 +67,8 @@ class Account:
         beyond_flight: those that exceed what was in flight at their kill.
         kept_asked_again: requests for documents that were finished on disk when the process started.
         most_per_kill: maximum of ``asked_again`` for one kill.
-        oldest: maximum age in seconds, at the kill, of an answer that was asked for again.
+        oldest: maximum age in seconds, at the kill, of an answer that was asked for again; None where none was, or
+            where no server logged when it was sent.
         requests, probes: that the server received.
     """
 
@@ -77,15 +78,19 @@ class Account:
     beyond_flight: int = 0
     kept_asked_again: int = 0
     most_per_kill: int = 0
-    oldest: float = 0.0
+    oldest: float | None = None
     requests: int = 0
     probes: int = 0
 
     def __add__(self, other: Account) -> Account:
-        added = {name: value + getattr(other, name) for name, value in vars(self).items()}
-        for name in ("most_per_kill", "oldest"):
-            added[name] = max(getattr(self, name), getattr(other, name))
-        return Account(**added)
+        added = {
+            name: value + getattr(other, name)
+            for name, value in vars(self).items()
+            if name not in ("most_per_kill", "oldest")
+        }
+        ages = [age for age in (self.oldest, other.oldest) if age is not None]
+        most = max(self.most_per_kill, other.most_per_kill)
+        return Account(**added, most_per_kill=most, oldest=max(ages, default=None))
 
 
 @dataclass
@@ -128,7 +133,7 @@ def account(corpus: Collection[str], output: Iterable[str], run: Run, in_flight:
             if earlier is not None:
                 per_life[earlier.life] += 1
                 if earlier.life != event.life:
-                    result.oldest = max(result.oldest, ends[earlier.life] - earlier.time)
+                    result.oldest = max(result.oldest or 0.0, ends[earlier.life] - earlier.time)
                 else:
                     # No kill lies between: nothing excuses this one.
                     result.beyond_flight += 1

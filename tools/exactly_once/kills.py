@@ -49,7 +49,7 @@ class DummyServer:
         self.life = 1
 
     def __enter__(self) -> DummyServer:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -129,10 +129,11 @@ class Result:
     """What came of all the kills of one tool.
 
     Attributes:
-        name, in_flight: of the tool.
+        name, in_flight, tells_kept: of the tool.
         kills: by phase.
         half_written: kills that left a half-written file of output.
         runs: complete outputs, the undisturbed one excluded.
+        compared: whether outputs can be compared, because the server's answers are always the same.
         equal: runs whose output has the bytes of the undisturbed run.
         equal_but_order: runs whose output has the same lines in another order or in other files.
         stuck: messages of runs that could not be resumed; their folder was removed.
@@ -143,9 +144,11 @@ class Result:
 
     name: str
     in_flight: int
+    tells_kept: bool = False
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
     half_written: int = 0
     runs: int = 0
+    compared: bool = True
     equal: int = 0
     equal_but_order: int = 0
     stuck: list[str] = field(default_factory=list)
@@ -191,7 +194,8 @@ class Killer:
         start = time.monotonic()
         if self._live(run, None)[0] != 0:
             raise RuntimeError(f"{self._runner.name} failed without being killed: {self._last_words()}")
-        result = Result(self._runner.name, self._runner.in_flight, undisturbed=time.monotonic() - start)
+        runner = self._runner
+        result = Result(runner.name, runner.in_flight, runner.tells_kept, undisturbed=time.monotonic() - start)
         counts = account(self._corpus, self._runner.output(), run, self._runner.in_flight)
         if counts.lost or counts.doubled or counts.asked_again:
             raise RuntimeError(f"{self._runner.name} is not exactly-once even without kills: {counts}")

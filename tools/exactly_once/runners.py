@@ -31,8 +31,10 @@ class Runner(ABC):
         name: for tables.
         in_flight: documents that it works on at the same time.
         folder: what it writes; removed before every run.
+        tells_kept: whether its files tell which documents are finished.
     """
 
+    tells_kept = False
     name: str
     in_flight: int
     folder: Path
@@ -61,7 +63,7 @@ class Runner(ABC):
         return {path.name: path.read_bytes() for path in self.files()}
 
     def kept(self) -> frozenset[str]:
-        """Documents that are finished on disk; none where the files cannot tell."""
+        """Documents that are finished on disk; none where its files do not tell."""
         return frozenset()
 
     def writing(self) -> bool:
@@ -96,6 +98,7 @@ class MegatronIPT(Runner):
     """
 
     name = "megatron-ipt"
+    tells_kept = True
     _CHAIN_LENGTH = 2
 
     def __init__(self, root: Path, corpus: Path, tokenizer: Path, url: str, window: int, shard_documents: int):

@@ -3,7 +3,8 @@
 It answers ``/v1/models``, ``/health``, ``/v1/completions`` (prompts as text or token ids) and ``/v1/chat/completions``.
 An answer is a function of the last document id in the prompt (``doc-000123``), and so is its latency. Every event is a
 line of JSON on stdout. ``POST /life`` marks the end of a process under test; what asks on later connections is the next
-one. An answer counts as sent when the operating system took all of it for a client that had not hung up.
+one. An answer counts as sent when the operating system took all of it for a client that had not hung up. It ends when
+its standard input does, so it does not outlive the process that started it.
 
 Usage: python tools/exactly_once/server.py --tokenizer tokenizer.json [--latency SECONDS]
 """
@@ -152,7 +153,7 @@ async def main() -> None:
     server = await asyncio.start_server(dummy.serve, "127.0.0.1", 0)
     # The first line is the port; events follow.
     print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":

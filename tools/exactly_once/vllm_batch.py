@@ -86,8 +86,8 @@ class VLLMBatch:
         self._output.unlink(missing_ok=True)
         start = time.monotonic()
         self._live(None)
-        result = Result(self._name, _SEQUENCES, undisturbed=time.monotonic() - start)
-        expected = sorted(self._answers())
+        # A real model's answers depend on what shares a batch with them.
+        result = Result(self._name, _SEQUENCES, compared=False, undisturbed=time.monotonic() - start)
         self._output.unlink()
         start = time.monotonic()
         counts = Account(requests=len(self._ids))
@@ -97,28 +97,24 @@ class VLLMBatch:
                 self._output.unlink()
                 continue
             result.kills[ASKING] += 1
-            kept = len(self._answers())
+            kept = len(self._answered())
             counts.requests += ready
             counts.asked_again += ready - kept
             counts.most_per_kill = max(counts.most_per_kill, ready - kept)
             counts.beyond_flight += max(0, ready - kept - _SEQUENCES)
         self._live(None)
         result.seconds = time.monotonic() - start
-        found = [name for name, _ in self._answers()]
+        found = self._answered()
         counts.lost = len(set(self._ids) - set(found))
         counts.doubled = len(found) - len(set(found))
         result.runs, result.counts = 1, counts
-        result.equal_but_order = int(sorted(self._answers()) == expected)
         return result
 
-    def _answers(self) -> list[tuple[str, str]]:
-        """(id, answer) of every line of the output; ids and times of vLLM's own are left out."""
+    def _answered(self) -> list[str]:
+        """Id of every line of the output."""
         if not self._output.exists():
             return []
-        records = [json.loads(line) for line in self._output.read_text().splitlines()]
-        return [
-            (record["custom_id"], record["response"]["body"]["choices"][0]["message"]["content"]) for record in records
-        ]
+        return [json.loads(line)["custom_id"] for line in self._output.read_text().splitlines()]
 
     def _live(self, kill_at: int | None) -> int | None:
         """One process; returns the number of ready answers at its kill, None if it finished."""
