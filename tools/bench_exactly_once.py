@@ -33,6 +33,7 @@ from exactly_once.kills import DummyServer, Killer, Result  # noqa: E402
 from exactly_once.runners import Datatrove, MegatronIPT, Runner, Unavailable  # noqa: E402
 from exactly_once.vllm_batch import VLLMBatch  # noqa: E402
 
+TOOLS = ("megatron-ipt", "datatrove", "vllm")
 SENTENCES = (
     "The ferry left the harbour before dawn with salt, rope and letters for the islands.",
     "A clerk counted the crates twice and wrote the sum into a ledger bound in green cloth.",
@@ -72,7 +73,7 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
 
 
-def measure(runner: Runner, server: DummyServer, corpus: frozenset[str], arguments: argparse.Namespace) -> Result:
+def kill(runner: Runner, server: DummyServer, corpus: frozenset[str], arguments: argparse.Namespace) -> Result:
     """The result of all kills of one tool; shows the progress on stderr."""
 
     def report(result: Result) -> None:
@@ -87,12 +88,33 @@ def measure(runner: Runner, server: DummyServer, corpus: frozenset[str], argumen
     return result
 
 
+def measure(name: str, server: DummyServer, corpus: frozenset[str], arguments: argparse.Namespace) -> Result:
+    """The result of one tool.
+
+    Raises:
+        Unavailable: it cannot be run here.
+    """
+    root = Path(arguments.root)
+    if name == "vllm":
+        if arguments.model is None:
+            raise Unavailable("vLLM's batch runner needs --model")
+        batch = VLLMBatch(root, arguments.vllm_python, arguments.model, arguments.vllm_requests)
+        return batch.measure(arguments.vllm_kills, arguments.seed)
+    documents, sizes = root / "corpus", (arguments.window, arguments.unit)
+    runner: Runner
+    if name == "datatrove":
+        runner = Datatrove(root, documents, server.url, arguments.datatrove_python, *sizes)
+    else:
+        runner = MegatronIPT(root, documents, root / "tokenizer", server.url, *sizes)
+    return kill(runner, server, corpus, arguments)
+
+
 def table(results: list[Result]) -> str:
     """All results as a Markdown table, a column per tool."""
     rows: list[tuple[str, Iterable[object]]] = [
         ("kills", [result.all_kills for result in results]),
         *((f"... {phase}", [result.kills[phase] for result in results]) for phase in PHASES),
-        ("... that left a half-written file", [result.half_written for result in results]),
+        ("... that left a half-written file", [told(result, result.half_written) for result in results]),
         ("complete runs", [result.runs for result in results]),
         ("runs that could not be resumed", [len(result.stuck) for result in results]),
         ("requests", [f"{result.counts.requests:,}" for result in results]),
@@ -102,7 +124,7 @@ def table(results: list[Result]) -> str:
         ("... most after one kill", [result.counts.most_per_kill for result in results]),
         ("... documents in flight", [result.in_flight for result in results]),
         ("... beyond what was in flight", [result.counts.beyond_flight for result in results]),
-        ("... that were on disk", [on_disk(result) for result in results]),
+        ("... that were on disk", [told(result, result.counts.kept_asked_again) for result in results]),
         ("... oldest at the kill, s", [age(result.counts.oldest) for result in results]),
         ("output as without kills", [verdict(result) for result in results]),
         ("seconds without kills", [f"{result.undisturbed:.1f}" for result in results]),
@@ -113,9 +135,9 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def on_disk(result: Result) -> str:
-    """Requests for what was finished on disk, where the files of the tool tell."""
-    return str(result.counts.kept_asked_again) if result.tells_kept else "not known"
+def told(result: Result, count: int) -> str:
+    """A count that comes from reading the tool's own files, which is not done for every tool."""
+    return str(count) if result.tells_kept else "not read"
 
 
 def age(seconds: float | None) -> str:
@@ -133,7 +155,24 @@ def verdict(result: Result) -> str:
     return f"same lines in {result.equal + result.equal_but_order} of {result.runs} runs"
 
 
-def main() -> int:
+def add_figures(figures: Figures, result: Result) -> None:
+    """The headline counts, for the page of all benchmarks."""
+    what = f"{result.name}, {result.all_kills} kills"
+    figures.add(f"{what}: documents lost", result.counts.lost, "documents")
+    figures.add(f"{what}: documents doubled", result.counts.doubled, "documents")
+    figures.add(f"{what}: answers asked for again", result.counts.asked_again, "answers")
+    figures.add(f"{what}: of these not in flight", result.counts.beyond_flight, "answers")
+
+
+def failed(result: Result) -> bool:
+    """Whether the result contradicts "exactly once"."""
+    counts = result.counts
+    wrong = counts.lost or counts.doubled or counts.beyond_flight or counts.kept_asked_again or result.stuck
+    return bool(wrong) or result.equal < result.runs
+
+
+def parse() -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="kills per tool")
     parser.add_argument("--documents", type=int, default=240, help="documents of the corpus")
@@ -142,7 +181,7 @@ def main() -> int:
     parser.add_argument("--latency", type=float, default=0.08, help="mean seconds until the server answers")
     parser.add_argument("--longest", type=float, default=3.0, help="kills by time come within this many seconds")
     parser.add_argument("--seed", type=int, default=1, help="of the kills and the corpus")
-    parser.add_argument("--only", nargs="+", choices=("megatron-ipt", "datatrove", "vllm"), help="these tools only")
+    parser.add_argument("--only", nargs="+", choices=TOOLS, help="these tools only")
     parser.add_argument("--datatrove-python", default=sys.executable, help="a Python that has datatrove")
     parser.add_argument("--vllm-python", default=sys.executable, help="a Python that has vLLM")
     parser.add_argument("--model", help="folder of a small chat model for vLLM's batch runner")
@@ -152,28 +191,20 @@ def main() -> int:
     parser.add_argument("--log", help="file for what the tool prints, overwritten by every process")
     parser.add_argument("--results", metavar="FILE", help="write everything that was counted to this JSON file")
     add_option(parser)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse()
     results: list[Result] = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as arguments.root:
         root = Path(arguments.root)
         corpus = write_corpus(root / "corpus", arguments.documents, random.Random(arguments.seed))
         write_tokenizer(root / "tokenizer")
         with DummyServer(root / "tokenizer", arguments.latency) as server:
-            sizes = (arguments.window, arguments.unit)
-            for name in arguments.only or ("megatron-ipt", "datatrove", "vllm"):
+            for name in arguments.only or TOOLS:
                 try:
-                    if name == "vllm":
-                        if arguments.model is None:
-                            raise Unavailable("vLLM's batch runner needs --model")
-                        batch = VLLMBatch(root, arguments.vllm_python, arguments.model, arguments.vllm_requests)
-                        results.append(batch.measure(arguments.vllm_kills, arguments.seed))
-                        continue
-                    runner: Runner
-                    if name == "datatrove":
-                        runner = Datatrove(root, root / "corpus", server.url, arguments.datatrove_python, *sizes)
-                    else:
-                        runner = MegatronIPT(root, root / "corpus", root / "tokenizer", server.url, *sizes)
-                    results.append(measure(runner, server, corpus, arguments))
+                    results.append(measure(name, server, corpus, arguments))
                 except Unavailable as reason:
                     print(f"{name} skipped: {reason}")
     if results:
@@ -190,22 +221,6 @@ def main() -> int:
     figures.write(arguments.json)
     ours = [result for result in results if result.name == MegatronIPT.name]
     return int(any(failed(result) for result in ours))
-
-
-def add_figures(figures: Figures, result: Result) -> None:
-    """The headline counts, for the page of all benchmarks."""
-    what = f"{result.name}, {result.all_kills} kills"
-    figures.add(f"{what}: documents lost", result.counts.lost, "documents")
-    figures.add(f"{what}: documents doubled", result.counts.doubled, "documents")
-    figures.add(f"{what}: answers asked for again", result.counts.asked_again, "answers")
-    figures.add(f"{what}: of these not in flight", result.counts.beyond_flight, "answers")
-
-
-def failed(result: Result) -> bool:
-    """Whether the result contradicts "exactly once"."""
-    counts = result.counts
-    wrong = counts.lost or counts.doubled or counts.beyond_flight or counts.kept_asked_again or result.stuck
-    return bool(wrong) or result.equal < result.runs
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Runner(ABC):
         name: for tables.
         in_flight: documents that it works on at the same time.
         folder: what it writes; removed before every run.
-        tells_kept: whether its files tell which documents are finished.
+        tells_kept: whether :meth:`kept` and :meth:`writing` read its files.
     """
 
     tells_kept = False
@@ -63,7 +63,7 @@ class Runner(ABC):
         return {path.name: path.read_bytes() for path in self.files()}
 
     def kept(self) -> frozenset[str]:
-        """Documents that are finished on disk; none where its files do not tell."""
+        """Documents that are finished on disk; none where they are not read."""
         return frozenset()
 
     def writing(self) -> bool:
