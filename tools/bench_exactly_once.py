@@ -73,21 +73,6 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
 
 
-def kill(runner: Runner, server: DummyServer, corpus: frozenset[str], arguments: argparse.Namespace) -> Result:
-    """The result of all kills of one tool; shows the progress on stderr."""
-
-    def report(result: Result) -> None:
-        done = f"{result.all_kills} of {arguments.kills} kills, {result.runs} complete runs"
-        print(f"\r{runner.name}: {done}", end="", file=sys.stderr, flush=True)
-
-    log = Path(arguments.log or Path(arguments.root) / "tool.log")
-    killer = Killer(runner, server, corpus, arguments.seed, arguments.longest, log)
-    result = killer.undisturbed()
-    killer.kill(arguments.kills, result, report)
-    print(file=sys.stderr)
-    return result
-
-
 def measure(name: str, server: DummyServer, corpus: frozenset[str], arguments: argparse.Namespace) -> Result:
     """The result of one tool.
 
@@ -99,14 +84,23 @@ def measure(name: str, server: DummyServer, corpus: frozenset[str], arguments: a
         if arguments.model is None:
             raise Unavailable("vLLM's batch runner needs --model")
         batch = VLLMBatch(root, arguments.vllm_python, arguments.model, arguments.vllm_requests)
-        return batch.measure(arguments.vllm_kills, arguments.seed)
+        return batch.measure(arguments.vllm_kills, arguments.seed, show)
     documents, sizes = root / "corpus", (arguments.window, arguments.unit)
     runner: Runner
     if name == "datatrove":
         runner = Datatrove(root, documents, server.url, arguments.datatrove_python, *sizes)
     else:
         runner = MegatronIPT(root, documents, root / "tokenizer", server.url, *sizes)
-    return kill(runner, server, corpus, arguments)
+    log = Path(arguments.log or root / "tool.log")
+    killer = Killer(runner, server, corpus, arguments.seed, arguments.longest, log)
+    result = killer.undisturbed()
+    killer.kill(arguments.kills, result, show)
+    return result
+
+
+def show(result: Result) -> None:
+    """The progress, on stderr."""
+    print(f"{result.name}: {result.all_kills} kills, {result.runs} complete runs", file=sys.stderr, flush=True)
 
 
 def table(results: list[Result]) -> str:

@@ -17,6 +17,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from exactly_once.accounts import ASKING, Account
@@ -76,8 +77,13 @@ class VLLMBatch:
         }
         return {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}
 
-    def measure(self, kills: int, seed: int) -> Result:
+    def measure(self, kills: int, seed: int, report: Callable[[Result], None]) -> Result:
         """Kills it ``kills`` times at a random number of ready answers, then lets it finish.
+
+        Args:
+            kills: how often.
+            seed: of the random numbers.
+            report: called after every kill.
 
         Raises:
             RuntimeError: it failed without being killed.
@@ -92,16 +98,19 @@ class VLLMBatch:
         start = time.monotonic()
         counts = Account(requests=len(self._ids))
         while result.all_kills < kills:
-            ready = self._live(choose.randint(1, len(self._ids) - 1))
-            if ready is None:
+            ready = self._live(choose.randint(1, len(self._ids) * 3 // 4))
+            kept = len(self._answered())
+            if ready is None or kept == len(self._ids):
+                # The batch was faster than the kill.
                 self._output.unlink()
                 continue
             result.kills[ASKING] += 1
-            kept = len(self._answered())
+            report(result)
+            again = ready - kept
             counts.requests += ready
-            counts.asked_again += ready - kept
-            counts.most_per_kill = max(counts.most_per_kill, ready - kept)
-            counts.beyond_flight += max(0, ready - kept - _SEQUENCES)
+            counts.asked_again += again
+            counts.most_per_kill = max(counts.most_per_kill, again)
+            counts.beyond_flight += max(0, again - _SEQUENCES)
         self._live(None)
         result.seconds = time.monotonic() - start
         found = self._answered()
