@@ -54,6 +54,7 @@ SUITE: dict[str, list[tuple[list[str], list[str]]]] = {
         (["bench_pairs.py", "parsing"], ["--seconds", "1"]),
         (["bench_synthesis.py", "chains", "throughput", "--texts", "10000"],
          ["--texts", "500", "--chain-texts", "64", "--slots", "16"]),
+        (["bench_exactly_once.py", "--only", "megatron-ipt", "--kills", "20"], ["--kills", "3", "--documents", "60"]),
     ],
     "augment": [(["bench_pairs.py", "rendering"], ["--seconds", "1"])],
     "tokens": [
