@@ -29,7 +29,7 @@ from tests.synthesis.http_server import Faults, Server, completion, good
 
 pytest.importorskip("openai")
 
-from openai.types import CompletionUsage  # noqa: E402
+from openai.types import CompletionUsage
 
 FAULTS = {
     "500": Faults.status(500),
