@@ -93,11 +93,13 @@ class Engine:
         meters: whether it tells its ``meter`` of every request that it sends. Requests of others are counted for them,
             one for each call.
         meter: counts requests.
+        tuned: key of the recipe that decides how much the engine does at a time.
     """
 
     window = 64
     score_window = 64
     meters = False
+    tuned = "generation.window"
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         self.settings = settings
@@ -148,6 +150,15 @@ class Engine:
 
     def release(self, chain: int) -> None:
         """No further request of ``chain`` will come; most engines need not know."""
+
+    @property
+    def load(self) -> int:
+        """Value of the key ``tuned`` where the recipe does not say otherwise."""
+        return self.window
+
+    def set_load(self, value: int) -> int:
+        """Sets the key ``tuned`` while the engine runs; returns how many requests should then be in flight."""
+        return value
 
     def figures(self) -> dict[str, float]:
         """Further figures for the metrics file, e.g. retries so far."""

@@ -31,6 +31,7 @@ class MeteredEngine(Engine):
         super().__init__(engine.settings, engine.tokenizer)
         self.window, self.score_window = engine.window, engine.score_window
         self.meter = meter
+        self.tuned = engine.tuned
         self._engine = engine
         if engine.meters:
             engine.meter = meter
@@ -77,6 +78,13 @@ class MeteredEngine(Engine):
 
     def release(self, chain: int) -> None:
         self._engine.release(chain)
+
+    @property
+    def load(self) -> int:
+        return self._engine.load
+
+    def set_load(self, value: int) -> int:
+        return self._engine.set_load(value)
 
     def figures(self) -> dict[str, float]:
         return {**self._engine.figures(), **self.meter.figures()}

@@ -91,9 +91,9 @@ class TestLedger:
             assert ledger.usage.cached_tokens == 10
 
     def test_a_price_needs_usage(self, tmp_path: Path) -> None:
-        with Ledger(tmp_path, PRICE) as ledger:
-            with pytest.raises(StageError, match=r"synthesis\.price: .* no usage\.completion_tokens"):
-                ledger.answered(10, 0, None)
+        message = r"synthesis\.price: .* no usage\.completion_tokens"
+        with pytest.raises(StageError, match=message), Ledger(tmp_path, PRICE) as ledger:
+            ledger.answered(10, 0, None)
         with Ledger(tmp_path, PriceConfig()) as ledger:
             ledger.answered(10, 0, None)
         assert total_usage(tmp_path) == Usage(answers=2, answers_without_usage=2, prompt_tokens=20)

@@ -45,6 +45,8 @@ class _Waiting:
 class TransformersEngine(Engine):
     """See the module."""
 
+    tuned = "transformers.batch_size"
+
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         super().__init__(settings, tokenizer)
         install = 'pip install "megatron-ipt[train]"'
@@ -69,6 +71,14 @@ class TransformersEngine(Engine):
         self._worker.cancel()
         await asyncio.gather(self._worker, return_exceptions=True)
         self._thread.shutdown(wait=True)
+
+    @property
+    def load(self) -> int:
+        return self._own.batch_size
+
+    def set_load(self, value: int) -> int:
+        self._own.batch_size = value
+        return _WINDOW_PER_BATCH * value
 
     async def generate(self, request: Request) -> Completion:
         sampling = request.sampling
