@@ -24,7 +24,14 @@ from typing import Any, ClassVar, TypeVar
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from bench_synthesis import CONTEXT, MAX_NEW_TOKENS, SimulatedServer, settings, write_corpus, write_tokenizer  # noqa: E402
+from bench_synthesis import (  # noqa: E402
+    CONTEXT,
+    MAX_NEW_TOKENS,
+    SimulatedServer,
+    settings,
+    write_corpus,
+    write_tokenizer,
+)
 from benchmark_table import Figures, add_option  # noqa: E402
 
 from megatron_ipt.inference.engine import Completion, Engine, Request  # noqa: E402
@@ -39,7 +46,7 @@ from megatron_ipt.synthesis.spending.sample import chains_of_shard, planned, sam
 from megatron_ipt.synthesis.spending.trial import Trial  # noqa: E402
 
 Result = TypeVar("Result")
-FIRST, MOST = 4, 1024
+FIRST, MOST, SECONDS = 4, 1024, 300.0
 PACE = 2.0
 """Slowdown of the simulated server relative to an H100."""
 
@@ -110,10 +117,10 @@ class Bench:
         return Trial(self.config, 1, self.prompts, MeteredEngine(engine, Meter()))
 
     def tuned(self) -> dict[str, Any]:
-        """What ``--tune`` finds, with five minutes of simulated time."""
+        """What ``--tune`` finds."""
 
         async def work() -> dict[str, Any]:
-            return await tune(self.trial(), self.chains, self.prompts, FIRST, MOST)
+            return await tune(self.trial(), self.chains, self.prompts, FIRST, MOST, SECONDS)
 
         return run_simulated(work())
 

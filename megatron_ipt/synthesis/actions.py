@@ -23,7 +23,7 @@ from megatron_ipt.progress import duration
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.style import PromptStyle
 from megatron_ipt.synthesis.pair_sources import source_named
-from megatron_ipt.synthesis.speed.tune import MOST_SECONDS, tune as tune_engine
+from megatron_ipt.synthesis.speed.tune import tune as tune_engine
 from megatron_ipt.synthesis.spending.forecast import LAST_SHARE, MOST_TEXTS, forecast as forecast_run
 from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER, Ledger
 from megatron_ipt.synthesis.spending.sample import Sample, chains_of_shard, sample_chains
@@ -37,6 +37,8 @@ _READ_BYTES = 1e9
 _MOST_CHAINS = 20_000
 """Kept of a sample."""
 _TUNING_TEXTS = 3_000
+MOST_SECONDS = 300.0
+"""Of tuning, after which no further value is tried."""
 _FIRST_SHARE_OF_WINDOW, _MOST_WINDOWS = 1 / 64, 4
 """First and largest value that is tried, as multiples of the engine's own window."""
 
@@ -89,7 +91,7 @@ def tune(config: SynthesisConfig, context: StageContext) -> dict[str, Any]:
             "synthesis: trying values of %s from %s to at most %s with texts of the corpus, for at most %s",
             own.tuned, first, most, duration(MOST_SECONDS),
         )  # fmt: skip
-        return await tune_engine(trial, sample.chains, prompts, first, most)
+        return await tune_engine(trial, sample.chains, prompts, first, most, MOST_SECONDS)
 
     result = _with_engine(config, context, work)
     write_json(context.directory / "tune.json", result)

@@ -11,8 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-TOLERANCE = 0.02
-"""Speeds this close to the best count as equal: the smallest number wins."""
+TOLERANCE = 0.01
+"""Measured speeds this close to the best count as equal: the smallest number wins. What is measured is off by about as
+much again."""
+_GAIN = 0.02
+"""Less than this is no reason to go on to larger numbers."""
 _PROPORTIONAL = 0.8
 """Of the factor by which the number grew: with such a gain in speed, the next step is a large one."""
 _SMALL_STEP, _LARGE_STEP = 2, 4
@@ -65,7 +68,7 @@ def _larger(speeds: Mapping[int, float], numbers: list[int], most: int) -> int |
     if not earlier:
         return min(last * _SMALL_STEP, most)
     gain = speeds[last] / max(speeds[number] for number in earlier)
-    if gain < 1 + TOLERANCE:
+    if gain < 1 + _GAIN:
         return None
     proportional = gain >= _PROPORTIONAL * last / earlier[-1]
     return min(last * (_LARGE_STEP if proportional else _SMALL_STEP), most)

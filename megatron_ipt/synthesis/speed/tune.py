@@ -22,14 +22,12 @@ from megatron_ipt.synthesis.spending.trial import Trial
 
 logger = logging.getLogger(__name__)
 
-MOST_SECONDS = 300.0
-"""After which no further number is tried."""
 _GOLDEN = 0.381966
 """Multiples of it, modulo 1, are far apart: texts that are used again are cut at such places."""
 
 
 async def tune(
-    trial: Trial, chains: Sequence[Chain], prompts: PromptStyle, first: int, most: int, seconds: float = MOST_SECONDS
+    trial: Trial, chains: Sequence[Chain], prompts: PromptStyle, first: int, most: int, seconds: float
 ) -> dict[str, Any]:
     """Finds the value of the engine's key ``tuned``.
 
@@ -87,8 +85,8 @@ def _speeds(cohorts: dict[int, Cohort]) -> dict[int, float]:
     if not cohorts:
         return {}
     count = sum(len(cohort.chains) for cohort in cohorts.values())
-    tokens = sum(cohort.mean_tokens * len(cohort.chains) for cohort in cohorts.values()) / count
-    return {value: cohort.speed(tokens) for value, cohort in cohorts.items()}
+    work = sum(cohort.mean_work * len(cohort.chains) for cohort in cohorts.values()) / count
+    return {value: cohort.speed(work) for value, cohort in cohorts.items()}
 
 
 def _summary(
