@@ -175,7 +175,8 @@ class SimulatedServer:
 
     def _change(self, step: int) -> None:
         self._now += step
-        self._busy.append((time.monotonic(), self._now))
+        # The clock of the loop, which may be a simulated one.
+        self._busy.append((asyncio.get_running_loop().time(), self._now))
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt = body["prompt"]

@@ -108,6 +108,7 @@ class Engine:
         meter: counts requests.
         checks_answers: whether ``generate`` honours ``enough`` of a request.
         takes_stop_strings: whether it honours ``stop`` of a request's sampling.
+        tuned: key of the recipe that decides how much the engine does at a time.
     """
 
     window = 64
@@ -115,6 +116,7 @@ class Engine:
     meters = False
     checks_answers = False
     takes_stop_strings = True
+    tuned = "generation.window"
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         self.settings = settings
@@ -172,6 +174,15 @@ class Engine:
 
     def release(self, chain: int) -> None:
         """No further request of ``chain`` will come; most engines need not know."""
+
+    @property
+    def load(self) -> int:
+        """Value of the key ``tuned`` where the recipe does not say otherwise."""
+        return self.window
+
+    def set_load(self, value: int) -> int:
+        """Sets the key ``tuned`` while the engine runs; returns how many requests should then be in flight."""
+        return value
 
     def figures(self) -> dict[str, float]:
         """Further figures for the metrics file, e.g. retries so far."""

@@ -32,6 +32,7 @@ class MeteredEngine(Engine):
         self.window, self.score_window = engine.window, engine.score_window
         self.checks_answers, self.takes_stop_strings = engine.checks_answers, engine.takes_stop_strings
         self.meter = meter
+        self.tuned = engine.tuned
         self._engine = engine
         if engine.meters:
             engine.meter = meter
@@ -81,6 +82,13 @@ class MeteredEngine(Engine):
 
     def release(self, chain: int) -> None:
         self._engine.release(chain)
+
+    @property
+    def load(self) -> int:
+        return self._engine.load
+
+    def set_load(self, value: int) -> int:
+        return self._engine.set_load(value)
 
     def figures(self) -> dict[str, float]:
         return {**self._engine.figures(), **self.meter.figures()}

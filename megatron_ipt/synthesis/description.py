@@ -22,6 +22,18 @@ STAGE = Stage(
     keeps=(USAGE_FOLDER,),
     actions=(
         Action(
+            "--forecast",
+            "Ask about a sample of the texts and say what all of them will cost. No pair is made.",
+            "megatron_ipt.synthesis.actions:forecast",
+            render="megatron_ipt.synthesis.spending.forecast:forecast_text",
+        ),
+        Action(
+            "--tune",
+            "Find the number of requests in flight with which the engine is fastest, in minutes. No pair is made.",
+            "megatron_ipt.synthesis.actions:tune",
+            render="megatron_ipt.synthesis.speed.tune:tune_text",
+        ),
+        Action(
             "--retry-refused",
             "Ask again about texts that the engine refused; everything else is kept.",
             "megatron_ipt.synthesis.stage:reopen_refused",

@@ -28,6 +28,7 @@ from megatron_ipt.inference.run import run_coroutine
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import PromptTokenizer, find_tokenizer
+from megatron_ipt.inference.usage import Usage
 from megatron_ipt.manifest import (
     USAGE,
     ShardMarkers,
@@ -55,11 +56,16 @@ from megatron_ipt.synthesis.from_text.prompted.styles import (
 )
 from megatron_ipt.synthesis.pair_sources import load_source, source_named
 from megatron_ipt.synthesis.pairs import Chain
+from megatron_ipt.synthesis.spending.forecast import text_before
 from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER, Ledger, total_usage, usage_summary, usage_text
 from megatron_ipt.synthesis.spending.outlook import Outlook
+from megatron_ipt.synthesis.spending.sample import chains_of_shard, sample_chains
 from megatron_ipt.synthesis.statistics import REFUSED_TEXTS, Statistics, total_of
 
 logger = logging.getLogger(__name__)
+
+SAMPLED_TEXTS, SAMPLED_BYTES = 400, 32e6
+"""Of the forecast in the log: texts in the sample, and bytes of compressed shards to draw it from."""
 
 
 def run(config: SynthesisConfig, context: StageContext, shard: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -311,6 +317,8 @@ def _generate(
         documents = _documents(context)
         with Ledger(context.directory / USAGE_FOLDER, config.price) as ledger:
             engine = MeteredEngine(engine, ledger)
+            left = [task.source for task in tasks if markers.counts(task.name) is None]
+            _log_forecast(config, context.seed, left, prompts, ledger.total())
             monitor = Monitor(
                 engine,
                 context.directory / name,
@@ -346,6 +354,18 @@ def _identity_of_shards(config: SynthesisConfig, context: StageContext) -> Calla
         return int.from_bytes(hashlib.blake2b(settings_bytes + source, digest_size=8).digest(), "big")
 
     return identity
+
+
+def _log_forecast(config: SynthesisConfig, seed: int, shards: list[Path], prompts: StyleMixture, before: Usage) -> None:
+    """Says what will be used before the first request; ``before`` is what was used so far."""
+
+    def form_chains(path: Path) -> list[Chain]:
+        return chains_of_shard(path, prompts, config.chain_length, config.passage_characters)
+
+    sample = sample_chains(shards, seed, SAMPLED_TEXTS // config.chain_length + 1, form_chains, SAMPLED_BYTES)
+    if sample.chains:
+        most_tokens = config.generation.max_new_tokens
+        logger.info("synthesis: %s", text_before(sample, prompts, config.price, before, most_tokens))
 
 
 def _samples_of_rejects(folder: Path) -> list[str]:

@@ -11,11 +11,13 @@ import pytest
 
 from megatron_ipt.config import load
 from megatron_ipt.files import atomic_jsonl, shard_name
+from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.tokenizer import PromptTokenizer, open_prompt_tokenizer
 from megatron_ipt.manifest import StageContext
 from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.marks import MARKS
+from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture, StyleShare
 from megatron_ipt.synthesis.from_text.prompted.prompt import PromptFormat
 
 SENTENCES = (
@@ -73,6 +75,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def prompts(tokenizer: PromptTokenizer) -> PromptFormat:
     return PromptFormat(tokenizer, context_length=1024, max_new_tokens=128)
+
+
+@pytest.fixture
+def styles(prompts: PromptFormat) -> StyleMixture:
+    """The format of the synthesizer alone, decoded greedily."""
+    return StyleMixture([StyleShare("synthesizer", prompts, 1.0, Sampling(128))], 1)
 
 
 def write_corpus(folder: Path, shards: list[list[str]]) -> Path:

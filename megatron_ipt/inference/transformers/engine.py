@@ -48,6 +48,7 @@ class TransformersEngine(Engine):
     """See the module."""
 
     checks_answers = True
+    tuned = "transformers.batch_size"
 
     def __init__(self, settings: EngineSettings, tokenizer: PromptTokenizer):
         super().__init__(settings, tokenizer)
@@ -74,6 +75,14 @@ class TransformersEngine(Engine):
         self._worker.cancel()
         await asyncio.gather(self._worker, return_exceptions=True)
         self._thread.shutdown(wait=True)
+
+    @property
+    def load(self) -> int:
+        return self._own.batch_size
+
+    def set_load(self, value: int) -> int:
+        self._own.batch_size = value
+        return _WINDOW_PER_BATCH * value
 
     async def generate(self, request: Request) -> Completion:
         sampling = request.sampling

@@ -1,0 +1,1 @@
+"""Finds the settings with which an engine is fastest."""
