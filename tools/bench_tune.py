@@ -5,7 +5,11 @@ chains, in this process and on a simulated clock, so that nothing depends on the
 The sweep lets every window work through the same number of chains and counts those that end between the first and the
 last quarter, independently of how ``--tune`` measures.
 
-Usage: python tools/bench_tune.py [--slots N ...] [--chain-lengths M ...] [--chains N]
+With ``--url`` it does the same with a real vLLM server, in real time: short texts and answers of at most 16 tokens,
+each window of the sweep with texts of its own, so that no prompt is in the cache.
+
+Usage: python tools/bench_tune.py [--slots N ...] [--chain-lengths M ...] [--texts N]
+       python tools/bench_tune.py --url http://127.0.0.1:8000/v1 --model NAME --tokenizer FOLDER [--windows N ...]
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import itertools
 import selectors
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -33,15 +37,17 @@ from bench_synthesis import (  # noqa: E402
 from benchmark_table import Figures, add_option  # noqa: E402
 
 from megatron_ipt.inference.engine import Completion, Engine, Request  # noqa: E402
+from megatron_ipt.inference.engines import open_engine  # noqa: E402
 from megatron_ipt.inference.metering import MeteredEngine  # noqa: E402
 from megatron_ipt.inference.settings import EngineSettings  # noqa: E402
 from megatron_ipt.inference.tokenizer import open_prompt_tokenizer  # noqa: E402
 from megatron_ipt.inference.usage import Meter  # noqa: E402
+from megatron_ipt.progress import configure_logging  # noqa: E402
+from megatron_ipt.synthesis import stage  # noqa: E402
 from megatron_ipt.synthesis.pairs import Chain  # noqa: E402
-from megatron_ipt.synthesis.speed.tune import tune  # noqa: E402
+from megatron_ipt.synthesis.speed.tune import tune, tune_text  # noqa: E402
 from megatron_ipt.synthesis.spending.sample import chains_of_shard, planned, sample_chains  # noqa: E402
 from megatron_ipt.synthesis.spending.trial import Trial  # noqa: E402
-from megatron_ipt.synthesis.stage import open_styles  # noqa: E402
 
 Result = TypeVar("Result")
 FIRST, MOST, SECONDS = 4, 1024, 300.0
@@ -94,42 +100,52 @@ class SimulatedEngine(Engine):
 
 
 class Bench:
-    """One simulated server and the texts for it."""
+    """Texts, and one simulated server for them."""
+
+    run = staticmethod(run_simulated)
 
     def __init__(self, root: Path, chain_length: int, slots: int, cached: int, texts: int):
         self.root, self.slots, self.cached = root, slots, cached
         self.config = settings(root, engine="bench_tune:SimulatedEngine", chain_length=chain_length)
         self.tokenizer = open_prompt_tokenizer(root / "tokenizer")
-        self.prompts = open_styles(self.config, self.tokenizer, 1)
-        shards = sorted((root / f"corpus-{texts}" / "synthesis").glob("shard-*"))
+        self.prompts = stage.open_styles(self.config, self.tokenizer, 1)
+        self.chains = self.sampled(texts)
+
+    def sampled(self, texts: int) -> list[Chain]:
+        """All chains in random order."""
+        shards = sorted((self.root / f"corpus-{texts}" / "synthesis").glob("shard-*"))
 
         def form(path: Path) -> list[Chain]:
-            return chains_of_shard(path, self.prompts, chain_length, self.config.passage_characters)
+            return chains_of_shard(path, self.prompts, self.config.chain_length, self.config.passage_characters)
 
-        self.chains = sample_chains(shards, 1, texts // chain_length, form, 1e9).chains
+        return sample_chains(shards, 1, texts // self.config.chain_length, form, 1e9).chains
 
-    def trial(self) -> Trial:
-        """With a server that has seen nothing yet."""
+    def engine(self) -> Engine:
+        """That of a server that has seen nothing yet."""
         SimulatedEngine.server = SimulatedServer(self.slots, self.cached, PACE, str(self.root / "tokenizer"))
-        engine = SimulatedEngine(EngineSettings.of(self.config, "synthesis"), self.tokenizer)
-        return Trial(self.config, 1, self.prompts, MeteredEngine(engine, Meter()))
+        return SimulatedEngine(EngineSettings.of(self.config, "synthesis"), self.tokenizer)
+
+    def with_trial(self, work: Callable[[Trial], Coroutine[Any, Any, Result]]) -> Result:
+        async def inside() -> Result:
+            async with MeteredEngine(self.engine(), Meter()) as metered:
+                return await work(Trial(self.config, 1, self.prompts, metered))
+
+        return self.run(inside())
+
+    def chains_for(self, window: int) -> Sequence[Chain]:
+        """To measure a window with."""
+        return self.chains
 
     def tuned(self) -> dict[str, Any]:
         """What ``--tune`` finds."""
-
-        async def work() -> dict[str, Any]:
-            return await tune(self.trial(), self.chains, self.prompts, FIRST, MOST, SECONDS)
-
-        return run_simulated(work())
+        return self.with_trial(lambda trial: tune(trial, self.chains, self.prompts, FIRST, MOST, SECONDS))
 
     def speed(self, window: int) -> float:
         """Texts per second with a window, counted over the middle half of a run through all chains."""
 
-        async def work() -> float:
-            trial = self.trial()
-            chains = planned(self.chains, self.prompts)
+        async def work(trial: Trial) -> float:
             ends: list[tuple[float, int]] = []
-            numbered: Iterator[Any] = iter(chains)
+            numbered = iter(planned(self.chains_for(window), self.prompts))
             clock = asyncio.get_running_loop().time
 
             async def one() -> None:
@@ -138,10 +154,39 @@ class Bench:
                     ends.append((clock(), len(chain.chain.examples)))
 
             await asyncio.gather(*(one() for _ in range(window)))
-            middle = ends[len(ends) // 4 : len(ends) - window - 1]
+            middle = ends[max(window, len(ends) // 4) : len(ends) - window - 1]
             return sum(texts for _, texts in middle[1:]) / (middle[-1][0] - middle[0][0])
 
-        return run_simulated(work())
+        return self.with_trial(work)
+
+
+class RealBench(Bench):
+    """Texts, and a real vLLM server for them."""
+
+    run = staticmethod(asyncio.run)
+
+    def __init__(self, root: Path, url: str, model: str, tokenizer: str, texts: int):
+        self.root = root
+        more = {"openai.base_urls": f"[{url}]", "generation.window": 128, "passage_characters": 400}
+        more |= {"generation.max_new_tokens": 16, "generation.context_length": 2048, "chain_length": 1}
+        self.config = settings(
+            root,
+            engine="openai",
+            prompt="chat",
+            **{"generation.model": model, "generation.tokenizer": tokenizer},
+            **more,
+        )
+        self.prompts = stage.open_styles(self.config, open_prompt_tokenizer(tokenizer), 1)
+        self.chains = self.sampled(texts)
+        self._used = 0
+
+    def engine(self) -> Engine:
+        return open_engine(stage.engine_settings(self.config))
+
+    def chains_for(self, window: int) -> Sequence[Chain]:
+        needed = 3 * window + 40
+        self._used += needed
+        return self.chains[-self._used : len(self.chains) - self._used + needed]
 
 
 def windows(slots: int) -> list[int]:
@@ -153,8 +198,22 @@ def compare(bench: Bench, swept: Sequence[int]) -> tuple[dict[str, Any], dict[in
     """What tuning found, the sweep, and the speed of what was found as a fraction of the sweep's best."""
     result = bench.tuned()
     speeds = {window: bench.speed(window) for window in swept}
-    found = bench.speed(result["value"])
+    found = speeds.get(result["value"]) or bench.speed(result["value"])
     return result, speeds, found / max(speeds.values())
+
+
+def report(figures: Figures, label: str, bench: Bench, swept: Sequence[int]) -> None:
+    result, speeds, reached = compare(bench, swept)
+    best = max(speeds, key=lambda window: speeds[window])
+    print(
+        f"{label:<34}{result['value']:>7}{best:>15}{reached:>14.1%}{result['answers']:>9,}{result['seconds']:>6.0f} s"
+        f"{len(result['tried']):>7}",
+        flush=True,
+    )
+    if isinstance(bench, RealBench):
+        print(tune_text(result))
+        print("sweep, texts/s: " + ", ".join(f"{window}: {speed:.3g}" for window, speed in speeds.items()))
+    figures.add(f"window found, of the best of a sweep: {label}", 100 * reached, "%")
 
 
 def main() -> None:
@@ -162,6 +221,10 @@ def main() -> None:
     parser.add_argument("--slots", type=int, nargs="+", default=[16, 64], help="slots of the simulated server")
     parser.add_argument("--chain-lengths", type=int, nargs="+", default=[1, 2], help="texts in a chain")
     parser.add_argument("--texts", type=int, default=3000, help="number of texts")
+    parser.add_argument("--url", help="of a real vLLM server")
+    parser.add_argument("--model", help="name that the server knows it by")
+    parser.add_argument("--tokenizer", help="folder of the model")
+    parser.add_argument("--windows", type=int, nargs="+", default=[4, 8, 16, 24, 32, 48, 64], help="of the real sweep")
     parser.add_argument("--folder", help="working folder; default: a temporary one")
     add_option(parser)
     arguments = parser.parse_args()
@@ -170,22 +233,17 @@ def main() -> None:
         root = Path(name)
         write_tokenizer(root / "tokenizer")
         write_corpus(root / f"corpus-{arguments.texts}", root / "tokenizer", arguments.texts)
-        print(
-            f"{'slots':>6}{'M':>4}{'cache':>7}{'found':>7}{'best of sweep':>15}{'of its speed':>14}{'answers':>9}",
-            end="",
-        )
-        print(f"{'simulated time':>16}{'tried':>7}")
-        for slots, length, share in itertools.product(arguments.slots, arguments.chain_lengths, (1, 0)):
-            bench = Bench(root, length, slots, slots * share, arguments.texts)
-            result, speeds, reached = compare(bench, windows(slots))
-            best = max(speeds, key=lambda window: speeds[window])
-            print(
-                f"{slots:>6}{length:>4}{slots * share:>7}{result['value']:>7}{best:>15}{reached:>14.1%}"
-                f"{result['answers']:>9,}{result['seconds']:>14.0f} s{len(result['tried']):>7}",
-                flush=True,
-            )
-            label = f"{slots} slots, M = {length}, {'prefix cache' if share else 'no cache'}"
-            figures.add(f"window found, of the best of a sweep: {label}", 100 * reached, "%")
+        names = f"{'server':<34}{'found':>7}{'best of sweep':>15}{'of its speed':>14}"
+        print(f"{names}{'answers':>9}{'time':>8}{'tried':>7}")
+        if arguments.url:
+            configure_logging()
+            bench = RealBench(root, arguments.url, arguments.model, arguments.tokenizer, arguments.texts)
+            report(figures, f"{arguments.url}, {arguments.model}", bench, arguments.windows)
+        else:
+            for slots, length, share in itertools.product(arguments.slots, arguments.chain_lengths, (1, 0)):
+                bench = Bench(root, length, slots, slots * share, arguments.texts)
+                label = f"{slots} slots, M = {length}, {'prefix cache' if share else 'no cache'}"
+                report(figures, label, bench, windows(slots))
     figures.write(arguments.json)
 
 

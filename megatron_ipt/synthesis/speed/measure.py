@@ -7,10 +7,9 @@ per second (Little's law).
 
 The means of two cohorts differ also because the answers happen to differ in length: those of the cohort, and those of
 all others, for which a chain waits in the queue of the engine. So the mean is taken as it would be if all chains were
-of mean length. How much of the time of a chain is due to its own work follows by regression within the cohort; the
-rest is waiting, in proportion to the work of all chains that ended meanwhile, which should be that of W chains of mean
-length.
-A few dozen chains are then enough for one or two percent.
+of mean length. How much of the time of a chain is due to its own work follows by regression within the cohort; the rest
+is waiting, in proportion to the work of all chains that ended meanwhile, which should be that of W chains of mean
+length. A few dozen chains are then enough for one or two percent.
 """
 
 from __future__ import annotations
