@@ -141,10 +141,10 @@ def tune_text(result: dict[str, Any]) -> str:
     if result["note"]:
         lines.append(f"not finished: {result['note']}")
     if abs(result["drift"] or 0) > _DRIFT:
+        change = f"{abs(result['drift']):.0%} {'faster' if result['drift'] > 0 else 'slower'}"
         lines.append(
-            f"not reliable: measured again at the end, {result['value']} was {abs(result['drift']):.0%} "
-            f"{'faster' if result['drift'] > 0 else 'slower'}. Something else uses the engine or its machine; repeat this "
-            "when it is idle"
+            f"not reliable: measured again at the end, {result['value']} was {change}. Something else uses the engine or "
+            "its machine; repeat this when it is idle"
         )
     lines += ["", "In the recipe:"]
     parts = result["key"].split(".")
