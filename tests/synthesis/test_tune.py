@@ -219,6 +219,13 @@ class TestAction:
         counts = stage.run(configure(chain_length=1), context)
         assert counts["texts"] == 60 and counts["usage"]["answers"] == usage.answers + 60
 
+    def test_an_engine_that_is_not_always_as_fast(self, configure: Configure, tmp_path: Path) -> None:
+        config = configure(engine="tests.synthesis.test_tune:PacedEngine", chain_length=1)
+        steady = actions.tune(config, context_of(tmp_path))
+        assert 0 < abs(steady["drift"]) < 0.1 and "not reliable" not in tune_text(steady)
+        text = tune_text(steady | {"drift": -0.4})
+        assert f"not reliable: measured again at the end, {steady['value']} was 40% slower. Something else" in text
+
     def test_an_engine_that_fails_at_a_size(self, configure: Configure, tmp_path: Path) -> None:
         context = context_of(tmp_path)
         result = actions.tune(configure(engine="tests.synthesis.test_tune:BurntEngine"), context)

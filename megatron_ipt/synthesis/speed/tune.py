@@ -22,6 +22,8 @@ from megatron_ipt.synthesis.spending.trial import Trial
 
 logger = logging.getLogger(__name__)
 
+_DRIFT = 0.1
+"""Of the speed between two measurements with the same value, beyond which the result is not to be trusted."""
 _GOLDEN = 0.381966
 """Multiples of it, modulo 1, are far apart: texts that are used again are cut at such places."""
 
@@ -40,9 +42,10 @@ async def tune(
         seconds: after which no further value is tried.
 
     Returns:
-        ``{key, value, texts_per_second, tried, answers, seconds, complete, note}``; ``tried`` has a row ``{value,
-        window, texts_per_second, share_of_best, seconds_per_text, chains, relative_error}`` for each value. Not
-        ``complete`` if time was up or the engine failed, as ``note`` says.
+        ``{key, value, texts_per_second, tried, answers, seconds, complete, note, drift}``; ``tried`` has a row
+        ``{value, window, texts_per_second, share_of_best, seconds_per_text, chains, relative_error}`` for each value.
+        Not ``complete`` if time was up or the engine failed, as ``note`` says. ``drift`` is by what fraction the speed
+        with ``value`` was another when it was measured again at the end; None if there was no time for that.
 
     Raises:
         StageError: the engine failed, or time was up, before there was any result.
@@ -53,7 +56,7 @@ async def tune(
     clock = asyncio.get_running_loop().time
     began = clock()
     cohorts: dict[int, Cohort] = {}
-    note = ""
+    note, again = "", None
     try:
         while (value := next_number(_speeds(cohorts), first, most)) is not None:
             try:
@@ -70,6 +73,8 @@ async def tune(
             logger.info(
                 "synthesis: %s %s: %.3g texts per second", engine.tuned, value, length * _speeds(cohorts)[value]
             )
+        if cohorts and not note:
+            again = await pump.measure(engine.set_load(chosen(_speeds(cohorts))), began + seconds)
     finally:
         await pump.stop()
     if not cohorts:
@@ -77,7 +82,11 @@ async def tune(
             f"synthesis: {pump.asked} answers in {duration(seconds)} are too few to measure anything. Lower "
             "synthesis.generation.max_new_tokens or synthesis.chain_length for --tune, or use a faster engine."
         )
-    return _summary(engine.settings.key(engine.tuned), cohorts, length, pump.asked, clock() - began, note)
+    summary = _summary(engine.settings.key(engine.tuned), cohorts, length, pump.asked, clock() - began, note)
+    if again is None:
+        return summary | {"drift": None}
+    work = cohorts[summary["value"]].mean_work
+    return summary | {"drift": round(again.speed(work) / cohorts[summary["value"]].speed(work) - 1, 3)}
 
 
 def _speeds(cohorts: dict[int, Cohort]) -> dict[int, float]:
@@ -131,6 +140,12 @@ def tune_text(result: dict[str, Any]) -> str:
     lines += ["", f"{result['answers']:,} answers in {duration(result['seconds'])}"]
     if result["note"]:
         lines.append(f"not finished: {result['note']}")
+    if abs(result["drift"] or 0) > _DRIFT:
+        change = f"{abs(result['drift']):.0%} {'faster' if result['drift'] > 0 else 'slower'}"
+        lines.append(
+            f"not reliable: measured again at the end, {result['value']} was {change}. Something else uses the engine or "
+            "its machine; repeat this when it is idle"
+        )
     lines += ["", "In the recipe:"]
     parts = result["key"].split(".")
     lines += [f"{'  ' * depth}{part}:" for depth, part in enumerate(parts)]
