@@ -24,7 +24,7 @@ from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.pairs import Chain, Example
 from megatron_ipt.synthesis.speed.measure import Cohort, Timed, work_of
 from megatron_ipt.synthesis.speed.search import chosen, next_number
-from megatron_ipt.synthesis.speed.tune import _turned, tune_text
+from megatron_ipt.synthesis.speed.tune import _next, _turned, tune_text
 from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER, total_usage
 from tests.conftest import REPOSITORY
 from tests.synthesis.conftest import texts_of, write_corpus
@@ -108,6 +108,29 @@ class TestCohort:
     def test_an_engine_without_delay_or_work(self) -> None:
         assert Cohort(2, [Timed(0.0, 5, 5)] * 5).speed(5) > 0
         assert Cohort(2, [Timed(1.0, 0, 0)] * 5).speed(0) == 2
+
+
+class TestSeveralMeasurements:
+    @staticmethod
+    def cohort(window: int, speed: float) -> Cohort:
+        return Cohort(window, [Timed(window / speed, 1, window)] * 4)
+
+    def test_a_lucky_one_does_not_win(self) -> None:
+        cohorts = {4: [self.cohort(4, 4.0)], 8: [self.cohort(8, 9.0)], 16: [self.cohort(16, 8.0)]}
+        for number in (6, 7, 11, 9):
+            cohorts[number] = [self.cohort(number, 6.0)]
+        assert _next(cohorts, 4, 16) == 8
+        cohorts[8].append(self.cohort(8, 5.0))
+        # 6.4 on average, no longer the fastest: now that is 16, to be measured again.
+        assert _next(cohorts, 4, 16) in (13, 16)
+
+    def test_twice_if_they_agree_else_three_times(self) -> None:
+        cohorts = {1: [self.cohort(1, 5.0)], 2: [self.cohort(2, 4.0)]}
+        assert _next(cohorts, 1, 2) == 1
+        assert _next(cohorts | {1: [self.cohort(1, 5.0), self.cohort(1, 5.2)]}, 1, 2) is None
+        differing = [self.cohort(1, 5.0), self.cohort(1, 7.0)]
+        assert _next(cohorts | {1: differing}, 1, 2) == 1
+        assert _next(cohorts | {1: [*differing, self.cohort(1, 9.0)]}, 1, 2) is None
 
 
 def test_work_of_an_answer() -> None:
@@ -224,7 +247,7 @@ class TestAction:
         steady = actions.tune(config, context_of(tmp_path))
         assert 0 < abs(steady["drift"]) < 0.1 and "not reliable" not in tune_text(steady)
         text = tune_text(steady | {"drift": -0.4})
-        assert f"not reliable: measured again at the end, {steady['value']} was 40% slower. Something else" in text
+        assert f"not reliable: measured again, {steady['value']} was 40% slower. Something else" in text
 
     def test_an_engine_that_fails_at_a_size(self, configure: Configure, tmp_path: Path) -> None:
         context = context_of(tmp_path)

@@ -23,7 +23,7 @@ from megatron_ipt.synthesis.spending.trial import Trial
 logger = logging.getLogger(__name__)
 
 _DRIFT = 0.1
-"""Of the speed between two measurements with the same value, beyond which the result is not to be trusted."""
+"""Of the speed between two measurements with the same value, beyond which they are not to be trusted."""
 _GOLDEN = 0.381966
 """Multiples of it, modulo 1, are far apart: texts that are used again are cut at such places."""
 
@@ -43,9 +43,9 @@ async def tune(
 
     Returns:
         ``{key, value, texts_per_second, tried, answers, seconds, complete, note, drift}``; ``tried`` has a row
-        ``{value, window, texts_per_second, share_of_best, seconds_per_text, chains, relative_error}`` for each value.
-        Not ``complete`` if time was up or the engine failed, as ``note`` says. ``drift`` is by what fraction the speed
-        with ``value`` was another when it was measured again at the end; None if there was no time for that.
+        ``{value, window, texts_per_second, share_of_best, seconds_per_text, chains, measurements}`` for each value. Not
+        ``complete`` if time was up or the engine failed, as ``note`` says. ``drift`` is by what fraction the speed with
+        ``value`` was another when it was measured again; None if there was no time for that.
 
     Raises:
         StageError: the engine failed, or time was up, before there was any result.
@@ -55,10 +55,10 @@ async def tune(
     pump = Pump(trial.ask, _supply([chain for chain in chains if len(chain.examples) == length], prompts))
     clock = asyncio.get_running_loop().time
     began = clock()
-    cohorts: dict[int, Cohort] = {}
-    note, again = "", None
+    cohorts: dict[int, list[Cohort]] = {}
+    note = ""
     try:
-        while (value := next_number(_speeds(cohorts), first, most)) is not None:
+        while (value := _next(cohorts, first, most)) is not None:
             try:
                 cohort = await pump.measure(engine.set_load(value), began + seconds)
             except StageError as error:
@@ -67,14 +67,12 @@ async def tune(
                 note = f"stopped at {value}: {error}"
                 break
             if cohort is None:
-                note = f"time was up after {duration(seconds)}, before {value} was measured"
+                what = "was measured again" if value in cohorts else "was measured"
+                note = f"time was up after {duration(seconds)}, before {value} {what}"
                 break
-            cohorts[value] = cohort
-            logger.info(
-                "synthesis: %s %s: %.3g texts per second", engine.tuned, value, length * _speeds(cohorts)[value]
-            )
-        if cohorts and not note:
-            again = await pump.measure(engine.set_load(chosen(_speeds(cohorts))), began + seconds)
+            cohorts.setdefault(value, []).append(cohort)
+            speed = length * cohort.speed(_mean_work(cohorts))
+            logger.info("synthesis: %s %s: %.3g texts per second", engine.tuned, value, speed)
     finally:
         await pump.stop()
     if not cohorts:
@@ -82,24 +80,47 @@ async def tune(
             f"synthesis: {pump.asked} answers in {duration(seconds)} are too few to measure anything. Lower "
             "synthesis.generation.max_new_tokens or synthesis.chain_length for --tune, or use a faster engine."
         )
-    summary = _summary(engine.settings.key(engine.tuned), cohorts, length, pump.asked, clock() - began, note)
-    if again is None:
-        return summary | {"drift": None}
-    work = cohorts[summary["value"]].mean_work
-    return summary | {"drift": round(again.speed(work) / cohorts[summary["value"]].speed(work) - 1, 3)}
+    return _summary(engine.settings.key(engine.tuned), cohorts, length, pump.asked, clock() - began, note)
 
 
-def _speeds(cohorts: dict[int, Cohort]) -> dict[int, float]:
-    """Chains per second by value, all at the same mean length."""
+def _next(cohorts: dict[int, list[Cohort]], first: int, most: int) -> int | None:
+    """What to measure next. The best of many measurements is often the luckiest one, so the fastest number and the one
+    to choose are measured again, and a third time if the two differ; what is fastest may change with that."""
+    speeds = _speeds(cohorts)
+    number = next_number(speeds, first, most)
+    if number is not None:
+        return number
+    for number in (max(speeds, key=lambda value: speeds[value]), chosen(speeds)):
+        if len(cohorts[number]) < 2 or (len(cohorts[number]) < 3 and abs(_drift(cohorts[number])) > _DRIFT):
+            return number
+    return None
+
+
+def _mean_work(cohorts: dict[int, list[Cohort]]) -> float:
+    """Of a chain, over all cohorts."""
+    all_of_them = [cohort for several in cohorts.values() for cohort in several]
+    count = sum(len(cohort.chains) for cohort in all_of_them)
+    return sum(cohort.mean_work * len(cohort.chains) for cohort in all_of_them) / count
+
+
+def _speeds(cohorts: dict[int, list[Cohort]]) -> dict[int, float]:
+    """Chains per second by value, all at the same mean work; of several cohorts, those in the mean of their times."""
     if not cohorts:
         return {}
-    count = sum(len(cohort.chains) for cohort in cohorts.values())
-    work = sum(cohort.mean_work * len(cohort.chains) for cohort in cohorts.values()) / count
-    return {value: cohort.speed(work) for value, cohort in cohorts.items()}
+    work = _mean_work(cohorts)
+    return {
+        value: len(several) / sum(1 / cohort.speed(work) for cohort in several) for value, several in cohorts.items()
+    }
+
+
+def _drift(several: list[Cohort]) -> float:
+    """By what fraction the speed was another in the last measurement than in the first."""
+    work = several[0].mean_work
+    return several[-1].speed(work) / several[0].speed(work) - 1
 
 
 def _summary(
-    key: str, cohorts: dict[int, Cohort], length: int, answers: int, seconds: float, note: str
+    key: str, cohorts: dict[int, list[Cohort]], length: int, answers: int, seconds: float, note: str
 ) -> dict[str, Any]:
     speeds = _speeds(cohorts)
     best = max(speeds.values())
@@ -111,12 +132,12 @@ def _summary(
         "tried": [
             {
                 "value": number,
-                "window": cohorts[number].window,
+                "window": cohorts[number][0].window,
                 "texts_per_second": round(length * speeds[number], 3),
                 "share_of_best": round(speeds[number] / best, 3),
-                "seconds_per_text": round(cohorts[number].mean_seconds / length, 3),
-                "chains": len(cohorts[number].chains),
-                "relative_error": round(cohorts[number].relative_error, 4),
+                "seconds_per_text": round(cohorts[number][0].window / speeds[number] / length, 3),
+                "chains": sum(len(cohort.chains) for cohort in cohorts[number]),
+                "measurements": len(cohorts[number]),
             }
             for number in sorted(cohorts)
         ],
@@ -124,6 +145,7 @@ def _summary(
         "seconds": round(seconds, 1),
         "complete": not note,
         "note": note,
+        "drift": round(_drift(cohorts[value]), 3) if len(cohorts[value]) > 1 else None,
     }
 
 
@@ -143,8 +165,8 @@ def tune_text(result: dict[str, Any]) -> str:
     if abs(result["drift"] or 0) > _DRIFT:
         change = f"{abs(result['drift']):.0%} {'faster' if result['drift'] > 0 else 'slower'}"
         lines.append(
-            f"not reliable: measured again at the end, {result['value']} was {change}. Something else uses the engine or "
-            "its machine; repeat this when it is idle"
+            f"not reliable: measured again, {result['value']} was {change}. Something else uses the engine or its "
+            "machine; repeat this when it is idle"
         )
     lines += ["", "In the recipe:"]
     parts = result["key"].split(".")
