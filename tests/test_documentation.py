@@ -43,6 +43,10 @@ LLAMA = {
     "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192, "vocab_size": 128256,
     "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
 }  # fmt: skip
+SMOLLM2 = LLAMA | {
+    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "vocab_size": 49152, "rope_theta": 100000.0, "tie_word_embeddings": True,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -169,10 +173,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"The {name} bridge, part {part}, was built in 19{part}. It carries a road." for part in range(10, 90)
         ]
         (texts / f"{name}.txt").write_text("\n\n".join(sentences))
-    # The sizes of a model whose weights are not here.
-    llama = folder / "models/Meta-Llama-3-8B"
-    llama.mkdir(parents=True)
-    write_json(llama / "config.json", LLAMA)
+    # The sizes of models whose weights are not here.
+    for model, sizes in (("Meta-Llama-3-8B", LLAMA), ("SmolLM2-135M-Instruct", SMOLLM2)):
+        (folder / "models" / model).mkdir(parents=True)
+        write_json(folder / "models" / model / "config.json", sizes)
     run_in(folder, f"megatron-ipt run examples/quickstart.yaml {SHORT}")
     return folder
 
