@@ -2,8 +2,7 @@
 
 The server is the simulated one of ``bench_synthesis.py``, with slots, a queue and a cache for the prefixes of some
 chains, in this process and on a simulated clock, so that nothing depends on the speed of this machine.
-The sweep lets every window work through the same number of chains and counts those that end between the first and the
-last quarter, independently of how ``--tune`` measures.
+The sweep keeps every window full for a while and counts the chains that end, independently of how ``--tune`` measures.
 
 With ``--url`` it does the same with a real vLLM server, in real time: short texts and answers of at most 16 tokens,
 each window of the sweep with texts of its own, so that no prompt is in the cache.
@@ -21,7 +20,7 @@ import itertools
 import selectors
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -44,6 +43,7 @@ from megatron_ipt.inference.tokenizer import open_prompt_tokenizer  # noqa: E402
 from megatron_ipt.inference.usage import Meter  # noqa: E402
 from megatron_ipt.progress import configure_logging  # noqa: E402
 from megatron_ipt.synthesis import stage  # noqa: E402
+from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain  # noqa: E402
 from megatron_ipt.synthesis.pairs import Chain  # noqa: E402
 from megatron_ipt.synthesis.speed.tune import tune, tune_text  # noqa: E402
 from megatron_ipt.synthesis.spending.sample import chains_of_shard, planned, sample_chains  # noqa: E402
@@ -51,7 +51,7 @@ from megatron_ipt.synthesis.spending.trial import Trial  # noqa: E402
 
 Result = TypeVar("Result")
 FIRST, MOST, SECONDS = 4, 1024, 300.0
-PACE = 2.0
+PACE = 1.0
 """Slowdown of the simulated server relative to an H100."""
 
 
@@ -103,6 +103,7 @@ class Bench:
     """Texts, and one simulated server for them."""
 
     run = staticmethod(run_simulated)
+    least = 200
 
     def __init__(self, root: Path, chain_length: int, slots: int, cached: int, texts: int):
         self.root, self.slots, self.cached = root, slots, cached
@@ -132,38 +133,42 @@ class Bench:
 
         return self.run(inside())
 
-    def chains_for(self, window: int) -> Sequence[Chain]:
-        """To measure a window with."""
-        return self.chains
-
     def tuned(self) -> dict[str, Any]:
         """What ``--tune`` finds."""
         return self.with_trial(lambda trial: tune(trial, self.chains, self.prompts, FIRST, MOST, SECONDS))
 
     def speed(self, window: int) -> float:
-        """Texts per second with a window, counted over the middle half of a run through all chains."""
+        """Texts per second with a window, counted while it is full: from the end of the second window's worth of chains
+        on, over four windows and at least 200 chains."""
 
         async def work(trial: Trial) -> float:
             ends: list[tuple[float, int]] = []
-            numbered = iter(planned(self.chains_for(window), self.prompts))
+            supply = self.supply()
+            counted = max(4 * window, self.least)
             clock = asyncio.get_running_loop().time
 
             async def one() -> None:
-                for chain in numbered:
+                while len(ends) < 2 * window + counted:
+                    chain = next(supply)
                     await trial.ask(chain)
                     ends.append((clock(), len(chain.chain.examples)))
 
             await asyncio.gather(*(one() for _ in range(window)))
-            middle = ends[max(window, len(ends) // 4) : len(ends) - window - 1]
+            middle = ends[2 * window - 1 : 2 * window + counted]
             return sum(texts for _, texts in middle[1:]) / (middle[-1][0] - middle[0][0])
 
         return self.with_trial(work)
+
+    def supply(self) -> Iterator[PlannedChain]:
+        """Chains without end. When they come again, the cache has long forgotten them."""
+        return itertools.cycle(planned(self.chains, self.prompts))
 
 
 class RealBench(Bench):
     """Texts, and a real vLLM server for them."""
 
     run = staticmethod(asyncio.run)
+    least = 40
 
     def __init__(self, root: Path, url: str, model: str, tokenizer: str, texts: int):
         self.root = root
@@ -178,15 +183,14 @@ class RealBench(Bench):
         )
         self.prompts = stage.open_styles(self.config, open_prompt_tokenizer(tokenizer), 1)
         self.chains = self.sampled(texts)
-        self._used = 0
+        self._fresh = iter(planned(self.chains[::-1], self.prompts))
 
     def engine(self) -> Engine:
         return open_engine(stage.engine_settings(self.config))
 
-    def chains_for(self, window: int) -> Sequence[Chain]:
-        needed = 3 * window + 40
-        self._used += needed
-        return self.chains[-self._used : len(self.chains) - self._used + needed]
+    def supply(self) -> Iterator[PlannedChain]:
+        """Chains that no window has had before."""
+        return self._fresh
 
 
 def windows(slots: int) -> list[int]:

@@ -15,7 +15,9 @@ TOLERANCE = 0.01
 """Measured speeds this close to the best count as equal: the smallest number wins. What is measured is off by about as
 much again."""
 _GAIN = 0.02
-"""Less than this is no reason to go on to larger numbers."""
+"""Less than this is no reason to try larger numbers."""
+_BEYOND = 2.8
+"""Two steps: one number without a gain may be bad luck."""
 _PROPORTIONAL = 0.8
 """Of the factor by which the number grew: with such a gain in speed, the next step is a large one."""
 _SMALL_STEP, _LARGE_STEP = 2, 4
@@ -61,14 +63,14 @@ def chosen(speeds: Mapping[int, float]) -> int:
 
 
 def _larger(speeds: Mapping[int, float], numbers: list[int], most: int) -> int | None:
-    """A number beyond all others, if the last one was faster than all before it."""
-    last, earlier = numbers[-1], numbers[:-1]
+    """A number beyond all others, unless they reach far enough beyond the first that is about as fast as any."""
+    last = numbers[-1]
     if last >= most:
         return None
-    if not earlier:
+    if len(numbers) == 1:
         return min(last * _SMALL_STEP, most)
-    gain = speeds[last] / max(speeds[number] for number in earlier)
-    if gain < 1 + _GAIN:
+    fast = min(number for number in numbers if speeds[number] * (1 + _GAIN) >= max(speeds.values()))
+    if last >= _BEYOND * fast:
         return None
-    proportional = gain >= _PROPORTIONAL * last / earlier[-1]
+    proportional = speeds[last] >= _PROPORTIONAL * last / numbers[-2] * speeds[numbers[-2]]
     return min(last * (_LARGE_STEP if proportional else _SMALL_STEP), most)
