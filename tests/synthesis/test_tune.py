@@ -156,6 +156,8 @@ def test_what_is_found_is_nearly_the_best_of_a_sweep(
     import bench_tune
 
     monkeypatch.setattr(bench_synthesis, "TEXT_TOKENS", 200)
+    # The same texts whatever becomes of the sources that the benchmark reads.
+    monkeypatch.setattr(bench_synthesis, "sample_paragraphs", lambda: texts_of(60, 300))
     bench_tune.write_tokenizer(tmp_path / "tokenizer")
     bench_tune.write_corpus(tmp_path / "corpus-400", tmp_path / "tokenizer", 400)
     bench = bench_tune.Bench(tmp_path, length, 24, cached, 400)
