@@ -43,10 +43,11 @@ from megatron_ipt.inference.tokenizer import open_prompt_tokenizer  # noqa: E402
 from megatron_ipt.inference.usage import Meter  # noqa: E402
 from megatron_ipt.progress import configure_logging  # noqa: E402
 from megatron_ipt.synthesis import stage  # noqa: E402
+from megatron_ipt.synthesis.from_text.prompted.shard import planned  # noqa: E402
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain  # noqa: E402
 from megatron_ipt.synthesis.pairs import Chain  # noqa: E402
 from megatron_ipt.synthesis.speed.tune import tune, tune_text  # noqa: E402
-from megatron_ipt.synthesis.spending.sample import chains_of_shard, planned, sample_chains  # noqa: E402
+from megatron_ipt.synthesis.spending.sample import sample_chains  # noqa: E402
 from megatron_ipt.synthesis.spending.trial import Trial  # noqa: E402
 
 Result = TypeVar("Result")
@@ -115,11 +116,8 @@ class Bench:
     def sampled(self, texts: int) -> list[Chain]:
         """All chains in random order."""
         shards = sorted((self.root / f"corpus-{texts}" / "synthesis").glob("shard-*"))
-
-        def form(path: Path) -> list[Chain]:
-            return chains_of_shard(path, self.prompts, self.config.chain_length, self.config.passage_characters)
-
-        return sample_chains(shards, 1, texts // self.config.chain_length, form, 1e9).chains
+        wanted = texts // self.config.chain_length
+        return sample_chains(shards, 1, wanted, stage.former(self.config, self.prompts), 1e9).chains
 
     def engine(self) -> Engine:
         """That of a server that has seen nothing yet."""
@@ -161,7 +159,7 @@ class Bench:
 
     def supply(self) -> Iterator[PlannedChain]:
         """Chains without end. When they come again, the cache has long forgotten them."""
-        return itertools.cycle(planned(self.chains, self.prompts))
+        return itertools.cycle(planned(enumerate(self.chains), self.prompts))
 
 
 class RealBench(Bench):
@@ -183,7 +181,7 @@ class RealBench(Bench):
         )
         self.prompts = stage.open_styles(self.config, open_prompt_tokenizer(tokenizer), 1)
         self.chains = self.sampled(texts)
-        self._fresh = iter(planned(self.chains[::-1], self.prompts))
+        self._fresh = iter(planned(enumerate(self.chains[::-1]), self.prompts))
 
     def engine(self) -> Engine:
         return open_engine(stage.engine_settings(self.config))

@@ -154,9 +154,11 @@ def _how_measured(harness: Mapping[str, Any]) -> str:
 def _questions(questions: Mapping[str, Any]) -> Table:
     columns = ["Questions", "Answer loss", "Right one first, %", "Per byte, %", "Chance, %"]
     shares = ["accuracy", "accuracy_per_byte", "chance"]
+    note = "Loss in nats per token of the answer; the right answer is first when no other option is as likely."
     if any("f1" in figures for figures in questions.values()):
         columns += ["F1, %", "Exact match, %"]
         shares += ["f1", "exact_match"]
+        note += " F1 and exact match are those of generated answers."
     return Table(
         (Column("Set", numeric=False), *map(Column, columns)),
         [
@@ -172,10 +174,7 @@ def _questions(questions: Mapping[str, Any]) -> Table:
         ],
         "Questions about unseen texts",
         "by likelihood",
-        "Loss in nats per token of the answer; the right answer is first when no other option is as likely. F1 and "
-        "exact match are those of generated answers."
-        if len(shares) > 3
-        else "Loss in nats per token of the answer; the right answer is first when no other option is as likely.",
+        note,
     )
 
 

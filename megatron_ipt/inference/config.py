@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,12 @@ class GenerationConfig:
             )
         if not all(self.stop):
             yield "stop", "an empty string would end every answer before it begins"
+
+    def fill_in(self, recommended: Mapping[str, Any]) -> None:
+        """Sets keys that the recipe leaves to the prompt style."""
+        for name, value in recommended.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
 
 
 @dataclass

@@ -51,21 +51,30 @@ def score_all(engine: Engine, requests: Iterable[ScoreRequest], window: int | No
 async def _all(
     engine: Engine, ask: Callable[[Asked], Awaitable[Result]], requests: Iterable[Asked], window: int
 ) -> list[Result]:
+    async with engine:
+        return await in_order(ask, requests, window)
+
+
+async def in_order(ask: Callable[[Asked], Awaitable[Result]], items: Iterable[Asked], window: int) -> list[Result]:
+    """What ``ask`` returns for each of ``items``, in their order, ``window`` of them at a time.
+
+    Raises:
+        Exception: the first failure; what is still in flight is cancelled.
+    """
     results: dict[int, Result] = {}
-    numbered: Iterator[tuple[int, Asked]] = enumerate(requests)
+    numbered: Iterator[tuple[int, Asked]] = enumerate(items)
 
     async def work() -> None:
-        for number, request in numbered:
-            results[number] = await ask(request)
+        for number, item in numbered:
+            results[number] = await ask(item)
 
-    async with engine:
-        workers = [asyncio.ensure_future(work()) for _ in range(window)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+    workers = [asyncio.ensure_future(work()) for _ in range(window)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
     return [results[number] for number in range(len(results))]
 
 

@@ -26,9 +26,9 @@ from megatron_ipt.synthesis.pair_sources import source_named
 from megatron_ipt.synthesis.speed.tune import tune as tune_engine
 from megatron_ipt.synthesis.spending.forecast import LAST_SHARE, MOST_TEXTS, forecast as forecast_run
 from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER, Ledger
-from megatron_ipt.synthesis.spending.sample import Sample, chains_of_shard, sample_chains
+from megatron_ipt.synthesis.spending.sample import Sample, sample_chains
 from megatron_ipt.synthesis.spending.trial import Trial
-from megatron_ipt.synthesis.stage import engine_settings, open_styles, tasks_of
+from megatron_ipt.synthesis.stage import engine_settings, former, open_styles, tasks_of
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +107,7 @@ def _tasks(config: SynthesisConfig, context: StageContext, option: str) -> Any:
 def _sample(
     config: SynthesisConfig, context: StageContext, shards: list[Path], prompts: StyleMixture, chains: int
 ) -> Sample:
-    def form_chains(path: Path) -> Any:
-        return chains_of_shard(path, prompts, config.chain_length, config.passage_characters)
-
-    sample = sample_chains(shards, context.seed, chains, form_chains, _READ_BYTES)
+    sample = sample_chains(shards, context.seed, chains, former(config, prompts), _READ_BYTES)
     if not sample.chains:
         raise StageError("synthesis: there are no texts left to ask about")
     return sample

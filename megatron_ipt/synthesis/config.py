@@ -79,9 +79,7 @@ class SynthesisConfig:
         else:
             self.prompt = str(self.prompt)
         # What the styles recommend for all texts is part of the settings, as if the recipe had said it.
-        for name, value in recommended_by_all(self.prompt).items():
-            if getattr(self.generation, name) is None:
-                setattr(self.generation, name, value)
+        self.generation.fill_in(recommended_by_all(self.prompt))
 
     def begins(self) -> bool:
         """Whether pairs come from files, so that no corpus is needed."""

@@ -44,7 +44,7 @@ from megatron_ipt.stages import DOCUMENTS, Units
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.health import Health, no_pairs, shortened
 from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture, StyleShare
-from megatron_ipt.synthesis.from_text.prompted.shard import REJECTS_FOLDER, ShardTask
+from megatron_ipt.synthesis.from_text.prompted.shard import REJECTS_FOLDER, ShardTask, chains_of_shard
 from megatron_ipt.synthesis.from_text.prompted.style import StyleSetup
 from megatron_ipt.synthesis.from_text.prompted.styles import (
     described,
@@ -59,7 +59,7 @@ from megatron_ipt.synthesis.pairs import Chain
 from megatron_ipt.synthesis.spending.forecast import text_before
 from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER, Ledger, total_usage, usage_summary, usage_text
 from megatron_ipt.synthesis.spending.outlook import Outlook
-from megatron_ipt.synthesis.spending.sample import chains_of_shard, sample_chains
+from megatron_ipt.synthesis.spending.sample import sample_chains
 from megatron_ipt.synthesis.statistics import REFUSED_TEXTS, Statistics, total_of
 
 logger = logging.getLogger(__name__)
@@ -238,9 +238,7 @@ def open_styles(config: SynthesisConfig, tokenizer: PromptTokenizer, seed: int) 
     shares = []
     for name, share in shares_of(config.prompt).items():
         generation = replace(config.generation)
-        for key, value in recommended(name).items():
-            if getattr(generation, key) is None:
-                setattr(generation, key, value)
+        generation.fill_in(recommended(name))
         setup = StyleSetup(tokenizer, generation, seed, style_file(name), chats=chats)
         style = load_style(name).make(setup)
         shares.append(StyleShare(name, style, share, Sampling.of(generation)))
@@ -301,13 +299,14 @@ def _generate(
 
     markers = ShardMarkers(context.directory)
     samples: list[str] = []
-    own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
+    finished = _finished(tasks, markers)
+    own = total_of(finished.values())
     useless = own.counts[REFUSED_TEXTS] and not own.counts["pairs"]
     if useless or too_many_refused(own.counts, config.generation.max_refused_share):
         # An earlier run failed because of them.
         found = reopen_refused(config, context, shard)
         logger.info("synthesis: asking again about %d texts that the engine refused", found[REFUSED_TEXTS])
-    finished = [record for task in tasks if (record := markers.counts(task.name)) is not None]
+        finished = _finished(tasks, markers)
     if len(finished) < len(tasks):
         generation = config.generation
         engine = open_engine(engine_settings(config))
@@ -317,15 +316,15 @@ def _generate(
         documents = _documents(context)
         with Ledger(context.directory / USAGE_FOLDER, config.price) as ledger:
             engine = MeteredEngine(engine, ledger)
-            left = [task.source for task in tasks if markers.counts(task.name) is None]
+            left = [task.source for task in tasks if task.name not in finished]
             _log_forecast(config, context.seed, left, prompts, ledger.total())
             monitor = Monitor(
                 engine,
                 context.directory / name,
                 generation.metrics_seconds,
                 documents * len(tasks) // all_tasks if documents is not None else None,
-                sum(record["counts"].get("documents", 0) for record in finished),
-                Health(config.give_up_after, any(record["counts"].get("pairs") for record in finished)),
+                sum(record["counts"].get("documents", 0) for record in finished.values()),
+                Health(config.give_up_after, any(record["counts"].get("pairs") for record in finished.values())),
                 Outlook(ledger, config.price),
             )
             with monitor:
@@ -333,9 +332,14 @@ def _generate(
                 run_coroutine(runner.run(tasks, monitor))
             logger.info("synthesis: used so far: %s", usage_text(ledger.total(), config.price))
         samples = monitor.health.samples
-    own = total_of(record for task in tasks if (record := markers.counts(task.name)) is not None)
-    check_refused(own.counts, config.generation.max_refused_share)
+        finished = _finished(tasks, markers)
+    check_refused(total_of(finished.values()).counts, config.generation.max_refused_share)
     return samples
+
+
+def _finished(tasks: list[ShardTask], markers: ShardMarkers) -> dict[str, dict[str, Any]]:
+    """What the markers of the finished shards hold, by shard."""
+    return {task.name: record for task in tasks if (record := markers.counts(task.name)) is not None}
 
 
 def _identity_of_shards(config: SynthesisConfig, context: StageContext) -> Callable[[ShardTask], int]:
@@ -356,13 +360,15 @@ def _identity_of_shards(config: SynthesisConfig, context: StageContext) -> Calla
     return identity
 
 
+def former(config: SynthesisConfig, prompts: StyleMixture) -> Callable[[Path], Iterator[Chain]]:
+    """Gives the chains that a run makes of the documents in a file."""
+    return lambda path: chains_of_shard(path, prompts, config.chain_length, config.passage_characters)
+
+
 def _log_forecast(config: SynthesisConfig, seed: int, shards: list[Path], prompts: StyleMixture, before: Usage) -> None:
     """Says what will be used before the first request; ``before`` is what was used so far."""
-
-    def form_chains(path: Path) -> list[Chain]:
-        return chains_of_shard(path, prompts, config.chain_length, config.passage_characters)
-
-    sample = sample_chains(shards, seed, SAMPLED_TEXTS // config.chain_length + 1, form_chains, SAMPLED_BYTES)
+    wanted = SAMPLED_TEXTS // config.chain_length + 1
+    sample = sample_chains(shards, seed, wanted, former(config, prompts), SAMPLED_BYTES)
     if sample.chains:
         most_tokens = config.generation.max_new_tokens
         logger.info("synthesis: %s", text_before(sample, prompts, config.price, before, most_tokens))

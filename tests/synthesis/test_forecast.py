@@ -18,11 +18,12 @@ from megatron_ipt.stages import DOCUMENTS
 from megatron_ipt.synthesis import actions, stage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture
+from megatron_ipt.synthesis.from_text.prompted.shard import chains_of_shard, planned
 from megatron_ipt.synthesis.pairs import Chain
 from megatron_ipt.synthesis.spending.forecast import before_any_answer, estimate, forecast_text, text_before
 from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER, total_usage
 from megatron_ipt.synthesis.spending.price import PriceConfig
-from megatron_ipt.synthesis.spending.sample import chains_of_shard, planned, sample_chains
+from megatron_ipt.synthesis.spending.sample import sample_chains
 from tests.conftest import REPOSITORY
 from tests.synthesis.conftest import texts_of, write_corpus
 
@@ -70,7 +71,7 @@ class TestSample:
 
     @pytest.fixture
     def form(self, styles: StyleMixture) -> Callable[[Path], list[Chain]]:
-        return lambda path: chains_of_shard(path, styles, 2, 2400)
+        return lambda path: list(chains_of_shard(path, styles, 2, 2400))
 
     def test_the_order_of_the_shards_does_not_matter(self, shards: list[Path], form: Any) -> None:
         sample = sample_chains(shards, 1, 20, form, 1e9)
@@ -107,7 +108,7 @@ class TestBeforeAnyAnswer:
         write_corpus(context.inputs[DOCUMENTS], [[*texts_of(9), " \n "]])
         (shard,) = (context.inputs[DOCUMENTS] / "synthesis").iterdir()
         sample = sample_chains([shard], 1, 100, lambda path: chains_of_shard(path, styles, 2, 2400), 1e9)
-        usage = before_any_answer(sample, planned(sample.chains, styles), 40)
+        usage = before_any_answer(sample, planned(enumerate(sample.chains), styles), 40)
         counts = stage.run(configure(), context)
         # Its answers have other lengths, and each is repeated in the next prompt of its chain.
         repeated = counts["prompt_tokens"] - usage.prompt_tokens

@@ -8,7 +8,6 @@ listed below the question as in tuning data; of an answer with reasoning, the co
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from megatron_ipt.evaluation.judge.gold import GoldPair, GoldText
 from megatron_ipt.evaluation.judge.text import best_f1, exact_match
 from megatron_ipt.inference.engine import Completion, Engine, Prompt, Request, RequestRefused
 from megatron_ipt.inference.engines import open_engine
-from megatron_ipt.inference.run import run_coroutine
+from megatron_ipt.inference.run import in_order, run_coroutine
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.segments import generate_until_enough
 from megatron_ipt.progress import Progress
@@ -204,22 +203,19 @@ def _has_ended(answer: str) -> bool:
 async def _ask_all(
     engine: Engine, questioner: Questioner, asked: Sequence[tuple[str, GoldPair]], window: int
 ) -> list[Response]:
-    free = asyncio.Semaphore(window)
     with Progress("judge: answers", len(asked), "questions") as bar:
 
-        async def ask(number: int, text: str, question: GoldPair) -> Response:
-            async with free:
-                response = Response(question, None, "longer than the context")
-                request = questioner.request(text, question, number)
-                if request is not None:
-                    response = await _ask(engine, questioner, request, question)
-                bar.advance()
-                return response
+        async def ask(numbered: tuple[int, tuple[str, GoldPair]]) -> Response:
+            number, (text, question) = numbered
+            response = Response(question, None, "longer than the context")
+            request = questioner.request(text, question, number)
+            if request is not None:
+                response = await _ask(engine, questioner, request, question)
+            bar.advance()
+            return response
 
         async with engine:
-            return list(
-                await asyncio.gather(*(ask(number, text, question) for number, (text, question) in enumerate(asked)))
-            )
+            return await in_order(ask, enumerate(asked), window)
 
 
 async def _ask(engine: Engine, questioner: Questioner, request: Request, question: GoldPair) -> Response:

@@ -35,9 +35,10 @@ def run(config: JudgeConfig, context: StageContext) -> dict[str, Any]:
     examples = list(_spread(shards, config.texts))
     output = Output(examples, counts_of(shards))
     result = measure(output, gold, config.retrieval_texts, config.match, context.seed)
-    result["by_style"] = _grounding_by(examples, lambda pair: pair.style)
-    result["by_task"] = _grounding_by(examples, lambda pair: pair.task)
-    result["not_in_text"] = _not_in_text(examples, context.seed)
+    found = [in_text(example) for example in examples]
+    result["by_style"] = _grounding_by(examples, found, lambda pair: pair.style)
+    result["by_task"] = _grounding_by(examples, found, lambda pair: pair.task)
+    result["not_in_text"] = _not_in_text(examples, found, context.seed)
     write_json(context.directory / JUDGED, result)
     amounts, grounding = result["amounts"], result["grounding"]
     shares = {
@@ -78,25 +79,27 @@ def _spread(shards: list[Any], texts: int) -> Iterator[Example]:
     return itertools.islice(found, texts)
 
 
-def _grounding_by(examples: list[Example], group: Callable[[Pair], str]) -> dict[str, dict[str, Any]]:
+def _grounding_by(
+    examples: list[Example], found: list[list[bool]], group: Callable[[Pair], str]
+) -> dict[str, dict[str, Any]]:
     """Number of pairs and fraction of answers found in the text, by group, the largest first; without unnamed ones."""
-    found: dict[str, list[bool]] = {}
-    for example in examples:
-        for pair, is_in in zip(example.pairs, in_text(example)):
+    groups: dict[str, list[bool]] = {}
+    for example, are_in in zip(examples, found):
+        for pair, is_in in zip(example.pairs, are_in):
             if group(pair):
-                found.setdefault(group(pair), []).append(is_in)
-    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+                groups.setdefault(group(pair), []).append(is_in)
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return {name: {"pairs": len(each), "answer_in_text": sum(each) / len(each)} for name, each in ordered}
 
 
-def _not_in_text(examples: list[Example], seed: int) -> list[dict[str, str]]:
+def _not_in_text(examples: list[Example], found: list[list[bool]], seed: int) -> list[dict[str, str]]:
     """A few pairs whose answer is not in their text, from different texts."""
-    found = []
-    for example in examples:
-        missing = [pair for pair, is_in in zip(example.pairs, in_text(example)) if not is_in]
+    shown = []
+    for example, are_in in zip(examples, found):
+        missing = [pair for pair, is_in in zip(example.pairs, are_in) if not is_in]
         if missing:
-            found.append({"id": example.id} | _shown(missing[0]))
-    return sorted(found, key=lambda record: derive(seed, "judge", record["id"]))[:_EXAMPLES]
+            shown.append({"id": example.id} | _shown(missing[0]))
+    return sorted(shown, key=lambda record: derive(seed, "judge", record["id"]))[:_EXAMPLES]
 
 
 def _shown(pair: Pair) -> dict[str, str]:

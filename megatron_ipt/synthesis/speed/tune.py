@@ -13,11 +13,11 @@ from typing import Any
 from megatron_ipt.errors import StageError
 from megatron_ipt.progress import duration
 from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture
+from megatron_ipt.synthesis.from_text.prompted.shard import planned
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain
 from megatron_ipt.synthesis.pairs import Chain
 from megatron_ipt.synthesis.speed.measure import Cohort, Pump
 from megatron_ipt.synthesis.speed.search import chosen, next_number
-from megatron_ipt.synthesis.spending.sample import planned
 from megatron_ipt.synthesis.spending.trial import Trial
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def _supply(chains: Sequence[Chain], prompts: StyleMixture) -> Iterator[PlannedC
     """``chains`` again and again. A text that was asked about is in the prefix cache of a server, so it is cut in two
     and begins with its second half from then on, each time at another place."""
     for turn in itertools.count():
-        yield from planned([_turned(chain, turn) for chain in chains], prompts)
+        yield from planned(enumerate(_turned(chain, turn) for chain in chains), prompts)
 
 
 def _turned(chain: Chain, turn: int) -> Chain:

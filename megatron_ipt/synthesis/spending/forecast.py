@@ -20,9 +20,10 @@ from megatron_ipt.inference.usage import Usage
 from megatron_ipt.stages.costs import Assumptions
 from megatron_ipt.stages.readable import compact
 from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture
+from megatron_ipt.synthesis.from_text.prompted.shard import planned
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain
 from megatron_ipt.synthesis.spending.price import PriceConfig
-from megatron_ipt.synthesis.spending.sample import Sample, planned, size_of
+from megatron_ipt.synthesis.spending.sample import Sample, size_of
 from megatron_ipt.synthesis.spending.trial import Asked, Trial
 
 FIRST_SHARE, LAST_SHARE = 0.001, 0.01
@@ -93,7 +94,7 @@ async def forecast(
     while True:
         more = sample.chains[len(asked) : min(wanted, most)]
         began = clock()
-        asked += await trial.ask_all(planned(more, prompts), window)
+        asked += await trial.ask_all(planned(enumerate(more), prompts), window)
         if len(more) >= _WINDOWS_FOR_SPEED * window:
             speed = len(more) / max(clock() - began, 1e-9)
         weight = _extrapolated(sample, asked, price.cost if price.given else _tokens)
@@ -182,7 +183,7 @@ def text_before(sample: Sample, prompts: StyleMixture, price: PriceConfig, befor
         assumed = Assumptions()
         answer_tokens, source = assumed.pairs_per_text * assumed.tokens_per_pair, "an assumption"
     answer_tokens = min(answer_tokens, most_tokens)
-    chains = planned(sample.chains, prompts)
+    chains = planned(enumerate(sample.chains), prompts)
     expected = before_any_answer(sample, chains, answer_tokens)
     line = (
         f"about {sample.total_texts:,.0f} texts, {compact(expected.prompt_tokens)} tokens in and "

@@ -7,16 +7,11 @@ any first part of them is a sample as well. Where reading everything would take 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_ipt.corpus.documents import Document
-from megatron_ipt.files import read_jsonl
 from megatron_ipt.seeding import derive
-from megatron_ipt.synthesis.from_text.chaining import chain_up
-from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture
-from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain
 from megatron_ipt.synthesis.pairs import Chain
 
 
@@ -40,7 +35,7 @@ class Sample:
 
 
 def sample_chains(
-    shards: Sequence[Path], seed: int, wanted: int, form_chains: Callable[[Path], Sequence[Chain]], most_bytes: float
+    shards: Sequence[Path], seed: int, wanted: int, form_chains: Callable[[Path], Iterable[Chain]], most_bytes: float
 ) -> Sample:
     """Up to ``wanted`` chains of ``shards``.
 
@@ -79,18 +74,6 @@ def sample_chains(
         read,
         len(order),
     )
-
-
-def chains_of_shard(path: Path, prompts: StyleMixture, chain_length: int, characters: int) -> list[Chain]:
-    """The chains that a run makes of the documents in ``path``."""
-    documents = (Document.from_json(record) for record in read_jsonl(path))
-    return list(chain_up(documents, chain_length, characters, prompts.divide))
-
-
-def planned(chains: Sequence[Chain], prompts: StyleMixture) -> list[PlannedChain]:
-    """``chains`` with what is asked about each text."""
-    asked = zip(chains, prompts.ask(chains))
-    return [PlannedChain(number, chain, by, texts) for number, (chain, (by, texts)) in enumerate(asked)]
 
 
 def size_of(chain: Chain) -> int:

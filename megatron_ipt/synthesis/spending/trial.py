@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_ipt.inference.metering import MeteredEngine
+from megatron_ipt.inference.run import in_order
 from megatron_ipt.inference.usage import Meter, Usage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.health import Answer
@@ -72,21 +73,7 @@ class Trial:
 
     async def ask_all(self, chains: Sequence[PlannedChain], window: int) -> list[Asked]:
         """Asks about ``chains``, ``window`` at a time; results in their order."""
-        results: dict[int, Asked] = {}
-        numbered = iter(enumerate(chains))
-
-        async def work() -> None:
-            for place, chain in numbered:
-                results[place] = await self.ask(chain)
-
-        workers = [asyncio.create_task(work()) for _ in range(min(window, len(chains)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-        return [results[place] for place in range(len(results))]
+        return await in_order(self.ask, chains, window)
 
 
 def _ignore(answer: Answer) -> None:

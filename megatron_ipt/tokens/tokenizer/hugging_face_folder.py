@@ -80,7 +80,7 @@ class HuggingFaceTokenizer:
                 shutil.copyfile(self.folder / name, folder / name)
         if self._chosen:
             # Everything later (export, evaluation, other tools) reads the chosen tokens from here.
-            for name in ("tokenizer_config.json", "special_tokens_map.json"):
-                if name == "tokenizer_config.json" or (folder / name).is_file():
-                    named = read_json(folder / name) if (folder / name).is_file() else {}
-                    (folder / name).write_text(json.dumps({**named, **self._chosen}, indent=2) + "\n")
+            configuration, named = folder / "tokenizer_config.json", folder / "special_tokens_map.json"
+            for file in (configuration, *([named] if named.is_file() else [])):
+                content = read_json(file) if file.is_file() else {}
+                file.write_text(json.dumps({**content, **self._chosen}, indent=2) + "\n")

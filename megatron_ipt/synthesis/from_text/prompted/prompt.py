@@ -88,11 +88,4 @@ class PromptFormat(PromptStyle):
         if end < 0:
             return [], ""
         pairs = text.count(END)
-        low, high = 0, len(ids)
-        while low < high:
-            middle = (low + high) // 2
-            if self.tokenizer.decode(ids[:middle]).count(END) >= pairs:
-                high = middle
-            else:
-                low = middle + 1
-        return ids[:low], text[: end + len(END)]
+        return self.shortest(ids, lambda beginning: beginning.count(END) >= pairs), text[: end + len(END)]

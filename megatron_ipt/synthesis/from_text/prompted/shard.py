@@ -12,7 +12,7 @@ the shard again, with the same bytes as if nothing had been refused.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,22 +151,20 @@ class ShardJob:
             chain_length: texts per chain.
             characters: maximum characters of a text.
         """
-
         self._wordings = prompts.wordings
-        documents = (Document.from_json(record) for record in read_jsonl(self.task.source))
         batch: list[tuple[int, Chain]] = []
         texts = skipped = index = 0
-        for index, chain in enumerate(chain_up(documents, chain_length, characters, prompts.divide), 1):
+        for index, chain in enumerate(chains_of_shard(self.task.source, prompts, chain_length, characters), 1):
             if index - 1 in self.journal:
                 skipped += sum("#" not in example.id for example in chain.examples)
                 continue
             batch.append((index - 1, chain))
             texts += len(chain.examples)
             if texts >= _BATCH_TEXTS:
-                yield _planned(batch, prompts), skipped
+                yield planned(batch, prompts), skipped
                 batch, texts, skipped = [], 0, 0
         self.planned = index
-        yield _planned(batch, prompts), skipped
+        yield planned(batch, prompts), skipped
 
     @property
     def complete(self) -> bool:
@@ -224,6 +222,14 @@ class ShardJob:
             self._lock.__exit__(None, None, None)
 
 
-def _planned(batch: list[tuple[int, Chain]], prompts: StyleMixture) -> list[PlannedChain]:
-    asked = prompts.ask([chain for _, chain in batch])
-    return [PlannedChain(index, chain, by, texts) for (index, chain), (by, texts) in zip(batch, asked)]
+def chains_of_shard(source: Path, prompts: StyleMixture, chain_length: int, characters: int) -> Iterator[Chain]:
+    """The chains of the documents in ``source``, in order; for the arguments see :meth:`ShardJob.plan`."""
+    documents = (Document.from_json(record) for record in read_jsonl(source))
+    return chain_up(documents, chain_length, characters, prompts.divide)
+
+
+def planned(chains: Iterable[tuple[int, Chain]], prompts: StyleMixture) -> list[PlannedChain]:
+    """Numbered chains, each with its style and what is asked about each of its texts."""
+    numbered = list(chains)
+    asked = prompts.ask([chain for _, chain in numbered])
+    return [PlannedChain(index, chain, by, texts) for (index, chain), (by, texts) in zip(numbered, asked)]

@@ -8,7 +8,8 @@ alone, so that what an engine has cached of it stays valid, or begins anew with 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -148,16 +149,17 @@ class PromptStyle(ABC):
     def without_repeats(self, completion: Completion, text: TextPrompt) -> Completion:
         """The shortest beginning of an answer that :meth:`repeats` itself which has the same pairs."""
         pairs, _ = self.parse(completion.text, False, text)
-        low, high = 0, len(completion.ids)
-        while low < high:
-            middle = (low + high) // 2
-            found, _ = self.parse(self.tokenizer.decode(completion.ids[:middle]), False, text)
-            if len(found) >= len(pairs):
-                high = middle
-            else:
-                low = middle + 1
-        ids = completion.ids[:low]
+
+        def has_them(beginning: str) -> bool:
+            return len(self.parse(beginning, False, text)[0]) >= len(pairs)
+
+        ids = self.shortest(completion.ids, has_them)
         return replace(completion, ids=ids, text=self.tokenizer.decode(ids))
+
+    def shortest(self, ids: list[int], holds: Callable[[str], bool]) -> list[int]:
+        """The shortest beginning of ``ids`` whose text ``holds``, as that of every longer one does."""
+        lengths = range(len(ids))
+        return ids[: bisect_left(lengths, True, key=lambda length: holds(self.tokenizer.decode(ids[:length])))]
 
     def sampling(self, defaults: Sampling, text: TextPrompt | None = None) -> Sampling:
         """How to decode the answer about ``text``, from the recipe's settings: for example with a stop string of the

@@ -72,22 +72,27 @@ def style_file(name: str) -> Path | None:
     return Path(name).expanduser() if name.endswith((".yaml", ".yml")) else None
 
 
+def _row(name: str) -> StyleRow | None:
+    """The row of style ``name``; None for a custom one."""
+    return STYLES.get(FILE_OF if style_file(name) else name)
+
+
 def style_code(name: str) -> str:
     """``module:Class`` of the style called ``name``, or ``name`` itself."""
-    name = FILE_OF if style_file(name) else name
-    return STYLES[name].code if name in STYLES else name
+    row = _row(name)
+    return row.code if row else name
 
 
 def recommended(name: str) -> Mapping[str, float]:
     """Settings of ``generation`` that style ``name`` recommends for every text; greedy for a custom one."""
-    name = FILE_OF if style_file(name) else name
-    return STYLES[name].sampling if name in STYLES else GREEDY
+    row = _row(name)
+    return row.sampling if row else GREEDY
 
 
 def makes_chats(name: str) -> bool:
     """Whether style ``name`` makes chats; a custom one may."""
-    name = FILE_OF if style_file(name) else name
-    return name not in STYLES or STYLES[name].chats
+    row = _row(name)
+    return row is None or row.chats
 
 
 def recommended_by_all(prompt: str | Mapping[str, float]) -> dict[str, float]:

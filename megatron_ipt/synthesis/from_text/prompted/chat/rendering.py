@@ -56,12 +56,16 @@ class Rendering(ABC):
         """The prompt of each chat, up to where the assistant answers."""
 
     @abstractmethod
-    def count(self, text: str) -> int:
-        """Tokens of ``text`` inside a message."""
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts as they stand in a prompt."""
 
     @abstractmethod
     def neutralise(self, text: str) -> str:
         """``text`` with a space inside every control token that it quotes."""
+
+    def count(self, text: str) -> int:
+        """Tokens of ``text`` inside a message."""
+        return len(self._encode([self.neutralise(text)])[0])
 
 
 class Messages(Rendering):
@@ -83,11 +87,11 @@ class Messages(Rendering):
         texts = ["\n\n".join(message["content"] for message in chat) for chat in chats]
         return [
             Prompt(ids, text, tuple(chat), self._variables)
-            for ids, text, chat in zip(self._tokenizer.encode(texts), texts, chats)
+            for ids, text, chat in zip(self._encode(texts), texts, chats)
         ]
 
-    def count(self, text: str) -> int:
-        return len(self._tokenizer.encode([self.neutralise(text)])[0])
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return self._tokenizer.encode(texts)
 
     def neutralise(self, text: str) -> str:
         return _CONTROL_TOKEN.sub(lambda match: f"{match[0][0]} {match[0][1:]}", self._break_up(text))
@@ -125,9 +129,6 @@ class Rendered(Rendering):
             Prompt(ids, text.removeprefix(self._bos), tuple(chat), self._variables)
             for ids, text, chat in zip(self._encode(texts), texts, chats)
         ]
-
-    def count(self, text: str) -> int:
-        return len(self._encode([self.neutralise(text)])[0])
 
     def neutralise(self, text: str) -> str:
         return self._break_up(text)
