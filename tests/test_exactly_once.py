@@ -121,8 +121,8 @@ def test_phases() -> None:
 def test_a_journal_is_read_independently(tmp_path: Path) -> None:
     from exactly_once.runners import documents_in_journal
 
-    from megatron_ipt.synthesis.from_text.prompted.journal import Journal
     from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome
+    from megatron_ipt.synthesis.journal import Journal
     from megatron_ipt.synthesis.pairs import Chain, Example
 
     journal = Journal(tmp_path / "shard-00000.journal", 7)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.inference.engine import Prompt
-from megatron_ipt.synthesis.from_text.prompted.marks import breaking_up
+from megatron_ipt.inference.tokenizer import breaking_up
 from megatron_ipt.synthesis.from_text.prompted.style import Drop, PromptStyle, TextPrompt
 from megatron_ipt.synthesis.pairs import Pair
 

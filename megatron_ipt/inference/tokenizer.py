@@ -6,6 +6,8 @@ not), so ids are made here, once, and sent as ids wherever the engine takes them
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -140,3 +142,11 @@ class _SentencePiece:
 
     def decode(self, ids: list[int]) -> str:
         return str(self._processor.decode([i for i in ids if i not in self._control]))
+
+
+def breaking_up(marks: Iterable[str]) -> Callable[[str], str]:
+    """A function that puts a space inside every one of ``marks`` in a text: ``<QUE>`` becomes ``< QUE>``."""
+    # A control token of one character cannot be broken up; as ids it is text anyway.
+    longest_first = sorted({mark for mark in marks if len(mark) > 1}, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    return lambda text: pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)

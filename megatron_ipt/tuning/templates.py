@@ -20,8 +20,7 @@ from megatron_ipt.inference.chat_template import (
     published_template,
     template_encoder,
 )
-from megatron_ipt.inference.tokenizer import PromptTokenizer
-from megatron_ipt.synthesis.from_text.prompted.marks import breaking_up
+from megatron_ipt.inference.tokenizer import PromptTokenizer, breaking_up
 from megatron_ipt.tuning.chats import Message, UnusableChatError
 from megatron_ipt.tuning.sequences import Continuation, Masked
 

@@ -16,7 +16,6 @@ from megatron_ipt.synthesis.from_text.prompted.chat.answers import (
     pair_of_text,
     pairs_of_records,
 )
-from megatron_ipt.synthesis.from_text.prompted.chat.lenient_json import Broken, clean, read_objects
 from megatron_ipt.synthesis.from_text.prompted.parsing import (
     BAD_OPTIONS,
     COPIED,
@@ -26,6 +25,7 @@ from megatron_ipt.synthesis.from_text.prompted.parsing import (
     NOT_AN_OPTION,
     REPEATED,
 )
+from megatron_ipt.synthesis.lenient_json import Broken, clean, read_objects
 from megatron_ipt.synthesis.pairs import Pair
 
 WHO = Pair("Who sat?", "A cat")

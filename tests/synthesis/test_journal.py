@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from megatron_ipt.errors import StageError, StorageError
-from megatron_ipt.synthesis.from_text.prompted.journal import Journal
+from megatron_ipt.synthesis.journal import Journal
 
 
 def test_keeps_what_was_written(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Ledger(Meter):
     Args:
         folder: of the ledger.
         price: decides what is too much.
+        key: of the section ``price`` in the recipe, for errors.
 
     Attributes:
         usage: sums in the file of this process, those of processes before it included.
@@ -50,10 +51,11 @@ class Ledger(Meter):
         StorageError: it cannot be written.
     """
 
-    def __init__(self, folder: Path, price: PriceConfig):
+    def __init__(self, folder: Path, price: PriceConfig, key: str = "synthesis.price"):
         super().__init__()
         self._folder = folder
         self._price = price
+        self._key = key
         self._descriptor = -1
         self._dirty = False
         self._others = Usage()
@@ -96,8 +98,8 @@ class Ledger(Meter):
         if self._price.given and (prompt_tokens is None or generated_tokens is None):
             what = "prompt_tokens" if prompt_tokens is None else "completion_tokens"
             raise StageError(
-                f"synthesis.price: an answer of the server has no usage.{what}, so its cost cannot be counted. Use a "
-                "server that reports usage, or remove synthesis.price."
+                f"{self._key}: an answer of the server has no usage.{what}, so its cost cannot be counted. Use a "
+                f"server that reports usage, or remove {self._key}."
             )
 
     def sync(self) -> None:
@@ -129,9 +131,9 @@ class Ledger(Meter):
         if cost < limit:
             return None
         return StageError(
-            f"synthesis.price.limit: {self._price.text(limit)} is reached: {usage.answers:,} answers have cost "
-            f"{self._price.text(cost)}, earlier runs in {self._folder.parent} included. Finished texts are kept: raise "
-            "the limit and rerun to resume."
+            f"{self._key}.limit: {self._price.text(limit)} is reached: {usage.answers:,} answers have cost "
+            f"{self._price.text(cost)}, earlier runs in {self._folder.parent} included. What is finished is kept: "
+            "raise the limit and rerun to resume."
         )
 
     def figures(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Recipe section ``synthesis.price``: what a provider bills for tokens, and how much may be spent."""
+"""Recipe section ``price`` of stages that ask a model: what a provider bills for tokens, and how much may be spent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PriceConfig:
     limit: float | None = key(
         None,
         "Stop when everything that was ever spent in the folder of this stage costs this much. Answers on their way "
-        "are still awaited and paid for; finished texts are kept.",
+        "are still awaited and paid for; what is finished is kept.",
         minimum=0,
         affects_output=False,
     )

@@ -6,9 +6,6 @@ by blank lines, and ``</s>``. The marks are plain text; ``<s>`` and ``</s>`` are
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
-
 from megatron_ipt.synthesis.pairs import Pair
 
 TEXT_OPEN, TEXT_CLOSE, QUESTION, ANSWER, END = MARKS = ("<CON>", "</CON>", "<QUE>", "<ANS>", "</END>")
@@ -37,11 +34,3 @@ def render_pair(pair: Pair) -> str:
 def render_pairs(pairs: list[Pair]) -> str:
     """What the synthesizer writes after a text."""
     return "\n\n".join(map(render_pair, pairs))
-
-
-def breaking_up(marks: Iterable[str]) -> Callable[[str], str]:
-    """A function that puts a space inside every one of ``marks`` in a text: ``<QUE>`` becomes ``< QUE>``."""
-    # A control token of one character cannot be broken up; as ids it is text anyway.
-    longest_first = sorted({mark for mark in marks if len(mark) > 1}, key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-    return lambda text: pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)

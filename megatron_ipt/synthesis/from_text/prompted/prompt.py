@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.inference.engine import Completion, Prompt
-from megatron_ipt.inference.tokenizer import PromptTokenizer
-from megatron_ipt.synthesis.from_text.prompted.marks import END, MARKS, breaking_up, render_text
+from megatron_ipt.inference.tokenizer import PromptTokenizer, breaking_up
+from megatron_ipt.synthesis.from_text.prompted.marks import END, MARKS, render_text
 from megatron_ipt.synthesis.from_text.prompted.parsing import parse_answer
 from megatron_ipt.synthesis.from_text.prompted.style import Drop, PromptStyle, TextPrompt
 from megatron_ipt.synthesis.pairs import Example, Pair

@@ -26,9 +26,9 @@ from megatron_ipt.locks import locked
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.from_text.chaining import chain_up
-from megatron_ipt.synthesis.from_text.prompted.journal import Journal
 from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome, PlannedChain
+from megatron_ipt.synthesis.journal import Journal
 from megatron_ipt.synthesis.pairs import Chain
 from megatron_ipt.synthesis.statistics import REFUSED_TEXTS, REPEATED_TEXTS, Statistics
 

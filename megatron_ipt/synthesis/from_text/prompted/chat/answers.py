@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from megatron_ipt.synthesis.from_text.prompted.chat.lenient_json import MOST_CHARACTERS, Broken, clean, read_objects
 from megatron_ipt.synthesis.from_text.prompted.parsing import (
     BAD_OPTIONS,
     CUT_OFF,
@@ -21,6 +20,7 @@ from megatron_ipt.synthesis.from_text.prompted.parsing import (
     distinct,
 )
 from megatron_ipt.synthesis.from_text.prompted.style import Drop
+from megatron_ipt.synthesis.lenient_json import MOST_CHARACTERS, Broken, clean, read_objects
 from megatron_ipt.synthesis.pairs import Pair
 
 BROKEN_JSON = "broken JSON"

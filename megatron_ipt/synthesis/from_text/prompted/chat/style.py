@@ -15,19 +15,26 @@ from typing import Any
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.inference.chat_template import Message
 from megatron_ipt.inference.engine import Completion, Prompt
-from megatron_ipt.inference.sampling import Sampling
-from megatron_ipt.synthesis.from_text.prompted.chat.answers import pair_of_text, pairs_of_records
-from megatron_ipt.synthesis.from_text.prompted.chat.rendering import (
+from megatron_ipt.inference.rendering import (
     Messages,
     Rendered,
     Rendering,
+    Wanted,
+    joined,
     message,
     template_file,
 )
+from megatron_ipt.inference.sampling import Sampling
+from megatron_ipt.synthesis.from_text.prompted.chat.answers import pair_of_text, pairs_of_records
 from megatron_ipt.synthesis.from_text.prompted.chat.tasks import BUILT_IN, PAIRS, Task, Tasks, read_tasks
 from megatron_ipt.synthesis.from_text.prompted.style import Drop, PromptStyle, StyleSetup, TextPrompt
 from megatron_ipt.synthesis.pairs import Example, Pair
 
+_WANTED = Wanted(
+    StyleSetup.key,
+    "synthesis",
+    f"use an instruction-tuned model, or set {StyleSetup.key} to synthesizer for a model tuned on its format",
+)
 _LEAST_TEXT_TOKENS = 64
 _SEAM_TOKENS = 4
 """By which the tokens of a text may grow where it meets the words around it."""
@@ -85,7 +92,7 @@ class ChatStyle(PromptStyle):
 
     @classmethod
     def files(cls, tokenizer: Path | None, file: Path | None) -> list[Path]:
-        return [*([file] if file else []), *([template_file(tokenizer, StyleSetup.key)] if tokenizer else [])]
+        return [*([file] if file else []), *([template_file(tokenizer, _WANTED)] if tokenizer else [])]
 
     def count(self, text: str) -> int:
         return self._rendering.count(text)
@@ -134,7 +141,7 @@ class ChatStyle(PromptStyle):
         examples = max(len(task.examples) for task in self._tasks.tasks)
         if setup.chats:
             return Messages(self.tokenizer, self._tasks.variables, 2 + 2 * examples)
-        return Rendered(self.tokenizer, self._tasks.variables, examples > 0, setup.key)
+        return Rendered(self.tokenizer, self._tasks.variables, examples > 0, replace(_WANTED, key=setup.key))
 
     def _chat(self, task: Task, text: str) -> tuple[Message, ...]:
         """The messages that ask ``task`` about ``text``."""
@@ -142,8 +149,4 @@ class ChatStyle(PromptStyle):
         for example in task.examples:
             chat += [message("user", task.request(example.text)), message("assistant", example.answer)]
         chat.append(message("user", task.request(self._rendering.neutralise(text.strip()))))
-        if task.system and self._rendering.system:
-            chat.insert(0, message("system", task.system))
-        elif task.system:
-            chat[0] = message("user", f"{task.system}\n\n{chat[0]['content']}")
-        return tuple(chat)
+        return joined(task.system, chat, self._rendering)

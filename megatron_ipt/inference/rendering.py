@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ from megatron_ipt.inference.chat_template import (
     template_encoder,
 )
 from megatron_ipt.inference.engine import Prompt
-from megatron_ipt.inference.tokenizer import PromptTokenizer
-from megatron_ipt.synthesis.from_text.prompted.marks import breaking_up
+from megatron_ipt.inference.tokenizer import PromptTokenizer, breaking_up
 
 Chat = Sequence[Message]
 
@@ -36,6 +36,21 @@ _CONTROL_TOKEN = re.compile(
     r"<[|｜][^<>|｜\s]{1,40}[|｜]>|</?s>|\[/?(?:INST|SYSTEM_PROMPT)\]|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
 )
 """Control tokens of the common families, for models whose tokenizer is not at hand."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Who wants the chat template of a model, for errors.
+
+    Attributes:
+        key: recipe key that makes it necessary.
+        extra: of the package that installs what templates need.
+        advice: what to do where the model has none.
+    """
+
+    key: str
+    extra: str
+    advice: str = "use an instruction-tuned model"
 
 
 class Rendering(ABC):
@@ -104,16 +119,17 @@ class Rendered(Rendering):
         tokenizer: of the model.
         variables: of the template.
         examples: whether chats begin with earlier turns.
-        key: recipe key, for errors.
+        wanted: by whom.
 
     Raises:
         InputError: the model has no chat template or no tokenizer.json, or the template fails.
     """
 
-    def __init__(self, tokenizer: PromptTokenizer, variables: Mapping[str, Any], examples: bool, key: str):
+    def __init__(self, tokenizer: PromptTokenizer, variables: Mapping[str, Any], examples: bool, wanted: Wanted):
+        key = wanted.key
         folder = folder_of(tokenizer.path, key)
         self._tokenizer = tokenizer
-        self._template = open_template(folder, key, variables)
+        self._template = open_template(folder, wanted, variables)
         self._encoder = template_encoder(folder)
         self._variables = variables
         self._break_up = breaking_up(tokenizer.control_tokens)
@@ -170,23 +186,38 @@ def message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def open_template(folder: Path, key: str, variables: Mapping[str, Any]) -> ChatTemplate:
+def joined(system: str, turns: Chat, rendering: Rendering) -> tuple[Message, ...]:
+    """A chat that begins with ``system``: as a message of its own, or within the first one for models that know none.
+
+    Args:
+        system: may be empty.
+        turns: the rest of the chat; the first is the user's.
+        rendering: of the model.
+    """
+    if not system:
+        return tuple(turns)
+    if rendering.system:
+        return (message("system", system), *turns)
+    return (message("user", f"{system}\n\n{turns[0]['content']}"), *turns[1:])
+
+
+def open_template(folder: Path, wanted: Wanted, variables: Mapping[str, Any]) -> ChatTemplate:
     """The chat template of the tokenizer in ``folder``.
 
     Raises:
         InputError: there is none, or it is not valid.
     """
-    source, name = published_template(folder, key, _advice(key))
-    return compile_template(source, name, folder, key, "synthesis", variables)
+    source, name = published_template(folder, wanted.key, wanted.advice)
+    return compile_template(source, name, folder, wanted.key, wanted.extra, variables)
 
 
-def template_file(tokenizer: Path, key: str) -> Path:
+def template_file(tokenizer: Path, wanted: Wanted) -> Path:
     """The file that holds the chat template of ``tokenizer``.
 
     Raises:
         InputError: there is none.
     """
-    return Path(published_template(folder_of(tokenizer, key), key, _advice(key))[1])
+    return Path(published_template(folder_of(tokenizer, wanted.key), wanted.key, wanted.advice)[1])
 
 
 def folder_of(tokenizer: Path | None, key: str) -> Path:
@@ -195,7 +226,3 @@ def folder_of(tokenizer: Path | None, key: str) -> Path:
             f"{key}: chat templates need a folder with tokenizer.json and tokenizer_config.json; found {tokenizer}"
         )
     return tokenizer.parent
-
-
-def _advice(key: str) -> str:
-    return f"use an instruction-tuned model, or set {key} to synthesizer for a model tuned on its format"
