@@ -89,6 +89,7 @@ def _stage_command(stage: Stage) -> click.Command:
         overwrite: bool,
         as_json: bool,
         shard: tuple[int, int] | None = None,
+        unit: str | None = None,
         **chosen: Any,
     ) -> None:
         loaded = load_recipe(recipe, overrides)
@@ -100,7 +101,7 @@ def _stage_command(stage: Stage) -> click.Command:
             if as_json:
                 print_json(result)
             return
-        run_one(stage, loaded, overwrite, shard, again=action is not None)
+        run_one(stage, loaded, overwrite, shard, again=action is not None, unit=unit)
         if as_json:
             row = next(row for row in status_of(loaded) if row["stage"] == stage.name)
             print_json(row | ({action.name: result} if action is not None else {}))
@@ -108,6 +109,9 @@ def _stage_command(stage: Stage) -> click.Command:
     options = (json_option, *map(_action_option, reversed(stage.actions)), overwrite_option)
     for decorate in (*options, overrides_argument, recipe_argument):
         command = decorate(command)
+    if stage.unit_option:
+        help = f"Do only the one of the {stage.unit} with this name; then run once without it to finish the stage."
+        command = click.option(stage.unit_option, "unit", metavar="NAME", help=help)(command)
     if stage.shardable:
         command = shard_option(command)
     help_text = f"{stage.help}\n\n\b\nExample:\n  {example}"

@@ -231,7 +231,7 @@ def _prepare(
     """Prepares ``directory``; returns the seconds spent by earlier attempts, or None if the stage is complete."""
     earlier = read_manifest(directory)
     if earlier is not None:
-        differences, changed_code = _differences(earlier, manifest, defaults)
+        differences, changed_code, larger = _differences(earlier, manifest, defaults)
         if changed_code and not differences and not overwrite:
             logger.warning(
                 "%s: %s; existing output is kept; use --overwrite to regenerate it", directory, ", ".join(changed_code)
@@ -241,7 +241,7 @@ def _prepare(
         if overwrite and (differences or changed_code):
             _discard(directory, keeps)
             earlier = None
-        elif earlier["status"] == "complete" and not again:
+        elif earlier["status"] == "complete" and not again and not larger:
             return None
     directory.mkdir(parents=True, exist_ok=True)
     return float(earlier.get("seconds", 0.0)) if earlier is not None else 0.0
@@ -328,22 +328,26 @@ def changed_settings(
 
 def _differences(
     earlier: dict[str, Any], now: dict[str, Any], defaults: Mapping[str, Any] | None
-) -> tuple[list[str], list[str]]:
-    """Differences in settings and inputs, and differences in custom code."""
+) -> tuple[list[str], list[str], bool]:
+    """Differences in settings and inputs, differences in custom code, and whether there is more input of a kind that
+    only adds to the output (``adds`` in its fingerprint)."""
     changed = changed_settings(earlier["settings"], now["settings"], defaults)
     found = [f"{now['stage']}.{name}: was {old!r}, is {new!r}" for name, (old, new) in changed.items()]
     code: list[str] = []
+    larger = False
     before = {entry["path"]: entry for entry in earlier["inputs"]}
     after = {entry["path"]: entry for entry in now["inputs"]}
     for path in sorted(before.keys() | after.keys()):
         differences = code if (after.get(path) or before[path]).get("code") else found
-        if path not in after:
+        if path not in before and after[path].get("adds"):
+            larger = True
+        elif path not in after:
             differences.append(f"input {path}: removed")
         elif path not in before:
             differences.append(f"input {path}: new")
         elif before[path] != after[path]:
             differences.append(f"input {path}: changed")
-    return found, code
+    return found, code, larger
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -90,6 +90,7 @@ def run_one(
     overwrite: bool = False,
     shard: tuple[int, int] | None = None,
     again: bool = False,
+    unit: str | None = None,
     **options: Any,
 ) -> bool:
     """Runs ``stage`` if it is not finished; returns whether it ran.
@@ -97,6 +98,7 @@ def run_one(
     Args:
         again: run it even if it is finished.
         shard: (i, N) does only this share of it, beside other processes; a last run without it completes the stage.
+        unit: does only the unit with this name, likewise; for stages with a ``unit_option``.
         options: keyword arguments for the stage's code, for what is not a setting: the launcher of the training.
 
     Raises:
@@ -105,17 +107,23 @@ def run_one(
     """
     job = _prepared(stage, recipe)
     code = stage.function(stage.code)
-    if shard is not None:
+    share = {"--shard": shard, stage.unit_option: unit}
+    parts = {option: value for option, value in share.items() if value is not None}
+    if parts:
         _check_divisible(stage)
+        if len(parts) > 1:
+            raise RecipeError(f"{' and '.join(parts)}: one at a time")
         if overwrite:
-            raise RecipeError("--overwrite with --shard: processes would discard each other's work; overwrite first")
-        options["shard"] = shard
+            raise RecipeError(
+                f"--overwrite with {next(iter(parts))}: processes would discard each other's work; overwrite first"
+            )
+        options |= {"shard": shard} if unit is None else {"unit": unit}
     context = job.context
     ran = run_stage(
         context, job.settings, job.inputs, lambda: code(job.section, context, **options), overwrite,
-        partial=shard is not None, defaults=job.defaults, again=again, keeps=stage.keeps,
+        partial=bool(parts), defaults=job.defaults, again=again, keeps=stage.keeps,
     )  # fmt: skip
-    if shard is not None:
+    if parts:
         return ran
     manifest = cast("dict[str, Any]", read_manifest(context.directory))
     verb = f"done in {duration(manifest['seconds'])}" if ran else "already done"

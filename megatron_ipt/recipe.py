@@ -33,6 +33,8 @@ from megatron_ipt.report.config import ReportConfig
 from megatron_ipt.stages import Stage, all_stages, register, stages_of_sections
 from megatron_ipt.synthesis import description as synthesis
 from megatron_ipt.synthesis.config import SynthesisConfig
+from megatron_ipt.synthesis.from_taxonomy import description as taxonomy
+from megatron_ipt.synthesis.from_taxonomy.config import TaxonomyConfig
 from megatron_ipt.tokens import description as tokens
 from megatron_ipt.tokens.config import TokensConfig
 from megatron_ipt.training import description as training
@@ -42,6 +44,7 @@ from megatron_ipt.tuning.config import TuningConfig
 
 BUILT_IN = (
     corpus.STAGE,
+    taxonomy.STAGE,
     synthesis.STAGE,
     evaluation.JUDGE,
     *(room.STAGE for room in (augment, tokens, tuning, training, convert, evaluation, report)),
@@ -71,6 +74,7 @@ class Recipe:
         affects_output=False,
     )
     corpus: CorpusConfig = key(CorpusConfig, "Raw documents.")
+    taxonomy: TaxonomyConfig = key(TaxonomyConfig, "Instruction–response pairs from a taxonomy, instead of a corpus.")
     synthesis: SynthesisConfig = key(SynthesisConfig, "Instruction–response pairs.")
     judge: JudgeConfig = key(JudgeConfig, "Quality of the pairs, for the report.")
     augment: AugmentConfig = key(AugmentConfig, "Texts and pairs as documents.")

@@ -253,3 +253,15 @@ class MegatronConfig:
             )
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             yield "sequence_parallel", "needs tensor_model_parallel_size of 2 or more"
+
+
+def generation_problems(section: Any) -> Iterator[tuple[str, str]]:
+    """What is wrong with a section that names an engine with a model: (key, what)."""
+    if not section.generation.model:
+        yield "generation.model", f"required by the engine {section.engine}: folder or name of the model"
+    if (
+        section.engine == "openai"
+        and section.generation.temperature != 0
+        and not PROFILES[section.openai.server].samples
+    ):
+        yield "generation.temperature", f"{section.openai.server} ignores it and decodes greedily; set it to 0"

@@ -78,6 +78,35 @@ async def in_order(ask: Callable[[Asked], Awaitable[Result]], items: Iterable[As
     return [results[number] for number in range(len(results))]
 
 
+async def beside(main: Coroutine[Any, Any, Result], *periodic: tuple[float, Callable[[], object]]) -> Result:
+    """Runs ``main``, and beside it each function of ``periodic`` every so many seconds; they may be coroutines.
+
+    Raises:
+        Exception: of whichever fails first; the others are cancelled.
+    """
+
+    async def every(seconds: float, work: Callable[[], object]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            result = work()
+            if asyncio.iscoroutine(result):
+                await result
+
+    work = asyncio.ensure_future(main)
+    tasks = [work, *(asyncio.ensure_future(every(*entry)) for entry in periodic)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            if not (task is work and task.done()):
+                task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results[1:]:
+        if isinstance(result, Exception):
+            raise result
+    return work.result()
+
+
 def run_coroutine(work: Coroutine[Any, Any, Result]) -> Result:
     """Runs ``work`` to its end, in a thread of its own where this one has an event loop already, as notebooks do."""
     try:

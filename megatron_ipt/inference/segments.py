@@ -11,8 +11,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from megatron_ipt.errors import RecipeError
 from megatron_ipt.inference.engine import Completion, Engine, Prompt, Request
+from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.seeding import derive
+
+_CHECK_TOKENS = 32
 
 
 async def generate_until_enough(engine: Engine, request: Request) -> Completion:
@@ -63,3 +67,20 @@ async def _in_segments(engine: Engine, request: Request) -> Completion:
             return replace(answer, finished=True, enough=True)
         if len(ids) >= request.sampling.max_new_tokens:
             return answer
+
+
+def check_tokens(engine: Engine) -> int:
+    """After how many tokens each answer is checked for repetition; 0 for never.
+
+    Raises:
+        RecipeError: the recipe asks for it, and the engine cannot.
+    """
+    asked = engine.settings.generation.repeat_check_tokens
+    if asked is None:
+        return _CHECK_TOKENS if engine.checks_answers else 0
+    if asked and not engine.checks_answers and not engine.continues(Request(Prompt([], ""), Sampling(1))):
+        raise RecipeError(
+            f"{engine.settings.key('generation.repeat_check_tokens')}: this engine or server cannot continue an answer "
+            "from its token ids; remove the key, or set it to 0"
+        )
+    return asked

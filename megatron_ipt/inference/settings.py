@@ -25,8 +25,11 @@ class EngineSection(Protocol):
     """
 
     engine: str
-    generation: GenerationConfig
     options: dict[str, Any]
+
+    # Read-only, so that a section may have its own defaults in a subclass.
+    @property
+    def generation(self) -> GenerationConfig: ...
 
 
 @dataclass(frozen=True)

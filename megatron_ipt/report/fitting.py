@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from megatron_ipt.stages.page import Bars, Segment
+from megatron_ipt.stages.page import Bars, Branch, Segment
 
 _PREVIEW_CHARACTERS = 90
 _LONG_CHARACTERS = 1500
@@ -40,6 +40,17 @@ def bars_of(bars: Bars) -> list[Bar]:
         Bar(label, value, value / total if total else 0.0, value / longest if longest else 0.0, is_rest)
         for label, value, is_rest in shown
     ]
+
+
+def longest_of(branches: Sequence[Branch]) -> int:
+    """The longest bar among the leaves of a tree, losses included; at least 1."""
+    return (
+        max(
+            (longest_of(branch.branches) if branch.branches else branch.amount + branch.lost for branch in branches),
+            default=1,
+        )
+        or 1
+    )
 
 
 @dataclass(frozen=True)

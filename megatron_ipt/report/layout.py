@@ -32,6 +32,7 @@ from megatron_ipt.stages.page import (
     StageRecord,
     Step,
     Table,
+    Tree,
 )
 
 _MOST_CARDS_IN_A_ROW = 8
@@ -230,6 +231,7 @@ _CONTENTS = {
     SideBySide: "elements",
     SmallCharts: "charts",
     Table: "rows",
+    Tree: "branches",
 }
 """What an element consists of; one without any of it is left out. The others always have something to show."""
 

@@ -26,7 +26,7 @@ from megatron_ipt.stages.page import Chart, Element
 PAGE = "report.html"
 _REQUIRED = ("jinja2", "matplotlib")
 _FORMATS = ("exact", "number", "percent", "plural", "time")
-_FITTING = ("bars_of", "pieces_of", "preview_of")
+_FITTING = ("bars_of", "longest_of", "pieces_of", "preview_of")
 
 
 def run(config: ReportConfig, context: StageContext) -> dict[str, Any]:

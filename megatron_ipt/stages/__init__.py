@@ -156,6 +156,8 @@ class Stage:
         check: ``module:function`` of the section that raises at once what the stage would raise later.
         units: ``module:function`` of (section, context) that returns :class:`Units`. Stages with units are shardable.
         unit: what a unit is called, in the plural.
+        unit_option: option of its command that does a single unit, e.g. ``--discipline``; ``code`` then takes its name
+            as ``unit``. Empty for none.
         completes: what the run that follows all shares adds, for people.
         extra: of the package that installs what the stage needs.
         libraries: packages of that extra, to be looked for before the stage is imported.
@@ -185,6 +187,7 @@ class Stage:
     check: str = ""
     units: str = ""
     unit: str = "shards"
+    unit_option: str = ""
     completes: str = "counts and manifest"
     extra: str = ""
     libraries: tuple[str, ...] = ()

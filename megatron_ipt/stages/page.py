@@ -142,6 +142,37 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A branch of a tree: a leaf with two amounts, or a name with branches.
+
+    Attributes:
+        label: its name.
+        amount: of a leaf, drawn as a bar.
+        lost: of a leaf, drawn behind that in another color.
+        branches: of an inner branch.
+    """
+
+    label: str
+    amount: int = 0
+    lost: int = 0
+    branches: Sequence[Branch] = ()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Branches side by side with what they branch into, down to leaves with a bar each.
+
+    Attributes:
+        legend: what amount and loss are, in a word each.
+    """
+
+    title: str
+    branches: Sequence[Branch]
+    legend: tuple[str, str]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Column:
     """A column of a table; numbers are aligned to the right."""
 
@@ -333,7 +364,21 @@ class Fold:
     small: str = ""
 
 
-Element = Figures | Bars | Table | Shares | Chart | SmallCharts | Samples | Quotes | Prose | Caution | SideBySide | Fold
+Element = (
+    Figures
+    | Bars
+    | Tree
+    | Table
+    | Shares
+    | Chart
+    | SmallCharts
+    | Samples
+    | Quotes
+    | Prose
+    | Caution
+    | SideBySide
+    | Fold
+)
 
 
 @dataclass(frozen=True)

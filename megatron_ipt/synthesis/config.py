@@ -9,8 +9,13 @@ from typing import Any
 
 from megatron_ipt.config import key
 from megatron_ipt.errors import did_you_mean
-from megatron_ipt.inference.config import GenerationConfig, OpenAIConfig, TensorRTConfig, TransformersConfig
-from megatron_ipt.inference.openai.profiles import PROFILES
+from megatron_ipt.inference.config import (
+    GenerationConfig,
+    OpenAIConfig,
+    TensorRTConfig,
+    TransformersConfig,
+    generation_problems,
+)
 from megatron_ipt.synthesis.from_text.mined.config import MinedConfig
 from megatron_ipt.synthesis.from_text.prompted.filters import FilterConfig
 from megatron_ipt.synthesis.from_text.prompted.styles import (
@@ -95,15 +100,10 @@ class SynthesisConfig:
         if wrong:
             yield from wrong
             return
-        if source_named(self.engine).kind == "model" and not self.generation.model:
-            yield (
-                "generation.model",
-                f"required by the engine {self.engine}: folder or name of the model",
-            )
+        if source_named(self.engine).kind == "model":
+            yield from generation_problems(self)
         if self.engine == "replay" and not self.replay.inputs:
             yield "replay.inputs", "required by the engine replay: files with pairs"
-        if self.engine == "openai" and self.generation.temperature != 0 and not PROFILES[self.openai.server].samples:
-            yield "generation.temperature", f"{self.openai.server} ignores it and decodes greedily; set it to 0"
         if self.engine == "openai" and self.openai.chats:
             able = ", ".join(name for name, row in STYLES.items() if row.chats)
             for name in shares_of(self.prompt):

@@ -44,7 +44,7 @@ from megatron_ipt.stages import DOCUMENTS, Units
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.health import Health, no_pairs, shortened
 from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture, StyleShare
-from megatron_ipt.synthesis.from_text.prompted.shard import REJECTS_FOLDER, ShardTask, chains_of_shard
+from megatron_ipt.synthesis.from_text.prompted.shard import ShardTask, chains_of_shard
 from megatron_ipt.synthesis.from_text.prompted.style import StyleSetup
 from megatron_ipt.synthesis.from_text.prompted.styles import (
     described,
@@ -56,6 +56,7 @@ from megatron_ipt.synthesis.from_text.prompted.styles import (
 )
 from megatron_ipt.synthesis.pair_sources import load_source, source_named
 from megatron_ipt.synthesis.pairs import Chain
+from megatron_ipt.synthesis.shard_files import REJECTS_FOLDER
 from megatron_ipt.synthesis.spending.forecast import text_before
 from megatron_ipt.synthesis.spending.ledger import USAGE_FOLDER, Ledger, total_usage, usage_summary, usage_text
 from megatron_ipt.synthesis.spending.outlook import Outlook

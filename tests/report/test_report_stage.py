@@ -246,6 +246,12 @@ def element_of(kind):
     return {
         vocabulary.Figures: lambda: kind([vocabulary.Figure(HOSTILE, HOSTILE, HOSTILE)], HOSTILE),
         vocabulary.Bars: lambda: kind(HOSTILE, {HOSTILE: 3}, note=HOSTILE),
+        vocabulary.Tree: lambda: kind(
+            HOSTILE,
+            [vocabulary.Branch(HOSTILE, branches=[vocabulary.Branch(HOSTILE, 2, 1)])],
+            (HOSTILE, HOSTILE),
+            HOSTILE,
+        ),
         vocabulary.Table: lambda: kind(
             columns, [vocabulary.Row((HOSTILE, HOSTILE), vocabulary.TEAL, True)], HOSTILE, HOSTILE, HOSTILE
         ),

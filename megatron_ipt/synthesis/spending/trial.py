@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from megatron_ipt.inference.metering import MeteredEngine
 from megatron_ipt.inference.run import in_order
+from megatron_ipt.inference.segments import check_tokens
 from megatron_ipt.inference.usage import Meter, Usage
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.health import Answer
 from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture
-from megatron_ipt.synthesis.from_text.prompted.runner import check_tokens
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import PlannedChain, Synthesizer
 
 
@@ -60,9 +60,7 @@ class Trial:
         meter = Meter()
         # Counts this chain alone, in front of the engine that keeps the ledger.
         counted = MeteredEngine(self.engine, meter)
-        synthesizer = Synthesizer(
-            counted, self._config.filters, self._seed, self._prompts.mixed, check_tokens(self._config, counted)
-        )
+        synthesizer = Synthesizer(counted, self._config.filters, self._seed, self._prompts.mixed, check_tokens(counted))
         began = clock()
         try:
             outcome = await synthesizer.synthesize(chain, number, _ignore)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.errors import RecipeError, StageError, UserError
-from megatron_ipt.inference.engine import Engine, Prompt, Request
-from megatron_ipt.inference.sampling import Sampling
+from megatron_ipt.errors import StageError, UserError
+from megatron_ipt.inference.engine import Engine
+from megatron_ipt.inference.run import beside
+from megatron_ipt.inference.segments import check_tokens
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.synthesis.config import SynthesisConfig
 from megatron_ipt.synthesis.from_text.prompted.health import Answer, no_pairs
@@ -33,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
 _SYNC_SECONDS = 1.0
-_CHECK_TOKENS = 32
 _LEAST_TEXTS = 100
 """Number of texts from which the fraction of refused ones is meaningful."""
 
@@ -72,7 +72,7 @@ class Runner:
         self._prompts = prompts
         self._engine = engine
         self._identity = identity
-        self._synthesizer = Synthesizer(engine, config.filters, seed, prompts.mixed, check_tokens(config, engine))
+        self._synthesizer = Synthesizer(engine, config.filters, seed, prompts.mixed, check_tokens(engine))
         self._window = config.generation.window or engine.window
         self._open: set[ShardJob] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,17 +88,15 @@ class Runner:
         """
         self._monitor = monitor
         self._slots = asyncio.Semaphore(self._window)
-        background: list[asyncio.Task[None]] = []
         planner = ThreadPoolExecutor(1, "planner")
         feed = self._feed(tasks)
         try:
             async with self._engine:
                 try:
-                    background.append(asyncio.create_task(self._every(_TICK_SECONDS, self._tick)))
-                    background.append(asyncio.create_task(self._every(_SYNC_SECONDS, self._sync)))
-                    await self._work_off(feed, planner)
+                    work = self._work_off(feed, planner)
+                    await beside(work, (_TICK_SECONDS, self._monitor.tick), (_SYNC_SECONDS, self._sync))
                 finally:
-                    await _cancel(*self._tasks, *background)
+                    await _cancel(*self._tasks)
         finally:
             planner.shutdown(wait=True)
             feed.close()
@@ -209,20 +207,6 @@ class Runner:
         if texts >= _LEAST_TEXTS:
             check_refused(self._monitor.counts, self._config.generation.max_refused_share)
 
-    async def _every(self, seconds: float, work: Callable[[], object]) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                result = work()
-                if asyncio.iscoroutine(result):
-                    await result
-            except Exception as error:
-                self._failure = self._failure or error
-                return
-
-    def _tick(self) -> None:
-        self._monitor.tick()
-
     async def _sync(self) -> None:
         for job in list(self._open):
             await asyncio.get_running_loop().run_in_executor(None, job.journal.sync)
@@ -233,23 +217,6 @@ def too_many_refused(counts: Mapping[str, int], limit: float) -> bool:
     is no pattern; with a limit of 0, whether it refused any."""
     refused, texts = counts.get(REFUSED_TEXTS, 0), counts.get("texts", 0)
     return refused > (max(1, limit * texts) if limit else 0)
-
-
-def check_tokens(config: SynthesisConfig, engine: Engine) -> int:
-    """After how many tokens each answer is checked for repeated pairs; 0 for never.
-
-    Raises:
-        RecipeError: the recipe asks for it, and the engine cannot.
-    """
-    asked = config.generation.repeat_check_tokens
-    if asked is None:
-        return _CHECK_TOKENS if engine.checks_answers else 0
-    if asked and not engine.checks_answers and not engine.continues(Request(Prompt([], ""), Sampling(1))):
-        raise RecipeError(
-            "synthesis.generation.repeat_check_tokens: this engine or server cannot continue an answer from its token "
-            "ids; remove the key, or set it to 0"
-        )
-    return asked
 
 
 def check_refused(counts: Mapping[str, int], limit: float) -> None:

@@ -11,7 +11,6 @@ the shard again, with the same bytes as if nothing had been refused.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ import xxhash
 from megatron_ipt.corpus.documents import Document
 from megatron_ipt.errors import StageError
 from megatron_ipt.files import atomic_jsonl, read_jsonl
-from megatron_ipt.locks import locked
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.from_text.chaining import chain_up
@@ -30,44 +28,19 @@ from megatron_ipt.synthesis.from_text.prompted.mixture import StyleMixture
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome, PlannedChain
 from megatron_ipt.synthesis.journal import Journal
 from megatron_ipt.synthesis.pairs import Chain
+from megatron_ipt.synthesis.shard_files import ShardFiles
 from megatron_ipt.synthesis.statistics import REFUSED_TEXTS, REPEATED_TEXTS, Statistics
 
-REJECTS_FOLDER = "rejects"
 _REFUSED = f'"{REFUSED_TEXTS}":'.encode()
 """In the payload of a chain with refused texts; a text that quotes it has a backslash inside."""
 _BATCH_TEXTS = 64
 
 
 @dataclass(frozen=True)
-class ShardTask:
+class ShardTask(ShardFiles):
     """A shard to make: from the file ``source`` to a file called ``name``."""
 
-    name: str
     source: Path
-
-    @property
-    def stem(self) -> str:
-        return self.name.split(".", 1)[0]
-
-    def lock_path(self, directory: Path) -> Path:
-        return directory / f".{self.stem}.lock"
-
-    def locked(self, directory: Path) -> contextlib.AbstractContextManager[None]:
-        """Holds this shard's lock; StageError if another process does."""
-        advice = "Wait for it, or give every process its own shards with --shard i/N."
-        return locked(self.lock_path(directory), directory / self.stem, remove=True, advice=advice)
-
-    def journal_path(self, directory: Path) -> Path:
-        return directory / f"{self.stem}.journal"
-
-    def rejects_path(self, directory: Path) -> Path:
-        return directory / REJECTS_FOLDER / f"{self.stem}.jsonl"
-
-    def remove_leftovers(self, directory: Path) -> None:
-        """Removes temporary files that dead writers of this shard left; call with its lock held."""
-        for folder in (directory, directory / REJECTS_FOLDER):
-            for leftover in folder.glob(f".{self.stem}.*.tmp"):
-                leftover.unlink(missing_ok=True)
 
     def refused(self, directory: Path) -> int:
         """Number of texts that the engine refused in the finished shard; 0 while it is unfinished."""
@@ -93,18 +66,6 @@ class ShardTask:
             refused = self.refused(directory)
             ShardMarkers(directory).reopen(self.name)
         return refused
-
-    def remove_journal(self, directory: Path) -> None:
-        """Removes the journal of the finished shard, unless it is needed to ask about refused texts again."""
-        if not self.refused(directory):
-            self.journal_path(directory).unlink(missing_ok=True)
-
-    def tidy(self, directory: Path) -> None:
-        """Removes what a process that was killed right after finishing this shard left behind."""
-        if self.journal_path(directory).exists() or self.lock_path(directory).exists():
-            # If another process holds the lock, it will tidy up itself.
-            with contextlib.suppress(StageError), self.locked(directory):
-                self.remove_journal(directory)
 
 
 class ShardJob:

@@ -1,0 +1,1 @@
+"""Instruction–response pairs without a corpus, from a taxonomy of knowledge alone (GLAN, arXiv:2402.13064)."""

@@ -1,0 +1,176 @@
+"""Progress of a run: a bar with rates, cost and time left, a line of metrics every few seconds, and a verdict on the
+model while there is time to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orjson
+
+from megatron_ipt.errors import NoPairsError, StorageError
+from megatron_ipt.progress import Progress
+from megatron_ipt.synthesis.from_taxonomy.asking import ANSWERS, QUESTIONS, SESSIONS, SUBJECTS, Call
+from megatron_ipt.synthesis.from_taxonomy.journal import Reply
+from megatron_ipt.synthesis.from_taxonomy.outline.parsing import sessions_in, subjects_in
+from megatron_ipt.synthesis.spending.ledger import Ledger
+from megatron_ipt.synthesis.spending.outlook import Outlook
+from megatron_ipt.synthesis.spending.price import PriceConfig
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+_PARSERS = {SUBJECTS: subjects_in, SESSIONS: sessions_in}
+_SAMPLE_CHARACTERS = 300
+_FEW_ANSWERS, _MOST_CUT_OFF = 20, 0.5
+"""From so many answers on, a warning if more than this fraction is cut off."""
+
+
+class Monitor:
+    """Counts calls.
+
+    Args:
+        metrics: file to append to.
+        seconds: interval between its lines.
+        expected: calls of this process that are expected.
+        money: ledger and price of each model.
+        give_up_after: conversions without any object after which :meth:`answered` raises; None for never.
+    """
+
+    def __init__(
+        self,
+        metrics: Path,
+        seconds: float,
+        expected: int,
+        money: list[tuple[Ledger, PriceConfig]],
+        give_up_after: int | None,
+    ):
+        self._path = metrics
+        self._seconds = seconds
+        self._bar = Progress("taxonomy", expected, "calls")
+        self._outlooks = [Outlook(ledger, price) for ledger, price in money]
+        self._give_up_after = give_up_after
+        self._samples: list[str] = []
+        self._conversions = self._successes = self._shown = 0
+        self._warned = False
+        self.counts: Counter[str] = Counter()
+
+    def __enter__(self) -> Monitor:
+        try:
+            self._stream = open(self._path, "ab")
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be opened: {error.strerror or error}") from error
+        self._bar.__enter__()
+        self._start = self._written = time.monotonic()
+        return self
+
+    def resumed(self, calls: int, useful: bool) -> None:
+        """A discipline with so many calls in its journal was opened; ``useful`` if the model is known to be."""
+        self._successes += useful
+        if calls and self._bar.total is not None:
+            self._bar.total = max(1, self._bar.total - calls)
+
+    def answered(self, call: Call, reply: Reply) -> None:
+        """A call was answered.
+
+        Raises:
+            NoPairsError: the first conversions to JSON had no subject and no session.
+        """
+        counts = self.counts
+        counts["calls"] += 1
+        counts["refused"] += bool(reply.refused)
+        counts["prompt_tokens"] += reply.prompt_tokens
+        counts["generated_tokens"] += reply.generated_tokens
+        counts[call.level] += 1
+        if call.level == ANSWERS:
+            counts["answers_cut_off"] += not reply.finished
+        if call.level in _PARSERS:
+            self._converted(call, reply)
+        self._warn()
+
+    def finished(self) -> None:
+        """A discipline is written."""
+        self.counts["disciplines"] += 1
+
+    def _converted(self, call: Call, reply: Reply) -> None:
+        self._conversions += 1
+        if _PARSERS[call.level](reply.text)[0]:
+            self._successes += 1
+            return
+        if len(self._samples) < 3:
+            self._samples.append(reply.text[:_SAMPLE_CHARACTERS] if not reply.refused else f"refused: {reply.refused}")
+        if not self._successes and self._give_up_after is not None and self._conversions >= self._give_up_after:
+            raise useless(f"the first {self._conversions} conversions to JSON had no subject", self._samples)
+
+    def _warn(self) -> None:
+        answers, cut_off = self.counts[ANSWERS], self.counts["answers_cut_off"]
+        if not self._warned and answers >= _FEW_ANSWERS and cut_off > _MOST_CUT_OFF * answers:
+            self._warned = True
+            logger.warning(
+                "taxonomy: %d of %d answers were cut off and are lost; raise taxonomy.answers.generation."
+                "max_new_tokens", cut_off, answers,
+            )  # fmt: skip
+
+    def tick(self) -> None:
+        """Refreshes the bar and writes a line when one is due. Call a few times per second."""
+        counts = self.counts
+        now = time.monotonic()
+        done, left = counts["calls"], self._left
+        if self._bar.total is not None and done > self._bar.total:
+            # The model finds more subjects than expected.
+            self._bar.total = done
+        shown: dict[str, Any] = {"questions": f"{counts[QUESTIONS]:,}", "answers": f"{counts[ANSWERS]:,}"}
+        shown["disciplines done"] = counts["disciplines"]
+        for outlook in self._outlooks:
+            shown |= outlook.shown(done, left)
+        self._bar.advance(done - self._shown, **shown)
+        self._shown = done
+        if now - self._written >= self._seconds:
+            self._written = now
+            self._write()
+
+    @property
+    def _left(self) -> int | None:
+        return None if self._bar.total is None else max(0, self._bar.total - self.counts["calls"])
+
+    def _write(self) -> None:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seconds": round(time.monotonic() - self._start, 3),
+            **{name.replace(" ", "_"): count for name, count in self.counts.items()},
+        }
+        try:
+            self._stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            self._stream.flush()
+        except OSError as error:
+            raise StorageError(f"{self._path}: could not be written: {error.strerror or error}") from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._seconds = 0.0
+            if error is None:
+                self.tick()
+            elif self.counts["calls"]:
+                self._write()
+        finally:
+            self._bar.__exit__()
+            self._stream.close()
+
+
+def useless(what: str, samples: list[str]) -> NoPairsError:
+    """The error for a model that is of no use here."""
+    lines = [f"taxonomy: {what}."]
+    if samples:
+        lines += ["Answers of the model, for example:", *(f"  {sample!r}" for sample in samples)]
+    lines.append(
+        "This model does not follow the prompts. Use a larger instruction-tuned model, your own taxonomy.prompts, or "
+        "a larger taxonomy.generation.max_new_tokens if the answers are cut off; then rerun with --overwrite. See "
+        "docs/glan.md."
+    )
+    return NoPairsError("\n".join(lines))
