@@ -90,7 +90,7 @@ class Recipe:
         self.output_dir = self.output_dir.replace("${name}", self.name)
         self.tokens = self.tokens.inherit(self.corpus)
         self.evaluation = self.evaluation.inherit(self.corpus)
-        if self.tuning.begins():
+        if self.tuning.wanted():
             self.training.take_rows_of(self.tuning.seq_length)
         check(self)
 

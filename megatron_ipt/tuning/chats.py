@@ -14,7 +14,10 @@ from typing import Any
 
 from megatron_ipt.errors import InputError
 from megatron_ipt.rejects import Rejects
+from megatron_ipt.synthesis.from_text.prompted.marks import asked
 from megatron_ipt.synthesis.from_text.replay.records import read_records
+from megatron_ipt.synthesis.pairs import Chain
+from megatron_ipt.tuning.config import CHAINS_FORMAT
 
 Message = dict[str, str]
 """``{role, content}``."""
@@ -48,12 +51,14 @@ class Chat:
         id: ``file:`` and the id of the record, or its line number.
         source, line: file and line of the record.
         messages: the last one is from the assistant.
+        split: of the corpus that it is from; empty for chats without one.
     """
 
     id: str
     source: str
     line: int | None
     messages: list[Message]
+    split: str = ""
 
 
 def read_chats(path: Path, name: str, form: str, rejects: Rejects) -> Iterator[Chat]:
@@ -61,7 +66,7 @@ def read_chats(path: Path, name: str, form: str, rejects: Rejects) -> Iterator[C
 
     Args:
         name: name of the file, for ids.
-        form: ``messages``, ``prompt_response`` or ``auto``.
+        form: ``messages``, ``prompt_response``, ``chains`` or ``auto``.
 
     Raises:
         InputError: the file cannot be read, or the format of its first record is unknown.
@@ -69,6 +74,9 @@ def read_chats(path: Path, name: str, form: str, rejects: Rejects) -> Iterator[C
     for number, record in read_records(path, rejects):
         if form == "auto":
             form = _format_of(record, path)
+        if form == CHAINS_FORMAT:
+            yield from _chats_of_chain(record, path, number, rejects)
+            continue
         try:
             messages = _messages(record) if form == "messages" else _prompt_and_response(record)
             usable = _usable(messages)
@@ -80,10 +88,31 @@ def read_chats(path: Path, name: str, form: str, rejects: Rejects) -> Iterator[C
         yield Chat(f"{name}:{identifier}" if known else f"{name}:{number or 1}", str(path), number, usable)
 
 
+def _chats_of_chain(record: Any, path: Path, line: int | None, rejects: Rejects) -> Iterator[Chat]:
+    """A chat for every pair of a chain: its question, below the text if there is one, and its answer.
+
+    Options and reasoning are written as in the format of the synthesizer.
+    """
+    try:
+        chain = Chain.from_json(record)
+    except (KeyError, TypeError, AttributeError) as error:
+        rejects.add("not a chain", str(path), line, detail=repr(error), sample=str(record))
+        return
+    for example in chain.examples:
+        for number, pair in enumerate(example.pairs):
+            question, answer = asked(pair)
+            if example.text:
+                question = f"{example.text}\n\n{question}"
+            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            yield Chat(f"{example.id}#{number}", str(path), line, messages, chain.split)
+
+
 def _format_of(record: Any, path: Path) -> str:
     if isinstance(record, dict):
         if "messages" in record or "conversations" in record:
             return "messages"
+        if "examples" in record:
+            return CHAINS_FORMAT
         if _fields_of(record) is not None:
             return "prompt_response"
     found = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__

@@ -125,5 +125,5 @@ def _chats(
     if dataset.max_examples is not None:
         chats = iter(heapq.nsmallest(dataset.max_examples, chats, key=lambda chat: derive(seed, name, chat.id)))
     for chat in chats:
-        split = split_of(chat.id, seed, config.valid_share, config.test_share)
+        split = chat.split or split_of(chat.id, seed, config.valid_share, config.test_share)
         yield {"split": split, "chat": asdict(chat)}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from megatron_ipt.config import key
-from megatron_ipt.files import is_file_name
+from megatron_ipt.files import is_file_name, list_shards
 from megatron_ipt.synthesis.from_text.replay.config import FORMATS as TASK_FORMATS
 from megatron_ipt.tokens.config import TokenizerConfig
 
-CHAT_FORMATS = ("messages", "prompt_response")
-FORMATS = (*TASK_FORMATS, *CHAT_FORMATS)
+CHAINS_FORMAT = "chains"
+"""What stages that make pairs write, and this package alone; each pair is a chat here."""
+CHAT_FORMATS = ("messages", "prompt_response", CHAINS_FORMAT)
+FORMATS = tuple(dict.fromkeys((*TASK_FORMATS, *CHAT_FORMATS)))
 FORMATS_OF = {"synthesizer": TASK_FORMATS, "instructions": ("auto", *CHAT_FORMATS)}
 """Valid file formats by kind of tuning."""
 
@@ -19,6 +22,9 @@ MAXIMUM_DATASETS = 256
 """The dataset of a row is stored in one byte."""
 
 SYNTHESIZER_EXAMPLES = 10_000
+
+PAIRS = "pairs"
+"""Name of the dataset that this recipe makes itself."""
 
 
 @dataclass
@@ -29,7 +35,7 @@ class TuningDatasetConfig:
     format: str = key(
         "auto",
         "File format. synthesizer: squad, tasks, questions, race, dream, gsm8k, aqua, chains; instructions: messages "
-        "(chats) or prompt_response. auto: detected from the content of each file.",
+        "(chats), prompt_response, or chains (pairs of this package). auto: detected from the content of each file.",
         choices=FORMATS,
     )
     max_examples: int | None = key(
@@ -53,6 +59,11 @@ class TuningConfig:
     )
     datasets: dict[str, TuningDatasetConfig] = key(
         {}, "Datasets to tune on, by name. A recipe with tuning datasets needs no corpus."
+    )
+    pairs: bool = key(
+        False,
+        "Also tune on the pairs that this recipe makes, e.g. from a taxonomy. Leave out the stages that would "
+        "pre-train on them (augment: null, with a corpus also tokens: null).",
     )
     tokenizer: TokenizerConfig = key(TokenizerConfig, "Tokenizer of the model to tune.")
     seq_length: int = key(4096, "Maximum number of predicted tokens per row; a row has one token more.", minimum=128)
@@ -85,7 +96,18 @@ class TuningConfig:
         """Whether a flow can start with tuning data."""
         return bool(self.datasets)
 
+    def wanted(self) -> bool:
+        """Whether the recipe tunes at all."""
+        return bool(self.datasets) or self.pairs
+
+    def with_pairs(self, folder: Path) -> TuningConfig:
+        """The same section, with the pairs in ``folder`` as one more dataset."""
+        shards = [str(path) for path in list_shards(folder)]
+        return replace(self, datasets={**self.datasets, PAIRS: TuningDatasetConfig(shards, CHAINS_FORMAT)})
+
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.pairs and PAIRS in self.datasets:
+            yield f"datasets.{PAIRS}", "is the name of the pairs of this recipe (tuning.pairs); choose another name"
         for name, dataset in self.datasets.items():
             if not dataset.inputs:
                 yield f"datasets.{name}.inputs", "is empty; give at least one file or folder"

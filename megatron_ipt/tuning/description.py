@@ -1,6 +1,6 @@
 """Description of the stage ``tuning``."""
 
-from megatron_ipt.stages import TOKENS, Stage
+from megatron_ipt.stages import CHAINS, TOKENS, Stage
 from megatron_ipt.tuning.config import TuningConfig
 
 STAGE = Stage(
@@ -10,6 +10,7 @@ STAGE = Stage(
     report="megatron_ipt.tuning.report:part",
     config=TuningConfig,
     code="megatron_ipt.tuning.stage:run",
+    reads_if_made=(CHAINS,),
     makes=(TOKENS,),
     begins_with="tuning.datasets",
     files="megatron_ipt.tuning.stage:fingerprints",

@@ -27,6 +27,7 @@ from megatron_ipt.manifest import StageContext, fingerprint_file
 from megatron_ipt.progress import Progress
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.seeding import derive
+from megatron_ipt.stages import CHAINS
 from megatron_ipt.tokens.dataset.description import DATASET, tokenizer_keys
 from megatron_ipt.tokens.dataset.indexed import dtype_for
 from megatron_ipt.tokens.dataset.verify import checksums
@@ -55,6 +56,8 @@ def run(config: TuningConfig, context: StageContext) -> dict[str, Any]:
         InputError: an input is missing or damaged, a dataset has no usable example, or too many records are rejected.
         RecipeError: rows are too short for the format.
     """
+    if config.pairs:
+        config = config.with_pairs(context.inputs[CHAINS])
     work = context.directory / "parts"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

@@ -83,3 +83,34 @@ def test_file_of_no_known_format(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"title": "x", "body": "y"}])
     with pytest.raises(InputError, match=r"a\.jsonl: the first record has title, body; expected messages, or"):
         chats(path)
+
+
+def test_every_pair_of_a_chain_is_a_chat(tmp_path: Path) -> None:
+    path = tmp_path / "shard-00000.jsonl"
+    chains = [
+        {
+            "id": "a", "split": "valid", "examples": [
+                {"id": "a", "text": "A cat sat.", "pairs": [
+                    {"question": "Who?", "answer": "a cat"},
+                    {"question": "Who?", "answer": "a cat", "options": ["a dog", "a cat"], "reasoning": "It sat."},
+                ]},
+                {"id": "b", "text": "", "pairs": [{"question": "Why?", "answer": "So."}]},
+            ],
+        },
+        {"id": "c", "split": "train", "examples": [{"id": "c", "text": "None.", "pairs": []}]},
+        {"examples": 3},
+    ]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, chains)))
+    with Rejects(tmp_path / "rejects.jsonl") as rejects:
+        for form in ("auto", "chains"):
+            found = list(read_chats(path, path.name, form, rejects))
+            assert [(chat.id, chat.split) for chat in found] == [("a#0", "valid"), ("a#1", "valid"), ("b#0", "valid")]
+            assert [[message["content"] for message in chat.messages] for chat in found] == [
+                ["A cat sat.\n\nWho?", "a cat"],
+                [
+                    "A cat sat.\n\nWho?\nOptions:\n- a dog\n- a cat\nLet's think step by step.",
+                    "It sat.\nTherefore, the answer is a cat",
+                ],
+                ["Why?", "So."],
+            ]
+    assert rejects.reasons == {"not a chain": 2}

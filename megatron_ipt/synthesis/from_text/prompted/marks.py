@@ -22,13 +22,19 @@ def render_text(text: str) -> str:
 
 def render_pair(pair: Pair) -> str:
     """The pair as the synthesizer writes it."""
+    question, answer = asked(pair)
+    return f"{QUESTION} {question} {ANSWER} {answer} {END}"
+
+
+def asked(pair: Pair) -> tuple[str, str]:
+    """Question with its options and answer with its reasoning."""
     question, answer = pair.question, pair.answer
     if pair.options:
         question += OPTIONS_OPEN + "\n".join(OPTION_OPEN + option for option in pair.options)
     if pair.reasoning:
         question += REASONING_REQUEST
         answer = pair.reasoning + CONCLUSION + answer
-    return f"{QUESTION} {question} {ANSWER} {answer} {END}"
+    return question, answer
 
 
 def render_pairs(pairs: list[Pair]) -> str:
