@@ -51,6 +51,8 @@ EXTRAS["test"] = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6",
+    # What our own ROUGE is compared with.
+    "rouge-score>=0.1.2",
     # The notebook of the documentation is executed.
     "nbclient>=0.10",
     "ipykernel>=6",
@@ -109,6 +111,8 @@ setup(
         # The fast tokenizer engine; young, so its minor versions are not taken unseen.
         "gigatoken>=0.10,<0.11",
         "rich>=13",
+        # The sentiment of texts, for the engine pseudo_labels: a lexicon, pure Python.
+        "vaderSentiment>=3.3.2",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["megatron-ipt = megatron_ipt.cli:main"]},

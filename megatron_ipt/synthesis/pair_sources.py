@@ -18,6 +18,7 @@ from megatron_ipt.extensions import load_object
 from megatron_ipt.inference.engines import ENGINES
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.pairs import Chain
+from megatron_ipt.synthesis.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ SOURCES: dict[str, PairSource] = {
     "mined": PairSource(
         "documents", "megatron_ipt.synthesis.from_text.mined.source:MinedSource", "patterns over the text, no model"
     ),
+    "pseudo_labels": PairSource(
+        "documents", "megatron_ipt.synthesis.from_text.pseudo_labels.source:PseudoLabelSource",
+        "rules whose labels the text supplies: summaries, its own questions, sentiment, topic; no model",
+    ),
     "replay": PairSource(
         "files", "megatron_ipt.synthesis.from_text.replay.source:ReplaySource", "existing pairs, read from files"
     ),
@@ -50,8 +55,14 @@ SOURCES: dict[str, PairSource] = {
 class PairMaker(Protocol):
     """Makes pairs for documents."""
 
-    def chains(self, documents: Iterable[Document]) -> Iterator[Chain]:
-        """Every text of ``documents`` in exactly one chain; chains never join texts of different splits."""
+    def chains(self, documents: Iterable[Document], rejects: Rejects, statistics: Statistics) -> Iterator[Chain]:
+        """Every text of ``documents`` in exactly one chain; chains never join texts of different splits.
+
+        Args:
+            documents: of one shard, to be read once.
+            rejects: takes pairs that are dropped, with the reason.
+            statistics: of the shard, for what cannot be seen from the chains, which the stage counts itself.
+        """
         ...
 
 
