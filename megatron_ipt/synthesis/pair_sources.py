@@ -30,11 +30,13 @@ class PairSource:
         code: ``module:Class`` of a :class:`PairMaker` for ``documents`` and a :class:`PairReader` for ``files``, both
             called with (SynthesisConfig, seed); of an engine for ``model``.
         help: what it is, in a few words.
+        megabytes_per_second: of text on one core, for plans; not for ``model``.
     """
 
     kind: str
     code: str
     help: str
+    megabytes_per_second: float = 20.0
 
 
 SOURCES: dict[str, PairSource] = {
@@ -42,8 +44,10 @@ SOURCES: dict[str, PairSource] = {
         "documents", "megatron_ipt.synthesis.from_text.mined.source:MinedSource", "patterns over the text, no model"
     ),
     "pseudo_labels": PairSource(
-        "documents", "megatron_ipt.synthesis.from_text.pseudo_labels.source:PseudoLabelSource",
+        "documents",
+        "megatron_ipt.synthesis.from_text.pseudo_labels.source:PseudoLabelSource",
         "rules whose labels the text supplies: summaries, its own questions, sentiment, topic; no model",
+        1.5,
     ),
     "replay": PairSource(
         "files", "megatron_ipt.synthesis.from_text.replay.source:ReplaySource", "existing pairs, read from files"

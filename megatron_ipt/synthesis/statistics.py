@@ -22,6 +22,7 @@ SHORT_ANSWERS, SHORT_NOT_IN_TEXT = "short_answers", "short_answers_not_in_text"
 """Counts of texts that the engine did not answer and of defects in its answers, absent if there are none, and of the
 short answers that are compared with their text."""
 
+ROUGE_BIN_PERCENT = 5
 LABEL_BALANCE, GAP_ROUGE = "labels", "gap_rouge"
 OPTIONS_COMPARED, LONGEST_IS_RIGHT = "options_compared", "longest_option_is_right"
 """Tallies: pairs by rule and label; gap sentences by the lower end of their ROUGE; multiple-choice pairs by task and
@@ -38,7 +39,7 @@ class Statistics:
     Attributes:
         counts: chains, texts, pairs, tokens and whatever else is counted.
         categories: number of pairs by kind of task.
-        tasks: number of pairs by what the model was asked to do, for prompt styles with several tasks.
+        tasks: number of pairs by what the model was asked to do, for prompt styles with several tasks, or by rule.
         styles: number of pairs by prompt style, where several are mixed.
         dropped: number of drops by reason.
         lengths: histograms by name, each from value to frequency.

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-from functools import lru_cache
-from typing import Any
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from megatron_ipt.synthesis.from_text.categories import classify
 from megatron_ipt.synthesis.from_text.mined.sentences import split
@@ -25,14 +22,11 @@ from megatron_ipt.synthesis.from_text.pseudo_labels.labeller import (
 from megatron_ipt.synthesis.from_text.pseudo_labels.prose import is_english, without
 from megatron_ipt.synthesis.from_text.pseudo_labels.questions import NaturalQuestion, natural_questions, option
 from megatron_ipt.synthesis.from_text.pseudo_labels.rouge import overlaps
-from megatron_ipt.synthesis.from_text.pseudo_labels.sentiment import label_of, scores_of, sentiment_of
-from megatron_ipt.synthesis.from_text.pseudo_labels.topics import TOPICS, topic_of
+from megatron_ipt.synthesis.from_text.pseudo_labels.topics import TOPICS
 from megatron_ipt.synthesis.from_text.pseudo_labels.wordings import SENTIMENTS, WORDINGS
 from megatron_ipt.synthesis.pairs import Example, Pair
 
-NUMBERS = (
-    "one two three four five six seven eight nine ten eleven twelve".split()
-)  # fmt: skip
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 SENTENCES = [f"The mill of number {number} stands on the bank of the river." for number in NUMBERS]
 BEES = (
     "Bees dry nectar in wax cells. Is honey dry? Honey is nectar that bees dry in cells. Wax melts. Drones hum. Queens "
@@ -130,9 +124,9 @@ def test_the_bees() -> None:
 
 
 def test_five_other_sentences_are_needed() -> None:
-    sentences = ["Honey is nectar that bees dry in cells.", "Bees dry nectar.", "Honey is dry.", "Wax melts.", "Drones hum."]
-    assert gap(" ".join(sentences)) is None
-    assert gap(" ".join([*sentences, "Queens lay."])) is not None
+    text = "Honey is nectar that bees dry in cells. Bees dry nectar. Honey is dry. Wax melts. Drones hum."
+    assert gap(text) is None
+    assert gap(f"{text} Queens lay.") is not None
 
 
 def test_a_question_is_no_gap_sentence() -> None:
@@ -170,33 +164,6 @@ def test_of_equals_the_first_is_taken() -> None:
     found = gap(" ".join(longer))
     assert found is not None
     assert found.answer == longer[0]
-
-
-WORDS = st.lists(st.sampled_from([*"the mill Mill's of-the 7 1,991 naïve ... ÉTÉ é x_y".split(), "\n", "?"]), max_size=30)
-
-
-@given(WORDS, WORDS, WORDS)
-def test_rouge_is_that_of_the_library(before: list[str], own: list[str], after: list[str]) -> None:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    parts = [" ".join(words) + " " for words in (before, own, after)]
-    text = "".join(parts)
-    found = overlaps(text, [(len(parts[0]), len(parts[0]) + len(parts[1]))])[0]
-    expected = RougeScorer(["rouge1"]).score(parts[1], parts[0] + parts[2])["rouge1"].fmeasure
-    assert found.f1 == pytest.approx(expected, abs=1e-12)
-
-
-def test_rouge_of_real_sentences_is_that_of_the_library(test_data) -> None:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rouge1"])
-    articles = json.loads((test_data / "xquad.en.json").read_text())["data"]
-    for article in articles[:12]:
-        text = article["paragraphs"][0]["context"]
-        sentences = [(each.start, each.end) for each in split(text)]
-        for (start, end), found in zip(sentences, overlaps(text, sentences)):
-            rest = f"{text[:start]} {text[end:]}"
-            assert found.f1 == pytest.approx(scorer.score(text[start:end], rest)["rouge1"].fmeasure, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -278,83 +245,7 @@ def test_options_are_whole_sentences_of_150_characters_at_most() -> None:
     assert option(split("The miller [4] left the mill.")) == ""
 
 
-# Sentiment.
-
-
-@pytest.mark.parametrize(
-    ("positive", "negative", "neutral", "expected"),
-    [
-        (0.2, 0.1, 0.7, "positive"),
-        (0.1, 0.2, 0.7, "negative"),
-        (0.2, 0.021, 0.779, "positive"),
-        (0.2, 0.02, 0.78, None),
-        (0.15, 0.1, 0.75, None),  # 0.05 is not more than 0.05, though 0.15 - 0.1 is in floating point.
-        (0.151, 0.1, 0.749, "positive"),
-        (0.1, 0.151, 0.749, "negative"),
-        (0.15, 0.15, 0.7, None),
-    ],
-)
-def test_labels_by_the_shares(positive: float, negative: float, neutral: float, expected: str | None) -> None:
-    assert label_of(positive, negative, neutral) == expected
-
-
-def test_sentiment_of_plain_opinions() -> None:
-    assert sentiment_of("A wonderful film with brilliant actors, and I loved every happy minute of it.") == "positive"
-    assert sentiment_of("A terrible film with awful actors, and I hated every boring minute of it.") == "negative"
-    assert sentiment_of("The film was shot in the north and has a length of two hours.") is None
-    assert sentiment_of("") is None
-
-
-def test_names_carry_no_sentiment() -> None:
-    named = "Members of the Labor Party and of the Liberal Party met the Great Eastern Happy Valley Band in town."
-    assert scores_of(named)["neu"] < 0.78
-    assert sentiment_of(named) is None
-    assert sentiment_of(named.lower()) == "positive"
-
-
-TOLD = (
-    "not never without doubt so this least at very kind sort of but no nor or good bad GREAT horrible love hate the mill "
-    "isn't uber barely bad. ass the bomb kiss of death :) 😀 yeah right extremely VERY good, despite".split(" ")
-)
-
-
-@given(st.lists(st.sampled_from(TOLD), max_size=25))
-@example("the shit never so good at least bad but great kind of bad".split())
-def test_scores_are_those_of_the_library(words: list[str]) -> None:
-    text = " ".join(words)
-    assert scores_of(text) == _library().polarity_scores(text)
-
-
-@lru_cache(maxsize=1)
-def _library() -> Any:
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-
-    return SentimentIntensityAnalyzer()
-
-
-# Topics.
-
-
-@pytest.mark.parametrize(
-    ("url", "topic"),
-    [
-        ("https://example.com/sports/2019/07/cup-final.html", "sport"),
-        ("http://www.example.co.uk/news/business/shares-fall", "business"),
-        ("https://example.com/en/us/Politics/a-vote#2", "politics"),
-        ("https://example.com/uk/news/local/health/flu", None),  # Too deep.
-        ("https://example.com/health", None),  # The page itself.
-        ("https://example.com/health/", "health"),
-        ("https://example.com/mills/sport/x", None),
-        ("https://example.com/news/", None),
-        ("https://example.com", None),
-        ("https://[broken/sport/x", None),
-        ("sports/2019/cup-final", None),
-        ("passages.jsonl:12", None),
-        ("", None),
-    ],
-)
-def test_topic_by_url(url: str, topic: str | None) -> None:
-    assert topic_of(url) == topic
+# One text.
 
 
 def test_a_topic_is_asked_with_three_others() -> None:
@@ -366,12 +257,10 @@ def test_a_topic_is_asked_with_three_others() -> None:
     assert set(pair.options) <= set(TOPICS)
 
 
-# One text.
-
-
 def test_at_most_one_rule_cuts_and_the_others_see_what_is_left() -> None:
     short = ["The bees of the mill dry honey."] * 12
-    body = " ".join([*short[:4], "The honey of the bees of the mill is the honey that the bees dry for the mill.", *short[4:]])
+    long = "The honey of the bees of the mill is the honey that the bees dry for the mill."
+    body = " ".join([*short[:4], long, *short[4:]])
     drawn = set()
     for seed in range(20):
         found = label(body, seed=seed)
@@ -424,7 +313,7 @@ def test_with_a_single_pair_the_text_is_cut_only_for_it() -> None:
     [
         "Die Mühle steht am Fluss, und der Müller mahlt das Korn für die Leute aus dem Dorf. Das Rad ist alt.",
         "Мельница стоит на берегу реки. Мельник мелет зерно. Колесо старое. Дорога длинная. Река глубокая. Дом новый.",
-        "水車は川のほとりに立っています。粉屋は穀物を挽きます。村の人々はその粉でパンを焼きます。the of and to in is that was for it with",
+        "水車は川のほとりに立っています。粉屋は穀物を挽きます。村の人々はパンを焼きます。the of and to in is",
         "1 2 3 4 5",
         "",
     ],

@@ -1,4 +1,4 @@
-"""Rules that take their answer out of the text: the lead of an article, and the sentence that shares most with the rest.
+"""Rules that take their answer out of the text: the lead, or the sentence that shares most with the rest.
 
 Both return the text that is left to show. Together with the answer and with what is left out, it is the whole text:
 nothing is lost by a rule, only moved.

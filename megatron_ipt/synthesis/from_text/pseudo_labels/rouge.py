@@ -1,10 +1,10 @@
 """ROUGE-1 F1 of every sentence of a text with the rest of it, in time linear in the text.
 
-Definition (Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, with n = 1): the overlap of two texts is
-the number of words they share, each counted as often as it occurs in both; precision and recall are the overlap over the
-number of words of either text, so F1 = 2 overlap / (words of one + words of the other). Words are runs of a to z and 0
-to 9 in lower case, without stemming, as in the package ``rouge-score``. That package would count the rest of the text
-anew for every sentence, which is quadratic; a test compares the values.
+Definition (Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, with n = 1): the overlap of two texts
+is the number of words they share, each counted as often as it occurs in both; precision and recall are the overlap over
+the number of words of either text, so F1 = 2 overlap / (words of one + words of the other). Words are runs of a to z
+and 0 to 9 in lower case, without stemming, as in the package ``rouge-score``. That package would count the rest of the
+text anew for every sentence, which is quadratic; a test compares the values.
 """
 
 from __future__ import annotations

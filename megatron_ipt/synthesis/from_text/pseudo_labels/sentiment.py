@@ -1,10 +1,12 @@
 """The sentiment of a text by VADER, a lexicon with rules for negation and emphasis (Hutto and Gilbert, ICWSM 2014).
 
-VADER gives the shares of a text that are positive, negative and neutral. A text has a label when less than 0.78 of it is
-neutral and one of the others leads by more than 0.05. UDIT calls everything else below 0.78 negative, also where both
-are equally strong; such texts get no label here. Names carry no sentiment: the "War" of the Seven Years' War and the
-"Party" of a political party are neutral. The package copies all words of the text for every word that carries
-sentiment, which is quadratic; it is given only the neighbours that it looks at, and gives the same scores.
+VADER gives the shares of a text that are positive, negative and neutral. A text has a label when less than 0.78 of it
+is neutral and one of the others leads by more than 0.05. UDIT calls everything else below 0.78 negative, also where
+both are equally strong; such texts get no label here. Names carry no sentiment: the "War" of the Seven Years' War and
+the "Party" of a political party are neutral.
+
+The package copies all words of the text for every word that carries sentiment, which is quadratic; it is given only the
+neighbours that it looks at, and gives the same scores.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from megatron_ipt.synthesis.from_text.pseudo_labels.labeller import QUESTION, SE
 from megatron_ipt.synthesis.from_text.pseudo_labels.questions import EASY_OPTIONS
 from megatron_ipt.synthesis.from_text.pseudo_labels.sentiment import LABELS
 from megatron_ipt.synthesis.pairs import Chain, Example
-from megatron_ipt.synthesis.statistics import GAP_ROUGE, LABEL_BALANCE, Statistics
+from megatron_ipt.synthesis.statistics import GAP_ROUGE, LABEL_BALANCE, ROUGE_BIN_PERCENT, Statistics
 
 SURPLUS = "surplus sentiment label"
 HEADING, ENDING = "heading left out with a lead summary", "last sentence left out with a lead summary"
@@ -31,7 +31,6 @@ HEADING, ENDING = "heading left out with a lead summary", "last sentence left ou
 _POOL_DOCUMENTS = 1000
 """Of a shard, that give wrong options."""
 _TRAIN = "train"
-_BIN_PERCENT = 5
 
 
 class Section(Protocol):
@@ -106,7 +105,7 @@ class PseudoLabelSource:
                 if text:
                     rejects.add(reason, example.id, detail=text)
             if labelled.cut.rouge:
-                percent = int(100 * labelled.cut.rouge) // _BIN_PERCENT * _BIN_PERCENT
+                percent = int(100 * labelled.cut.rouge + 1e-9) // ROUGE_BIN_PERCENT * ROUGE_BIN_PERCENT
                 statistics.tally(GAP_ROUGE, f"{percent / 100:.2f}")
         pairs = []
         for finding in labelled.findings:

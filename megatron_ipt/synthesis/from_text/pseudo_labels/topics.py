@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from megatron_ipt.synthesis.from_text.mined.lexicon import word_set
+
 _SECTIONS = {
     "sport": "sport sports football soccer basketball baseball hockey tennis cricket golf rugby nba nfl nhl mlb f1",
     "business": "business money markets stocks economy finance companies investing",
@@ -16,7 +18,7 @@ _SECTIONS = {
     "health": "health medicine wellness fitness coronavirus covid-19",
     "technology": "technology tech gadgets software computers internet gaming",
     "science": "science space physics biology archaeology",
-    "entertainment": "entertainment arts-and-entertainment movies film music tv television celebrity celebrities arts books",
+    "entertainment": "entertainment arts-and-entertainment movies film music tv television celebrity arts books",
     "education": "education schools universities higher-education",
     "travel": "travel destinations tourism",
     "food": "food recipes restaurants food-and-drink dining",
@@ -26,9 +28,9 @@ _SECTIONS = {
 _TOPIC_OF = {section: topic for topic, sections in _SECTIONS.items() for section in sections.split()}
 TOPICS = tuple(_SECTIONS)
 
-_PASSED_OVER = frozenset(
+_PASSED_OVER = word_set(
     "news article articles story stories post posts content blog blogs archive archives en english us uk au ca in ie "
-    "nz canada india australia national local international world latest tag category section sections web amp".split()
+    "nz canada india australia national local international world latest tag category section sections web amp"
 )
 _MOST_PASSED_OVER = 2
 
