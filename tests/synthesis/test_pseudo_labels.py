@@ -104,6 +104,11 @@ def test_unfinished_lines_are_no_sentences_of_a_lead() -> None:
     assert lead(" ".join(["\n\nOne\n\nTwo\n\n", *SENTENCES])) is None  # The second heading would be in the summary.
 
 
+def test_what_is_left_does_not_lean_on_the_lead() -> None:
+    assert lead(" ".join([*SENTENCES[:3], "It stands there still.", *SENTENCES[4:12]])) is None
+    assert lead(" ".join(["It is an old mill on a river.", *SENTENCES])) is None
+
+
 def test_only_the_beginning_of_a_document_has_a_lead() -> None:
     text = " ".join(SENTENCES)
     changes = {"gap_sentence_share": 0.0}
@@ -123,6 +128,18 @@ def test_the_bees() -> None:
     assert found.shown == BEES.replace(" Honey is nectar that bees dry in cells.", "")
 
 
+def test_only_a_sentence_that_opened_the_text_is_called_a_summary() -> None:
+    sentence = "Honey is nectar that bees dry in cells."
+    moved = f"On bees\n\n{sentence} " + BEES.replace(f" {sentence}", "")
+    for text, category, opens in ((BEES, "missing sentence", False), (moved, "summary", True)):
+        found = label(text)
+        assert found.cut is not None
+        assert (found.cut.answer, found.cut.opens) == (sentence, opens)
+        (pair,) = pairs(found)
+        assert (pair.answer, pair.category, pair.task) == (sentence, category, "gap_sentence")
+        assert (pair.question in WORDINGS["gap_opening"]) is opens
+
+
 def test_five_other_sentences_are_needed() -> None:
     text = "Honey is nectar that bees dry in cells. Bees dry nectar. Honey is dry. Wax melts. Drones hum."
     assert gap(text) is None
@@ -135,6 +152,11 @@ def test_a_question_is_no_gap_sentence() -> None:
 
 def test_what_leans_on_a_sentence_before_it_is_no_gap_sentence() -> None:
     assert gap(BEES.replace("Honey is nectar that", "They say that honey is nectar that")) is None
+
+
+def test_what_the_next_sentence_leans_on_is_no_gap_sentence() -> None:
+    assert gap(BEES.replace("cells. Wax melts", "cells. It melts")) is None
+    assert gap(BEES.replace("cells. Wax melts", "cells.\n\nIt melts")) is not None
 
 
 def test_function_words_alone_do_not_make_a_gap_sentence() -> None:
@@ -281,12 +303,12 @@ def test_a_rule_that_does_not_fit_makes_room_for_the_other() -> None:
 def test_a_question_whose_answer_was_taken_out_is_not_asked() -> None:
     taken = "The wheel of the mill in the valley needs a fall of two metres at the mill."
     text = DIALOGUE.replace("The river falls by two metres at this place.", taken)
-    text += " The wheel of the mill is old. The valley is deep."
-    assert [each.answer for each in asked(text)] == [f"{taken} A wheel needs such a fall."]
+    text = text.replace("such a fall", "a fall") + " The wheel of the mill is old. The valley is deep."
+    assert [each.answer for each in asked(text)] == [f"{taken} A wheel needs a fall."]
     found = label(text, lead_summary_share=0.0)
     assert found.cut is not None
     assert found.cut.answer == taken
-    assert [each.answer for each in found.findings if each.question] == ["A wheel needs such a fall."]
+    assert [each.answer for each in found.findings if each.question] == ["A wheel needs a fall."]
 
 
 def test_number_of_pairs() -> None:
@@ -340,7 +362,9 @@ def test_wordings_ask_for_their_category() -> None:
         for wording in wordings:
             options = ("a", "b") if rule in ("natural_question", "topic") else ()
             question = wording.replace("{question}", "Is it far?")
-            assert classify(Pair(question, "a", options=options)) == CATEGORIES[rule], question
+            category = classify(Pair(question, "a", options=options))
+            assert (category == CATEGORIES[rule]) == (rule != "gap_sentence"), question
+            assert rule != "gap_sentence" or category != "summary"
             assert "??" not in question
             assert "{" not in question
     for question, positive, negative in SENTIMENTS:

@@ -26,10 +26,13 @@ from megatron_ipt.synthesis.pairs import Example, Pair
 LEAD, GAP, QUESTION, SENTIMENT, TOPIC = (
     "lead_summary", "gap_sentence", "natural_question", "sentiment", "topic",
 )  # fmt: skip
+GAP_OPENING = "gap_opening"
+"""Wording of a gap sentence that opened its text."""
 CATEGORIES = {
-    LEAD: "summary", GAP: "summary", QUESTION: "multiple choice", SENTIMENT: "sentiment", TOPIC: "topic",
+    LEAD: "summary", GAP: "missing sentence", GAP_OPENING: "summary", QUESTION: "multiple choice",
+    SENTIMENT: "sentiment", TOPIC: "topic",
 }  # fmt: skip
-"""Kind of task by rule."""
+"""Kind of task by wording."""
 
 NOT_ENGLISH, TOO_LONG = "texts_not_in_english", "texts_too_long_for_rules"
 """Counts of texts to which no rule is applied."""
@@ -48,6 +51,7 @@ class Finding:
         options: the choices, the answer among them, without those from other documents.
         question: the text's own, for ``natural_question``.
         label: for rules with a fixed set of labels.
+        opening: whether it was taken from the beginning of the text, for a gap sentence.
     """
 
     rule: str
@@ -55,6 +59,16 @@ class Finding:
     options: tuple[str, ...] = ()
     question: str = ""
     label: str = ""
+    opening: bool = False
+
+    @property
+    def wording(self) -> str:
+        """Key of its wordings, and of its category."""
+        return GAP_OPENING if self.opening else self.rule
+
+    @property
+    def category(self) -> str:
+        return CATEGORIES[self.wording]
 
 
 @dataclass
@@ -116,7 +130,7 @@ class Labeller:
         for rule in self._cutting(example.id, begins):
             found.cut = _CUTS[rule](text, sentences)
             if found.cut is not None:
-                cuts = [Finding(rule, found.cut.answer)]
+                cuts = [Finding(rule, found.cut.answer, opening=found.cut.opens)]
                 text = found.cut.shown
                 sentences = split(text)
                 found.example = replace(example, text=text)
@@ -133,12 +147,12 @@ class Labeller:
             question, *words = SENTIMENTS[derive(self._seed, example_id, "wording", name) % len(SENTIMENTS)]
             options, answer = words, words[0 if finding.label == POSITIVE else 1]
         else:
-            wordings = WORDINGS[finding.rule]
+            wordings = WORDINGS[finding.wording]
             wording = wordings[derive(self._seed, example_id, "wording", name) % len(wordings)]
             question = wording.replace("{question}", finding.question)
         if options:
             generator(self._seed, example_id, "options", name).shuffle(options)
-        return Pair(question, answer, CATEGORIES[finding.rule], tuple(options), task=finding.rule)
+        return Pair(question, answer, finding.category, tuple(options), task=finding.rule)
 
     def _applies(self, example_id: str, rule: str) -> bool:
         return unit_interval(self._seed, example_id, rule) < self._shares[rule]
@@ -169,12 +183,11 @@ class Labeller:
         counts: Counter[str] = Counter()
         asked = set()
         for finding in self._ordered(example_id, findings):
-            category = CATEGORIES[finding.rule]
-            if finding.question in asked or counts[category] >= self._config.max_pairs_per_category:
+            if finding.question in asked or counts[finding.category] >= self._config.max_pairs_per_category:
                 continue
             if finding.question:
                 asked.add(finding.question)
-            counts[category] += 1
+            counts[finding.category] += 1
             chosen.append(finding)
         return chosen[: self._config.max_pairs - taken]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_ipt.synthesis.from_text.mined.grammar import is_prose, looks_english
+from megatron_ipt.synthesis.from_text.mined.grammar import is_prose, looks_english, stands_alone
 from megatron_ipt.synthesis.from_text.mined.sentences import Sentence
 from megatron_ipt.synthesis.from_text.prompted.language import dominant_script, guess_language
 
@@ -30,6 +30,12 @@ def is_english(text: str, sentences: Sequence[Sentence]) -> bool:
 def is_plain(sentence: Sentence, shortest: int = 1, longest: int = LONGEST_SENTENCE) -> bool:
     """Whether ``sentence`` can be an answer: finished, with balanced quotes and brackets, without odd characters."""
     return sentence.core.isprintable() and is_prose(sentence, shortest, longest)
+
+
+def leans_back(sentence: Sentence) -> bool:
+    """Whether ``sentence`` speaks of something that an earlier one named ("It ...", "However, ...")."""
+    # Two words more, because a very short sentence may stand alone as well.
+    return not stands_alone(f"{sentence.core} . .")
 
 
 def joined(text: str) -> str:

@@ -1,4 +1,8 @@
-"""Wordings of the questions: one is drawn for each pair. Names in braces are filled in and never read as wordings."""
+"""Wordings of the questions: one is drawn for each pair. Names in braces are filled in and never read as wordings.
+
+A sentence that was taken out is called a summary only where it opened the text. Others share as many words with the
+rest, but more often add a detail than sum it up.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,14 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Give a short summary of what this article is about.",
     ),
     "gap_sentence": (
+        "A central sentence of this text was taken out. Write it.",
+        "One sentence is missing from this passage. It shares much with the rest. What could it say?",
+        "Write one more sentence that belongs in this text.",
+        "Add to the passage a sentence that keeps to its subject.",
+        "State in one sentence something that is central to this text but missing from it.",
+        "Which sentence has been left out of this passage?",
+    ),
+    "gap_opening": (
         "Sum up the text in a single sentence.",
         "Say in one sentence what this text is mainly about, as a summary would.",
         "What is the main point of this passage? Answer in one sentence.",
