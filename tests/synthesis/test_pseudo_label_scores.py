@@ -78,6 +78,17 @@ def test_names_carry_no_sentiment() -> None:
     assert sentiment_of(named.lower()) == "positive"
 
 
+def test_two_strong_words_are_needed() -> None:
+    # Valences: happy 2.7, loved 2.9; well 1.1, interested 1.7, share 1.2, popular 1.8.
+    assert sentiment_of("I was happy there, and I loved the mill.") == "positive"
+    assert sentiment_of("I was happy there, well, and interested in the mill.") is None
+    mild = "A popular mill, and interested people share it as well."
+    assert scores_of(mild)["neu"] < 0.78
+    assert sentiment_of(mild) is None
+    assert sentiment_of("It was a terrible, horrible mill.") == "negative"
+    assert sentiment_of("It was a terrible mill, and it was lost.") is None  # Lost has -1.3.
+
+
 TOLD = (
     "not", "never", "without", "doubt", "so", "this", "least", "at", "very", "kind", "sort", "of", "but", "no", "nor",
     "or", "good", "bad", "GREAT", "horrible", "love", "hate", "the", "mill", "isn't", "uber", "barely", "bad.", "bomb",

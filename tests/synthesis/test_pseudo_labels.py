@@ -104,6 +104,12 @@ def test_unfinished_lines_are_no_sentences_of_a_lead() -> None:
     assert lead(" ".join(["\n\nOne\n\nTwo\n\n", *SENTENCES])) is None  # The second heading would be in the summary.
 
 
+def test_a_sentence_cut_off_after_an_initial_is_in_no_lead() -> None:
+    broken = "The mills were found by Ann Marcy and R. Paul Butler of the old town."
+    assert split(broken)[0].core.endswith(" R")
+    assert lead(" ".join([SENTENCES[0], broken, *SENTENCES])) is None
+
+
 def test_what_is_left_does_not_lean_on_the_lead() -> None:
     assert lead(" ".join([*SENTENCES[:3], "It stands there still.", *SENTENCES[4:12]])) is None
     assert lead(" ".join(["It is an old mill on a river.", *SENTENCES])) is None

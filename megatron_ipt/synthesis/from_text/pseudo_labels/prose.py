@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from megatron_ipt.synthesis.from_text.mined.grammar import is_prose, looks_english, stands_alone
@@ -11,6 +12,7 @@ from megatron_ipt.synthesis.from_text.prompted.language import dominant_script, 
 LONGEST_SENTENCE = 400
 """Characters of a sentence that becomes an answer; a longer one is more often a list or a table."""
 
+_INITIAL = re.compile(r"(?:^|[\s.])[A-Z]$")
 _LOOKED_AT = 2000
 _FEW_ODD = 0.1
 """Share of characters outside ASCII in English with many names."""
@@ -29,7 +31,10 @@ def is_english(text: str, sentences: Sequence[Sentence]) -> bool:
 
 def is_plain(sentence: Sentence, shortest: int = 1, longest: int = LONGEST_SENTENCE) -> bool:
     """Whether ``sentence`` can be an answer: finished, with balanced quotes and brackets, without odd characters."""
-    return sentence.core.isprintable() and is_prose(sentence, shortest, longest)
+    # A sentence that ends in a single letter more often ends inside a name: "found by R. Paul Butler".
+    if not sentence.core.isprintable() or _INITIAL.search(sentence.core):
+        return False
+    return is_prose(sentence, shortest, longest)
 
 
 def leans_back(sentence: Sentence) -> bool:

@@ -2,8 +2,9 @@
 
 VADER gives the shares of a text that are positive, negative and neutral. A text has a label when less than 0.78 of it
 is neutral and one of the others leads by more than 0.05. UDIT calls everything else below 0.78 negative, also where
-both are equally strong; such texts get no label here. Names carry no sentiment: the "War" of the Seven Years' War and
-the "Party" of a political party are neutral.
+both are equally strong; such texts get no label here. Two more conditions keep matter-of-fact texts out. Names carry no
+sentiment: the "War" of the Seven Years' War and the "Party" of a political party are neutral. And at least two words
+must be strong: many that the lexicon finds slightly positive ("interest", "share", "as well") are not an opinion.
 
 The package copies all words of the text for every word that carries sentiment, which is quadratic; it is given only the
 neighbours that it looks at, and gives the same scores.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from string import punctuation
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,14 +25,23 @@ NEUTRAL_BELOW = 0.78
 LEAD_ABOVE = 0.05
 _NAME = re.compile(r"(?<=[a-z,’'] )[A-Z][a-z]+")
 """A word with a capital inside a sentence."""
+STRONG_FROM, LEAST_STRONG = 2.0, 2
+"""Valence in the lexicon, from -4 to 4, of a strong word, and how many a text needs."""
 _WORDS_BEFORE, _WORDS_AFTER = 3, 2
 """That VADER looks at around a word."""
 
 
 def sentiment_of(text: str) -> str | None:
     """``positive`` or ``negative``; None where it is unclear."""
-    scores = scores_of(_NAME.sub("name", text))
-    return label_of(scores["pos"], scores["neg"], scores["neu"])
+    text = _NAME.sub("name", text)
+    scores = scores_of(text)
+    label = label_of(scores["pos"], scores["neg"], scores["neu"])
+    if label is None:
+        return None
+    lexicon, sign = _analyzer().lexicon, 1 if label == POSITIVE else -1
+    words = (word.strip(punctuation).lower() for word in text.split())
+    strong = sum(sign * lexicon.get(word, 0.0) >= STRONG_FROM for word in words)
+    return label if strong >= LEAST_STRONG else None
 
 
 def label_of(positive: float, negative: float, neutral: float) -> str | None:

@@ -16,11 +16,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Give a short summary of what this article is about.",
     ),
     "gap_sentence": (
-        "A central sentence of this text was taken out. Write it.",
+        "A sentence of this text was taken out. Write it, or one that could stand in its place.",
         "One sentence is missing from this passage. It shares much with the rest. What could it say?",
         "Write one more sentence that belongs in this text.",
         "Add to the passage a sentence that keeps to its subject.",
-        "State in one sentence something that is central to this text but missing from it.",
+        "State in one sentence something else that this text could say about its subject.",
         "Which sentence has been left out of this passage?",
     ),
     "gap_opening": (
