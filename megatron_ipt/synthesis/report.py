@@ -93,17 +93,16 @@ def _named_by(stage: StageRecord) -> str:
 
 def _labels(counts: Mapping[str, Any]) -> list[Bars]:
     """What rules that label texts found."""
-    rouge = {
-        f"{low} to {float(low) + ROUGE_BIN_PERCENT / 100:.2f}": count
-        for low, count in sorted(counts.get(GAP_ROUGE, {}).items())
-    }
-    return [
-        Bars("Pairs by label", counts.get(LABEL_BALANCE, {}), in_order=True),
-        Bars(
-            "ROUGE-1 F1 of gap sentences with their text", rouge, in_order=True,
-            note="How many of its words the sentence that was taken out shares with the rest; at least 0.20.",
-        ),
-    ]  # fmt: skip
+    bars = []
+    if counts.get(LABEL_BALANCE):
+        bars.append(Bars("Pairs by label", counts[LABEL_BALANCE], in_order=True))
+    if counts.get(GAP_ROUGE):
+        bins = {
+            f"{low} to {float(low) + ROUGE_BIN_PERCENT / 100:.2f}": count for low, count in counts[GAP_ROUGE].items()
+        }
+        note = "How many of its words a sentence that was taken out shares with the rest; at least 0.20."
+        bars.append(Bars("ROUGE-1 F1 of gap sentences with their text", bins, in_order=True, note=note))
+    return bars
 
 
 def _longest_options(counts: Mapping[str, Any]) -> list[Table]:
