@@ -51,6 +51,8 @@ EXTRAS["test"] = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6",
+    # What our own ROUGE is compared with.
+    "rouge-score>=0.1.2",
     # The notebook of the documentation is executed.
     "nbclient>=0.10",
     "ipykernel>=6",
@@ -111,6 +113,8 @@ setup(
         "rich>=13",
         # MinHash, 0.5 MB without dependencies; young, so its minor versions are not taken unseen.
         "rensa>=0.5,<0.6",
+        # The sentiment of texts, for the engine pseudo_labels: a lexicon, pure Python.
+        "vaderSentiment>=3.3.2",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["megatron-ipt = megatron_ipt.cli:main"]},

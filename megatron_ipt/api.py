@@ -90,7 +90,8 @@ def make_pairs(
 
     Args:
         documents: documents, or texts.
-        engine: as in ``synthesis.engine``: ``mined``, ``transformers``, ``openai``, ``tensorrt_llm``, ``module:Class``.
+        engine: as in ``synthesis.engine``: ``mined``, ``pseudo_labels``, ``transformers``, ``openai``,
+            ``tensorrt_llm``, ``module:Class``.
         seed: every random choice derives from it.
         directory: where to keep the work, so that an interrupted call resumes; by default nothing is kept.
         settings: further keys of the section ``synthesis``, e.g. ``generation={"model": "models/synthesizer"}``.

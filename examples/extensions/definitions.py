@@ -21,7 +21,7 @@ class Definitions:
     def __init__(self, config, seed):
         self._config = config
 
-    def chains(self, documents):
+    def chains(self, documents, rejects, statistics):
         for chain in chain_up(documents, self._config.chain_length, self._config.passage_characters):
             examples = [replace(example, pairs=pairs_of(example.text)) for example in chain.examples]
             yield replace(chain, examples=examples)

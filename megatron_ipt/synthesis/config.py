@@ -25,6 +25,7 @@ from megatron_ipt.synthesis.from_text.prompted.styles import (
     shares_of,
     style_file,
 )
+from megatron_ipt.synthesis.from_text.pseudo_labels.config import PseudoLabelsConfig
 from megatron_ipt.synthesis.from_text.replay.config import ReplayConfig
 from megatron_ipt.synthesis.pair_sources import all_sources, source_named
 from megatron_ipt.synthesis.spending.price import PriceConfig
@@ -64,6 +65,7 @@ class SynthesisConfig:
     transformers: TransformersConfig = key(TransformersConfig, "Settings of the engine transformers.")
     price: PriceConfig = key(PriceConfig, "What a provider bills for tokens, for engines with a model.")
     mined: MinedConfig = key(MinedConfig, "Settings of the engine mined.")
+    pseudo_labels: PseudoLabelsConfig = key(PseudoLabelsConfig, "Settings of the engine pseudo_labels.")
     replay: ReplayConfig = key(ReplayConfig, "Settings of the engine replay.")
     options: dict[str, Any] = key({}, "Settings of a custom engine, which reads them from self.settings.options.")
     give_up_after: int | None = key(
@@ -74,7 +76,7 @@ class SynthesisConfig:
         affects_output=False,
     )
     workers: int = key(
-        1, "Processes that work on shards in parallel, for mined and replay.", minimum=1, affects_output=False
+        1, "Processes that work on shards in parallel, for engines without a model.", minimum=1, affects_output=False
     )
 
     def __post_init__(self) -> None:

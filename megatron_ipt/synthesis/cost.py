@@ -2,7 +2,8 @@
 
 A request to a 7 to 8B synthesizer in FP8 on one H100 is fitted to NVIDIA's TensorRT-LLM v1.0 figures for Llama-3.1-8B
 (six pairs of lengths, residuals at most 1.4 %), see :func:`seconds_per_request`; other GPUs are scaled by
-:attr:`megatron_ipt.models.hardware.Gpu.generation`. The rate of one core is an assumption.
+:attr:`megatron_ipt.models.hardware.Gpu.generation`. The rate of one core is measured for ``pseudo_labels`` and an
+assumption for the others.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ from megatron_ipt.synthesis.pair_sources import load_source, source_named
 
 EFFICIENCY = 0.65
 """Fraction of a full engine's speed that a whole run reaches: loading, uneven ends, refilling."""
-MB_PER_SECOND = 20.0
-"""Of one core, without a model."""
 _FRAME_TOKENS = 20.0
 """Tokens of a prompt besides its text."""
 
@@ -39,7 +38,8 @@ def cost(config: SynthesisConfig, planning: Planning) -> Estimate:
     Raises:
         UnknownSize: the pairs are read from files that are not here.
     """
-    kind = source_named(config.engine).kind
+    named = source_named(config.engine)
+    kind = named.kind
     if kind == "files":
         size, source = _replayed(config, planning)
     else:
@@ -47,7 +47,7 @@ def cost(config: SynthesisConfig, planning: Planning) -> Estimate:
     if kind == "model":
         row = _generation(config, size, planning)
     else:
-        row = StageCost.on_cores("synthesis", size.text_tokens, planning.machine.cores, MB_PER_SECOND)
+        row = StageCost.on_cores("synthesis", size.text_tokens, planning.machine.cores, named.megabytes_per_second)
     return Estimate(
         costs=(row,),
         makes={CHAINS: size},

@@ -18,6 +18,7 @@ from megatron_ipt.extensions import load_object
 from megatron_ipt.inference.engines import ENGINES
 from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.pairs import Chain
+from megatron_ipt.synthesis.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,24 @@ class PairSource:
         code: ``module:Class`` of a :class:`PairMaker` for ``documents`` and a :class:`PairReader` for ``files``, both
             called with (SynthesisConfig, seed); of an engine for ``model``.
         help: what it is, in a few words.
+        megabytes_per_second: of text on one core, for plans; not for ``model``.
     """
 
     kind: str
     code: str
     help: str
+    megabytes_per_second: float = 20.0
 
 
 SOURCES: dict[str, PairSource] = {
     "mined": PairSource(
         "documents", "megatron_ipt.synthesis.from_text.mined.source:MinedSource", "patterns over the text, no model"
+    ),
+    "pseudo_labels": PairSource(
+        "documents",
+        "megatron_ipt.synthesis.from_text.pseudo_labels.source:PseudoLabelSource",
+        "rules whose labels the text supplies: summaries, its own questions, sentiment, topic; no model",
+        1.5,
     ),
     "replay": PairSource(
         "files", "megatron_ipt.synthesis.from_text.replay.source:ReplaySource", "existing pairs, read from files"
@@ -50,8 +59,14 @@ SOURCES: dict[str, PairSource] = {
 class PairMaker(Protocol):
     """Makes pairs for documents."""
 
-    def chains(self, documents: Iterable[Document]) -> Iterator[Chain]:
-        """Every text of ``documents`` in exactly one chain; chains never join texts of different splits."""
+    def chains(self, documents: Iterable[Document], rejects: Rejects, statistics: Statistics) -> Iterator[Chain]:
+        """Every text of ``documents`` in exactly one chain; chains never join texts of different splits.
+
+        Args:
+            documents: of one shard, to be read once.
+            rejects: takes pairs that are dropped, with the reason.
+            statistics: of the shard, for what cannot be seen from the chains, which the stage counts itself.
+        """
         ...
 
 

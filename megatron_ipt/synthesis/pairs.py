@@ -22,7 +22,8 @@ class Pair(NamedTuple):
         category: kind of task, e.g. ``cause and effect``.
         options: the choices, the answer among them; empty for a free-form pair.
         reasoning: steps that lead to the answer; empty where there are none.
-        task: what the model was asked to do, for prompt styles with several tasks; else empty.
+        task: what the model was asked to do, for prompt styles with several tasks, or the rule that made the pair; else
+            empty.
         style: the prompt style, as the recipe names it, where it mixes several; else empty.
     """
 

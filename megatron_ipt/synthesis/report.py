@@ -7,16 +7,33 @@ from typing import Any
 
 from megatron_ipt.manifest import USAGE
 from megatron_ipt.stages import DOCUMENTS
-from megatron_ipt.stages.page import Bars, Caution, Figure, Figures, Part, StageRecord, Step
+from megatron_ipt.stages.page import (
+    Bars,
+    Caution,
+    Column,
+    Figure,
+    Figures,
+    Part,
+    Row,
+    StageRecord,
+    Step,
+    Table,
+)
 from megatron_ipt.stages.readable import MISSING, compact, exact, number, percent, plural
 from megatron_ipt.synthesis.from_text.prompted.health import FEW_PAIRS, MOST, MOST_SHORT
+from megatron_ipt.synthesis.pair_sources import source_named
 from megatron_ipt.synthesis.statistics import (
     ANSWERS_CUT_OFF,
     ANSWERS_DECLINED,
     ANSWERS_FROM_EXAMPLE,
     ANSWERS_FROM_PROMPT,
     ANSWERS_OTHER_LANGUAGE,
+    GAP_ROUGE,
+    LABEL_BALANCE,
+    LONGEST_IS_RIGHT,
+    OPTIONS_COMPARED,
     REPEATED_TEXTS,
+    ROUGE_BIN_PERCENT,
     SHORT_ANSWERS,
     SHORT_NOT_IN_TEXT,
 )
@@ -59,11 +76,45 @@ def part(stage: StageRecord) -> Part:
             *_cautions(counts),
             Bars("Pairs by category", counts["categories"]),
             *([Bars("Pairs by prompt style", counts["styles"])] if counts.get("styles") else []),
-            *([Bars("Pairs by task of the prompt", counts["tasks"])] if counts.get("tasks") else []),
+            *([Bars(f"Pairs by {_named_by(stage)}", counts["tasks"])] if counts.get("tasks") else []),
+            *_labels(counts),
+            *_longest_options(counts),
             Bars("Dropped, by reason", counts.get("dropped", {})),
             *_used(counts),
         ],
     )
+
+
+def _named_by(stage: StageRecord) -> str:
+    """What ``Pair.task`` is in this run."""
+    made_by = source_named(str(stage.settings.get("engine", ""))).kind
+    return "rule" if made_by == "documents" else "task of the prompt"
+
+
+def _labels(counts: Mapping[str, Any]) -> list[Bars]:
+    """What rules that label texts found."""
+    bars = []
+    if counts.get(LABEL_BALANCE):
+        bars.append(Bars("Pairs by label", counts[LABEL_BALANCE], in_order=True))
+    if counts.get(GAP_ROUGE):
+        bins = {
+            f"{low} to {float(low) + ROUGE_BIN_PERCENT / 100:.2f}": count for low, count in counts[GAP_ROUGE].items()
+        }
+        note = "How many of its words a sentence that was taken out shares with the rest; at least 0.20."
+        bars.append(Bars("ROUGE-1 F1 of gap sentences with their text", bins, in_order=True, note=note))
+    return bars
+
+
+def _longest_options(counts: Mapping[str, Any]) -> list[Table]:
+    """Whether the right option can be told by its length."""
+    rows = []
+    for key, compared in counts.get(OPTIONS_COMPARED, {}).items():
+        name, _, options = key.rpartition(": ")
+        right = counts.get(LONGEST_IS_RIGHT, {}).get(key, 0)
+        rows.append(Row((name, options, exact(compared), percent(right / compared), percent(1 / int(options)))))
+    columns = (Column("Pairs", numeric=False), *map(Column, ("options", "pairs", "longest is right", "by chance")))
+    note = "Only pairs in which one option is longer than all others."
+    return [Table(columns, rows, "Is the longest option the right one?", note=note)] if rows else []
 
 
 def _used(counts: Mapping[str, Any]) -> list[Figures]:

@@ -278,7 +278,8 @@ def convert_shard(task: ShardTask, config: SynthesisConfig, seed: int, directory
             if source_named(config.engine).kind == "files":
                 chains = source.read(task.source, rejects)
             else:
-                chains = source.chains(Document.from_json(record) for record in read_jsonl(task.source))
+                documents = (Document.from_json(record) for record in read_jsonl(task.source))
+                chains = source.chains(documents, rejects, statistics)
             for chain in chains:
                 writer.write(chain.to_json())
                 statistics.add_chain(chain)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_ipt.synthesis.from_text.categories import OTHER
-from megatron_ipt.synthesis.pairs import Chain
+from megatron_ipt.synthesis.pairs import Chain, Pair
 
 REFUSED_TEXTS = "refused_texts"
 ANSWERS_CUT_OFF = "answers_cut_off"
@@ -22,6 +22,12 @@ SHORT_ANSWERS, SHORT_NOT_IN_TEXT = "short_answers", "short_answers_not_in_text"
 """Counts of texts that the engine did not answer and of defects in its answers, absent if there are none, and of the
 short answers that are compared with their text."""
 
+ROUGE_BIN_PERCENT = 5
+LABEL_BALANCE, GAP_ROUGE = "labels", "gap_rouge"
+OPTIONS_COMPARED, LONGEST_IS_RIGHT = "options_compared", "longest_option_is_right"
+"""Tallies: pairs by rule and label; gap sentences by the lower end of their ROUGE; multiple-choice pairs by task and
+number of options where one option is the longest, and those of them where it is the right one."""
+
 _LENGTHS = ("question_words", "answer_words", "reasoning_words", "pairs_per_text", "texts_per_chain")
 _PERCENTILES = (50, 95)
 
@@ -33,10 +39,11 @@ class Statistics:
     Attributes:
         counts: chains, texts, pairs, tokens and whatever else is counted.
         categories: number of pairs by kind of task.
-        tasks: number of pairs by what the model was asked to do, for prompt styles with several tasks.
+        tasks: number of pairs by what the model was asked to do, for prompt styles with several tasks, or by rule.
         styles: number of pairs by prompt style, where several are mixed.
         dropped: number of drops by reason.
         lengths: histograms by name, each from value to frequency.
+        tallies: further counts by name and key, absent from what is written if there are none.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -45,6 +52,7 @@ class Statistics:
     styles: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     lengths: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in _LENGTHS})
+    tallies: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add_chain(self, chain: Chain) -> None:
         self.counts["chains"] += 1
@@ -65,6 +73,19 @@ class Statistics:
                 self.lengths["answer_words"][len(pair.answer.split())] += 1
                 if pair.reasoning:
                     self.lengths["reasoning_words"][len(pair.reasoning.split())] += 1
+                if pair.options:
+                    self._compare_options(pair)
+
+    def tally(self, name: str, key: str, count: int = 1) -> None:
+        self.tallies.setdefault(name, Counter())[key] += count
+
+    def _compare_options(self, pair: Pair) -> None:
+        """Whether the right option could be told by its length."""
+        longest, second = sorted(map(len, pair.options), reverse=True)[:2] if len(pair.options) > 1 else (0, 0)
+        if longest > second and pair.answer in pair.options:
+            key = f"{pair.task or pair.category or OTHER}: {len(pair.options)}"
+            self.tally(OPTIONS_COMPARED, key)
+            self.tally(LONGEST_IS_RIGHT, key, int(len(pair.answer) == longest))
 
     def merge(self, other: Statistics) -> None:
         self.counts.update(other.counts)
@@ -74,6 +95,8 @@ class Statistics:
         self.dropped.update(other.dropped)
         for name, histogram in other.lengths.items():
             self.lengths[name].update(histogram)
+        for name, counter in other.tallies.items():
+            self.tallies.setdefault(name, Counter()).update(counter)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -85,6 +108,7 @@ class Statistics:
             "lengths": {
                 name: {str(value): n for value, n in histogram.items()} for name, histogram in self.lengths.items()
             },
+            **({"tallies": {name: dict(counts) for name, counts in self.tallies.items()}} if self.tallies else {}),
         }
 
     @classmethod
@@ -95,7 +119,8 @@ class Statistics:
         counts, categories, tasks, styles, dropped = (
             Counter(record.get(name, {})) for name in ("counts", "categories", "tasks", "styles", "dropped")
         )
-        return cls(counts, categories, tasks, styles, dropped, lengths)
+        tallies = {name: Counter(items) for name, items in record.get("tallies", {}).items()}
+        return cls(counts, categories, tasks, styles, dropped, lengths, tallies)
 
     def summary(self) -> dict[str, Any]:
         """For the manifest."""
@@ -111,6 +136,7 @@ class Statistics:
             **({"styles": dict(self.styles.most_common())} if self.styles else {}),
             "lengths": {name: _describe(histogram) for name, histogram in self.lengths.items() if histogram},
             "dropped": dict(self.dropped.most_common()),
+            **{name: dict(sorted(counts.items())) for name, counts in sorted(self.tallies.items())},
         }
 
 

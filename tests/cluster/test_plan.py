@@ -110,6 +110,14 @@ def test_a_recipe_without_training():
         plan("instructlm_1.3b", 8, "h100", "training=null")
 
 
+def test_engines_without_a_model_have_their_own_speed():
+    mined, rules = (
+        hours(plan("quickstart", 1, "h100", f"synthesis.engine={engine}", documents=1e6))["synthesis"]
+        for engine in ("mined", "pseudo_labels")
+    )
+    assert rules / mined == pytest.approx(20 / 1.5)  # MB/s.
+
+
 def test_a_recipe_that_ends_with_documents():
     result = plan("quickstart", 1, "h100", "skip=[tokens]")
     assert [cost.stage for cost in result.stages] == ["corpus", "synthesis", "augment"]

@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from megatron_ipt.seeding import unit_interval
 from megatron_ipt.synthesis.from_text.mined import MinedConfig, Miner
+from megatron_ipt.synthesis.from_text.mined.sentences import split
 from megatron_ipt.synthesis.pairs import Pair
 
 EXTRACTIVE = {
@@ -346,6 +347,12 @@ def test_limits() -> None:
     assert len(pairs) == 5
     assert max(len(of(pair.category, pairs)) for pair in pairs) <= 2
     assert Miner(1, MinedConfig(max_pairs=0)).mine("id", text) == (text, [])
+
+
+def test_a_run_of_marks_that_ends_no_sentence_is_read_once() -> None:
+    """Read anew from each of its marks, this takes hours."""
+    for run in (".", "?!", '."'):
+        assert len(split(run * 2_000_000 + "x")) == 1
 
 
 @pytest.mark.parametrize(

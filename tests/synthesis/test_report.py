@@ -1,8 +1,8 @@
 import pytest
 
-from megatron_ipt.files import write_json
+from megatron_ipt.files import read_json, write_json
 from megatron_ipt.stages import DOCUMENTS
-from megatron_ipt.stages.page import Bars, Caution, Figures, Part, Step
+from megatron_ipt.stages.page import Bars, Caution, Figures, Part, Step, Table
 from tests.report.runs import CATEGORIES, all_of, change_counts, part_of, write_run
 
 
@@ -32,6 +32,33 @@ def test_pairs_by_task_of_the_prompt(folders):
     assert {bars.title: bars.counts for bars in all_of(part_of(folders, "synthesis"), Bars)}[
         "Pairs by task of the prompt"
     ] == tasks
+
+
+def test_what_rules_labelled(folders):
+    rules = {"lead_summary": 30, "natural_question": 100, "sentiment": 20, "topic": 50}
+    change_counts(
+        folders["synthesis"],
+        tasks=rules,
+        labels={"sentiment: negative": 10, "sentiment: positive": 10},
+        gap_rouge={"0.20": 7, "0.25": 2, "0.95": 1},
+        options_compared={"natural_question: 4": 80, "sentiment: 2": 4, "topic: 4": 50},
+        longest_option_is_right={"natural_question: 4": 30, "sentiment: 2": 2},
+    )
+    manifest = read_json(folders["synthesis"] / "manifest.json")
+    write_json(folders["synthesis"] / "manifest.json", manifest | {"settings": {"engine": "pseudo_labels"}})
+    part = part_of(folders, "synthesis")
+    bars = {element.title: element.counts for element in all_of(part, Bars)}
+    assert bars["Pairs by rule"] == rules
+    assert bars["Pairs by label"] == {"sentiment: negative": 10, "sentiment: positive": 10}
+    assert list(bars["ROUGE-1 F1 of gap sentences with their text"].items()) == [
+        ("0.20 to 0.25", 7), ("0.25 to 0.30", 2), ("0.95 to 1.00", 1),
+    ]  # fmt: skip
+    (table,) = all_of(part, Table)
+    assert [row.cells for row in table.rows] == [
+        ("natural_question", "4", "80", "37.5%", "25.0%"),
+        ("sentiment", "2", "4", "50.0%", "50.0%"),
+        ("topic", "4", "50", "0%", "25.0%"),
+    ]
 
 
 def test_what_the_answers_took(folders):

@@ -52,7 +52,7 @@ _RULES: tuple[tuple[str, Callable[[Pair], bool]], ...] = (
     ("multiple choice", lambda pair: bool(pair.options)),
     ("reasoning", lambda pair: bool(pair.reasoning)),
     ("summary", _asks(
-        r"\b(?:summar(?:y|ize|ise|ies)|main (?:idea|point|message|argument)s?|tl;?dr|gist|in a nutshell)\b"
+        r"\b(?:summar(?:y|ize|ise|ies)|main (?:idea|point|message|argument)s?|tl;?dr|gist|in a nutshell|sum up)\b"
     )),
     ("title", _asks(r"\b(?:title|headline)\b")),
     ("keywords", _asks(r"\bkey ?(?:words|phrases|terms|concepts)\b")),

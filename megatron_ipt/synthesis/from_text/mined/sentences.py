@@ -21,7 +21,8 @@ from megatron_ipt.synthesis.from_text.mined.lexicon import (
 )
 
 _LINE = re.compile(r"[^\n\r\v\f\u2028\u2029]+")
-_MARK = re.compile(r"(?P<mark>[.!?]+)(?P<after>(?:[\"'”’»)\]]|\[\d+\]|:\d[\d,–-]*)*)(?=\s|$)")
+# A run of marks is tried once, from its first: otherwise one that ends no sentence takes quadratic time.
+_MARK = re.compile(r"(?<![.!?])(?P<mark>[.!?]+)(?P<after>(?:[\"'”’»)\]]|\[\d+\]|:\d[\d,–-]*)*)(?=\s|$)")
 _NEXT_WORD = re.compile(r"\s*[\"'“‘«(\[]*\s?(\w*)")
 _CLOSING_QUOTE = re.compile(r" [\"”](?=\s|$)")
 _INNER_DOTS = re.compile(r"(?:\w\.)+\w$")

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from megatron_ipt.corpus.documents import Document
+from megatron_ipt.rejects import Rejects
 from megatron_ipt.synthesis.from_text.chaining import chain_up
 from megatron_ipt.synthesis.from_text.mined.config import MinedConfig
 from megatron_ipt.synthesis.from_text.mined.miner import Miner
 from megatron_ipt.synthesis.pairs import Chain, Example
+from megatron_ipt.synthesis.statistics import Statistics
 
 
 class Section(Protocol):
@@ -28,7 +30,7 @@ class MinedSource:
         self._config = config
         self._miner = Miner(seed, config.mined)
 
-    def chains(self, documents: Iterable[Document]) -> Iterator[Chain]:
+    def chains(self, documents: Iterable[Document], rejects: Rejects, statistics: Statistics) -> Iterator[Chain]:
         for chain in chain_up(documents, self._config.chain_length, self._config.passage_characters):
             yield replace(chain, examples=[self._mine(example) for example in chain.examples])
 
