@@ -89,7 +89,7 @@ HOW = (
     How(r"submit .*--dry-run", "run", "checked by Slurm as well where there is one"),
     How(r" submit ", "parse", "needs Slurm; tests/cluster submits to a real one"),
     How(
-        r"(models|checkpoints)/(Meta-)?[Ll]lama|models/SmolLM|examples/(synthesizer_)?laptop|runs/mine/(training|export|synthesis)",
+        r"(models|checkpoints)/(Meta-)?[Ll]lama|models/SmolLM|examples/(synthesizer_)?laptop|examples/glan|runs/mine/(training|export|synthesis)",
         "parse",
         "needs the weights or that run",
     ),
