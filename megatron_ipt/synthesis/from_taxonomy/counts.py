@@ -12,6 +12,7 @@ from typing import Any
 from megatron_ipt.synthesis.from_taxonomy.asking import SESSIONS, SUBJECTS
 from megatron_ipt.synthesis.from_taxonomy.growing import REFUSED
 from megatron_ipt.synthesis.from_taxonomy.journal import CallJournal
+from megatron_ipt.synthesis.from_taxonomy.outline.repeats import EXACT, NEAR
 from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import REFUSED_CALLS
 
 NEVER = "never"
@@ -81,6 +82,6 @@ def summary(total: Mapping[str, Any]) -> dict[str, Any]:
             if level in (SUBJECTS, SESSIONS)
         },
         "repeated_questions": sum(
-            count for reason, count in total["lost"].items() if "repeats an earlier question" in reason
+            count for reason, count in total["lost"].items() if reason.endswith((f": {EXACT}", f": {NEAR}"))
         ),
     }

@@ -38,9 +38,9 @@ from megatron_ipt.synthesis.from_taxonomy.outline.prompts import (
 from megatron_ipt.synthesis.from_taxonomy.outline.repeats import repeats
 from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import Discipline, path_of
 
-REFUSED, CUT_OFF, LOOP, EMPTY = "refused by the engine", "answer cut off", "answer in a loop", "empty answer"
-NO_JSON = "no usable JSON at any try"
-NAMES_SESSION = "question refers to a session by its number"
+REFUSED, CUT_OFF, LOOP, EMPTY = "refused by the engine", "cut off", "in a loop", "empty"
+NO_JSON = "no usable JSON"
+NAMES_SESSION = "refers to a session by its number"
 _SIDE_BY_SIDE = 64
 """Most nodes of a kind that a parent works on at the same time."""
 
@@ -60,6 +60,7 @@ class Node:
         text: what the model wrote; empty for a subject.
         facts: what was made of it.
         lost: why it has no further nodes; empty if it has.
+        failed: why it has none, where another try follows.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Node:
     text: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     lost: str = ""
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,14 @@ class Grower:
             )
             found, wrong = parse(reply.text)
             unusable += wrong
-            lost = "" if found else f"{REFUSED}: {reply.refused}" if reply.refused else "no usable JSON"
-            names = [named(item) for item in found]
-            self._visitor.node(Node(node_id, kind, call.id, reply.text, {"names": names} if names else {}, lost))
+            failed = "" if found else f"{REFUSED}: {reply.refused}" if reply.refused else NO_JSON
+            last = attempt == self._config.tries
+            self._visitor.node(
+                Node(
+                    node_id, kind, call.id, reply.text, {"names": [named(item) for item in found]} if found else {},
+                    lost=failed if last else "", failed="" if last else failed,
+                )
+            )  # fmt: skip
             if found:
                 self._visitor.conversion(call.level, attempt, len(found), unusable)
                 return found

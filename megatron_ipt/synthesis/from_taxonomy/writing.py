@@ -95,11 +95,14 @@ class _Writer(Visitor):
         record = {"id": node.id, "kind": node.kind, "parent": node.parent, **node.facts}
         if node.text:
             record["text"] = node.text
+        if node.failed:
+            record["failed"] = node.failed
+            self._rejects.add(f"{node.kind}: {reason_of(node.failed)}, tried again", node.id, sample=node.text)
         if node.lost:
             record["lost"] = node.lost
-            reason = reason_of(node.lost)
-            self._rejects.add(f"{node.kind}: {reason}", node.id, detail=node.lost, sample=node.text)
-            self._count("lost", f"{node.kind}: {reason}")
+            reason = f"{node.kind}: {reason_of(node.lost)}"
+            self._rejects.add(reason, node.id, detail=node.lost, sample=node.text)
+            self._count("lost", reason)
         self._tree.write(record)
         if node.kind == "list":
             self.counts["lists"] += 1

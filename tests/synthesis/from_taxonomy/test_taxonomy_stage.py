@@ -132,7 +132,7 @@ def test_conversions_that_fail(configure: Configure, context: StageContext) -> N
     assert len(ASKED) == 77
     assert summary["json_tries"] == {SUBJECTS: {"1": 5, "2": 1}, SESSIONS: {"1": 5, "never": 1}}
     assert summary["pairs"] == 25
-    assert summary["lost"] == {"subjects: no usable JSON": 1, "sessions: no usable JSON": 3}
+    assert summary["lost"] == {"sessions: no usable JSON": 1}
     assert summary["json_success"] == {SUBJECTS: 1.0, SESSIONS: 5 / 6}
     rejects = list(read_jsonl(next(context.directory.glob("rejects/shard-tide*"))))
     assert [record["sample"] for record in rejects] == ['{"session": "Quays", "concepts": ['] * 3
@@ -163,10 +163,10 @@ class Careless(Recording):
 def test_what_is_lost_is_counted(configure: Configure, context: StageContext) -> None:
     summary = stage.run(configure(engine=f"{HERE}:Careless"), context)
     assert summary["lost"] == {
-        "question: repeats an earlier question": 4,
-        "question: question refers to a session by its number": 5,
-        "question: empty answer": 5,
-        "answer: answer cut off": 5,
+        "question: repeats an earlier one": 4,
+        "question: refers to a session by its number": 5,
+        "question: empty": 5,
+        "answer: cut off": 5,
     }
     assert summary["pairs"] == 30 - 19
     assert summary["repeated_questions"] == 4
@@ -178,7 +178,7 @@ def test_what_is_lost_is_counted(configure: Configure, context: StageContext) ->
 def test_near_repeats_are_left_out(configure: Configure, context: StageContext) -> None:
     """The questions of the script about a subject differ in their concepts alone."""
     summary = stage.run(configure(near_duplicates=0.3), context)
-    near = summary["lost"]["question: nearly repeats an earlier question"]
+    near = summary["lost"]["question: nearly repeats an earlier one"]
     assert near > 0 and summary["pairs"] == 30 - near
 
 
@@ -243,7 +243,7 @@ def test_a_useless_model_is_told_at_once(configure: Configure, context: StageCon
 def test_a_useless_model_is_told_at_the_end(configure: Configure, context: StageContext) -> None:
     config = configure(engine=f"{HERE}:Useless", give_up_after="null")
     for _ in range(2):
-        with pytest.raises(NoPairsError, match=r"not one pair was made; lost: subjects: no usable JSON \(18\)"):
+        with pytest.raises(NoPairsError, match=r"not one pair was made; lost: subjects: no usable JSON \(6\)"):
             stage.run(config, context)
 
 

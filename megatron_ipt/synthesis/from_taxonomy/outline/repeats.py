@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import same_name
 from megatron_ipt.synthesis.near_duplicates import NearDuplicates
 
-EXACT, NEAR = "repeats an earlier question", "nearly repeats an earlier question"
+EXACT, NEAR = "repeats an earlier one", "nearly repeats an earlier one"
 
 
 def repeats(questions: Sequence[str], threshold: float | None) -> list[str]:
