@@ -109,6 +109,8 @@ setup(
         # The fast tokenizer engine; young, so its minor versions are not taken unseen.
         "gigatoken>=0.10,<0.11",
         "rich>=13",
+        # MinHash, 0.5 MB without dependencies; young, so its minor versions are not taken unseen.
+        "rensa>=0.5,<0.6",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["megatron-ipt = megatron_ipt.cli:main"]},

@@ -36,7 +36,7 @@ USAGE = "usage"
 _SAMPLED_BYTES = 1 << 20
 _WHOLE_BYTES = 16 * _SAMPLED_BYTES
 _VERSIONED = ("numpy", "torch", "megatron-core", "transformers", "tokenizers", "sentencepiece", "gigatoken",
-    "transformer-engine",
+    "transformer-engine", "rensa",
 )  # fmt: skip
 
 
