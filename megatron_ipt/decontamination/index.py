@@ -21,11 +21,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from megatron_ipt.decontamination.config import NGRAM, SHORTEST
 from megatron_ipt.synthesis.words import folded, words_of
 
-NGRAM = 13
-SHORTEST = 4
-"""Words of the shortest test question that is looked for inside of texts."""
 _BATCH_CHARACTERS = 1 << 18
 """Arrays of this many numbers stay in the cache of a core."""
 
