@@ -100,8 +100,11 @@ def _data_files(files: Sequence[str]) -> list[str]:
         matches = [file.path for file in matching_files(entry, "FILE")]
         readable = [path for path in matches if base_suffix(path) in _FORMATS]
         if not readable:
+            recipe = entry.endswith((".yaml", ".yml"))
+            hint = "; the stage of a recipe is run by `megatron-ipt decontaminate-data`" if recipe else ""
             raise InputError(
-                f"{entry}: no file of a known format; known: {', '.join(_FORMATS)}, optionally followed by .gz or .zst"
+                f"{entry}: no file of a known format; known: {', '.join(_FORMATS)}, optionally followed by .gz or "
+                f".zst{hint}"
             )
         found |= dict.fromkeys(readable)
     return list(found)

@@ -134,6 +134,7 @@ def test_why_a_stage_is_not_of_this_recipe():
         ("corpus", r"corpus\.inputs names no data"),
         ("synthesize", r"synthesis\.replay\.inputs names no data and nothing makes documents"),
         ("evaluate", "it is skipped"),
+        ("judge-pairs", r"its section does not ask for it \(`megatron-ipt keys judge`\)"),
     ):
         with pytest.raises(RecipeError, match=f"{stage_named(name).command}: not a stage of this recipe, .*{reason}"):
             stage_of(recipe, name)
