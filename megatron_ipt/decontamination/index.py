@@ -7,7 +7,7 @@ all its words stand in it in a row; a shorter one, if the text has the same word
 Texts are joined and hashed with numpy. The hash of a row of words is a polynomial, so those of all rows of one length
 are differences of one cumulative sum; there is one such pass per length of test questions, ten at most. A small table
 discards nearly all rows, a sorted list of full hashes the rest but one in 10^13, and what is left is compared word by
-word: no collision can drop a text. Memory grows with the test questions: about 30 bytes for each of their words.
+word: no collision can drop a text. Memory grows with the test questions: about 60 bytes for each of their words.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Which question is the earlier one depends on all shards before, so shards are taken in order, and their questions are
 compared as they come. A finished shard leaves a marker; after an interruption its questions are only read, not written
-again. Memory is that of :class:`~megatron_ipt.synthesis.near_duplicates.NearDuplicates`: 2 kB for a kept question.
+again. Memory is that of :class:`~megatron_ipt.synthesis.near_duplicates.NearDuplicates`: 1 to 2 kB for a kept question.
 """
 
 from __future__ import annotations
