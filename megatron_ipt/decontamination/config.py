@@ -63,14 +63,14 @@ class DecontaminateConfig:
     training_sets: bool = key(
         True, "Also against the training and validation sets of the tasks, as GLAN does, not only what is evaluated."
     )
-    questions: dict[str, str] | None = key(
-        None, "With benchmarks: files of questions, as NAME: FILE. Like evaluation.questions, its default."
+    questions: dict[str, str] = key(
+        {}, "Further files of questions, as NAME: FILE; with benchmarks, those of evaluation.questions are among them."
     )
-    tasks: list[str] | None = key(
-        None, "With benchmarks: tasks of lm-evaluation-harness. Like those of evaluation.harness, its default."
+    tasks: list[str] = key(
+        [], "Further tasks of lm-evaluation-harness; with benchmarks, those of evaluation.harness are among them."
     )
-    include_path: str | None = key(
-        None, "Folder with custom task files. Like evaluation.harness.include_path, its default."
+    include_path: str = key(
+        "", "Folder with custom task files. Empty: with benchmarks, that of evaluation.harness.include_path."
     )
     tasks_reader: str = key(
         "",
@@ -94,7 +94,7 @@ class DecontaminateConfig:
 
     def wanted(self) -> bool:
         """Whether the recipe has this stage."""
-        return bool(self.against) or bool(self.benchmarks) or self.near_duplicates is not None
+        return self.has_tests() or bool(self.benchmarks) or self.near_duplicates is not None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.question_keys:
@@ -111,15 +111,19 @@ class DecontaminateConfig:
         return bool(self.against or self.questions or self.tasks)
 
     def inherit(self, evaluation: Evaluation) -> DecontaminateConfig:
-        """A copy that takes from ``evaluation`` which questions and tasks it has, where it asks for these."""
-        if not self.wanted() or self.benchmarks is False:
+        """A copy that takes from ``evaluation`` which questions and tasks it has, where it asks for these, and what
+        reads tasks."""
+        if not self.wanted():
             return self
         harness = evaluation.harness
-        tasks = [benchmark.task for benchmark in harness.benchmarks()] if self.tasks is None else self.tasks
+        reader = self.tasks_reader or harness.questions_reader
+        if self.benchmarks is False:
+            return replace(self, tasks_reader=reader if self.tasks else self.tasks_reader)
+        tasks = list(dict.fromkeys([*self.tasks, *(benchmark.task for benchmark in harness.benchmarks())]))
         return replace(
             self,
-            questions=dict(evaluation.questions) if self.questions is None else self.questions,
-            tasks=list(dict.fromkeys(tasks)),
-            include_path=harness.include_path if self.include_path is None else self.include_path,
-            tasks_reader=self.tasks_reader or (harness.questions_reader if tasks else ""),
+            questions={**evaluation.questions, **self.questions},
+            tasks=tasks,
+            include_path=self.include_path or (harness.include_path if tasks else ""),
+            tasks_reader=reader if tasks else self.tasks_reader,
         )

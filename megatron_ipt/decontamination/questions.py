@@ -41,13 +41,13 @@ def questions_of(config: DecontaminateConfig) -> Iterator[Question]:
     keys = config.question_keys
     for path in test_files(config.against, "decontaminate.against"):
         yield from read_questions(path, keys)
-    for name, file in (config.questions or {}).items():
+    for name, file in config.questions.items():
         for question in read_questions(file, keys):
             yield question._replace(test_set=name)
     if config.tasks:
         read = load_object(config.tasks_reader, "decontaminate.tasks_reader")
         counted = 0
-        for question in read(config.tasks, config.include_path or "", config.training_sets):
+        for question in read(config.tasks, config.include_path, config.training_sets):
             counted += 1
             yield Question(*question)
         if not counted:

@@ -47,7 +47,7 @@ def check(config: DecontaminateConfig) -> None:
 
 def fingerprints(config: DecontaminateConfig) -> list[dict[str, Any]]:
     """Fingerprints of the files of test sets and of tasks, and of the code of a custom reader."""
-    files = [*test_files(config.against, "decontaminate.against"), *(config.questions or {}).values()]
+    files = [*test_files(config.against, "decontaminate.against"), *config.questions.values()]
     if config.tasks and config.include_path:
         folder = Path(config.include_path)
         files += [str(path) for path in sorted(folder.rglob("*")) if path.suffix in _TASK_FILES]

@@ -91,7 +91,7 @@ class Tally:
     def summary(self) -> dict[str, Any]:
         """What the manifest and the report have of it: the questions found most often, and a few samples."""
         ordered = sorted(self.questions.items(), key=lambda item: (-item[1], item[0]))
-        named = [
+        named: list[dict[str, Any]] = [
             {"test_set": test_set, "number": number, "question": text, "found": count}
             for (test_set, number, text), count in ordered
         ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from megatron_ipt.config import as_dict
 from megatron_ipt.errors import RecipeError
-from megatron_ipt.recipe import load_recipe, recipe_type, stages_of
+from megatron_ipt.recipe import load_recipe, recipe_type, save_recipe, stages_of
 
 TASKS = ("evaluation.harness.tasks=[arc_easy:5,piqa]",)
 QUESTIONS = ("evaluation.questions.mine=q.jsonl",)
@@ -46,21 +48,22 @@ def test_what_the_recipe_evaluates_is_compared_with_by_default() -> None:
     assert len(preset.tasks) == 9 and "mmlu" in preset.tasks
 
 
-def test_what_it_says_itself_comes_first() -> None:
-    found = section(
-        "decontaminate.against=[t]", "decontaminate.tasks=[boolq]", "decontaminate.questions={}", *TASKS, *QUESTIONS
-    )
-    assert (found.questions, found.tasks) == ({}, ["boolq"])
+def test_further_ones_come_to_it_and_without_benchmarks_they_are_all() -> None:
+    own = ("decontaminate.tasks=[boolq]", "decontaminate.questions.other=o.jsonl")
+    found = section(*own, *TASKS, *QUESTIONS)
+    assert found.questions == {"mine": "q.jsonl", "other": "o.jsonl"}
+    assert found.tasks == ["boolq", "arc_easy", "piqa"]
+    alone = section(*own, "decontaminate.benchmarks=false", *TASKS, *QUESTIONS)
+    assert (alone.questions, alone.tasks) == ({"other": "o.jsonl"}, ["boolq"])
+    assert alone.tasks_reader == found.tasks_reader != ""
     none = section("decontaminate.against=[t]", "decontaminate.benchmarks=false", *TASKS, *QUESTIONS)
-    assert (none.questions, none.tasks, none.tasks_reader) == (None, None, "")
-    assert section(*TASKS).tasks is None
+    assert (none.questions, none.tasks, none.tasks_reader) == ({}, [], "")
+    assert section(*TASKS).tasks == []
 
 
-def test_a_resolved_recipe_is_the_same(tmp_path: Any) -> None:
-    from megatron_ipt.config import as_dict
-    from megatron_ipt.recipe import save_recipe
-
-    recipe = load_recipe(None, ["corpus.inputs=[a]", "decontaminate.benchmarks=true", *TASKS, *QUESTIONS])
+@pytest.mark.parametrize("overrides", [(), ("decontaminate.benchmarks=true",), ("decontaminate.near_duplicates=0.9",)])
+def test_a_resolved_recipe_is_the_same(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    recipe = load_recipe(None, ["corpus.inputs=[a]", *overrides, *TASKS, *QUESTIONS])
     save_recipe(recipe, tmp_path / "recipe.yaml")
     assert as_dict(load_recipe(tmp_path / "recipe.yaml")) == as_dict(recipe)
     assert type(recipe) is recipe_type()
