@@ -72,7 +72,9 @@ def decontaminate_files(
     paths = _data_files(files)
     targets = _targets(paths, output, overwrite)
     tests = test_files(against, "--against")
-    index = Index((question for path in tests for question in read_questions(path, question_keys)), ngram)
+    index = Index(
+        (question for path in tests for question in read_questions(path, question_keys, "--question-key")), ngram
+    )
     tally = Tally()
     by_file: dict[str, dict[str, int]] = {}
     with contextlib.ExitStack() as stack:
@@ -114,6 +116,8 @@ def _targets(paths: list[str], output: Path | None, overwrite: bool) -> list[Pat
     """Where each file goes; None where nothing is written."""
     if output is None:
         return [None] * len(paths)
+    if (output / REJECTS).exists() and not overwrite:
+        raise StorageError(f"{output / REJECTS}: is there already; use --overwrite to replace it")
     names: dict[str, str] = {}
     for path in paths:
         name = Path(path).name

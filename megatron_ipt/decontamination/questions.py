@@ -75,11 +75,12 @@ def test_files(inputs: Sequence[str], key: str) -> list[str]:
     return list(found)
 
 
-def read_questions(path: str, keys: Sequence[str]) -> Iterator[Question]:
+def read_questions(path: str, keys: Sequence[str], setting: str = "decontaminate.question_keys") -> Iterator[Question]:
     """Questions of one file, a test set named as the file.
 
     Args:
         keys: fields that may hold a question; the first that a record has counts.
+        setting: what sets the keys, for errors.
 
     Raises:
         InputError: the file cannot be read or holds no question.
@@ -98,7 +99,7 @@ def read_questions(path: str, keys: Sequence[str]) -> Iterator[Question]:
             questions += 1
             yield Question(path, number, text)
     if not questions:
-        has = f"; the records have {', '.join(names)}; set decontaminate.question_keys" if names else ""
+        has = f"; the records have {', '.join(names)}; set {setting}" if names else ""
         expected = f" under {', '.join(keys)}" if names else ""
         raise InputError(f"{path}: holds no test question{expected}{has}")
     if without:

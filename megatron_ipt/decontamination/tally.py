@@ -15,7 +15,7 @@ PAIR_OF_TEXT = "pair of a removed text"
 NEAR_DUPLICATE = "near-duplicate of an earlier question"
 
 MOST_QUESTIONS = 10
-MOST_SAMPLES = 8
+MOST_SAMPLES, _SAMPLES_EACH = 8, 3
 FREQUENT_SHARE, FREQUENT = 0.001, 10
 """A test question that is found in more than this share of everything, and at least so often, is probably a phrase that
 is common anyway."""
@@ -57,7 +57,7 @@ class Tally:
         for question in dict.fromkeys(match.question for _, _, match in held):
             self.questions[question.test_set, question.number, question.text[:_SHOWN_CHARACTERS]] += 1
         part, text, match = held[0]
-        if match.question.test_set not in {sample["test_set"] for sample in self.samples}:
+        if self._wants_sample(match.question.test_set):
             self.samples.append({"id": name, "part": part, **sample_of(text, match)})
 
     def merge(self, other: Tally) -> None:
@@ -66,8 +66,13 @@ class Tally:
         for name, counts in other.test_sets.items():
             self.test_sets.setdefault(name, Counter()).update(counts)
         self.questions.update(other.questions)
-        known = {sample["test_set"] for sample in self.samples}
-        self.samples += [sample for sample in other.samples if sample["test_set"] not in known]
+        for sample in other.samples:
+            if self._wants_sample(sample["test_set"]):
+                self.samples.append(sample)
+
+    def _wants_sample(self, test_set: str) -> bool:
+        """The first few of each test set are kept, so that all sets are shown and there are never many."""
+        return sum(sample["test_set"] == test_set for sample in self.samples) < _SAMPLES_EACH
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -116,6 +116,10 @@ def test_what_would_be_overwritten(tests_file: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"data\.jsonl: is there already; use --overwrite"):
         clean(tests_file, data, output=tmp_path / "clean")
     clean(tests_file, data, output=tmp_path / "clean", overwrite=True)
+    (tmp_path / "clean/data.jsonl").unlink()
+    with pytest.raises(StorageError, match=r"rejects\.jsonl: is there already"):
+        clean(tests_file, data, output=tmp_path / "clean")
+    clean(tests_file, data, output=tmp_path / "clean", overwrite=True)
     assert (tmp_path / "clean/data.jsonl").read_text() == ""
     (tmp_path / "other").mkdir()
     with pytest.raises(InputError, match="both would be written to"):
@@ -162,6 +166,12 @@ def test_check_fails_if_anything_matches(tests_file: Path, tmp_path: Path) -> No
 def test_what_means_nothing(words: list[str], message: str) -> None:
     found = invoke(*words)
     assert found.exit_code == 2 and message in found.output
+
+
+def test_the_option_that_names_the_fields_is_in_the_error(tests_file: Path, tmp_path: Path) -> None:
+    data = write_tests(tmp_path / "data.jsonl", SIZE)
+    found = invoke(str(data), "--against", str(tests_file), "--question-key", "q")
+    assert str(found.exception).endswith("under q; the records have question; set --question-key")
 
 
 def test_a_recipe_is_not_taken_for_data(tests_file: Path, tmp_path: Path) -> None:
