@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from megatron_ipt import __version__
-from megatron_ipt.commands import cluster, comparison, datasets, evaluation, models, shell
+from megatron_ipt.commands import cluster, comparison, datasets, decontamination, evaluation, models, shell
 from megatron_ipt.commands.common import (
     EXIT_STATUSES,
     json_option,
@@ -197,6 +197,7 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
     (
         "Datasets",
         (
+            (decontamination.decontaminate, "Remove test questions from files of texts or pairs."),
             (datasets.inspect, "Show counts, lengths and decoded documents."),
             (datasets.verify, "Check sizes, offsets, ids and checksums."),
             (datasets.merge, "Join datasets into one."),

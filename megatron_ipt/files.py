@@ -252,6 +252,11 @@ class JsonlWriter:
         self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
         self.records += 1
 
+    def write_line(self, line: bytes) -> None:
+        """Writes a line as it is, without its ending, for records that are passed on unchanged."""
+        self._stream.write(line + b"\n")
+        self.records += 1
+
     def __enter__(self) -> JsonlWriter:
         return self
 

@@ -24,7 +24,7 @@ from megatron_ipt.manifest import (
 )
 from megatron_ipt.progress import duration
 from megatron_ipt.recipe import SAVED_RECIPE, Recipe, defaults_of, save_recipe, section_of, stages_of
-from megatron_ipt.stages import Action, Stage, inputs_of, stage_named
+from megatron_ipt.stages import Action, Stage, inputs_of, is_wanted, makers_of, stage_named
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,14 @@ def _listed(stages: tuple[Stage, ...]) -> str:
 def _reason(stage: Stage, recipe: Recipe) -> str:
     if stage.name in recipe.skip:
         return "it is skipped (key skip, or its section is null)"
+    if not is_wanted(section_of(recipe, stage)):
+        return f"its section does not ask for it (`megatron-ipt keys {stage.name}`)"
     missing = set(stage.reads) - {kind for other in stages_of(recipe) for kind in other.makes}
     if missing:
         return f"nothing makes the {' and '.join(sorted(missing))} that it reads"
     begins = f"{stage.begins_with} names no data" if stage.begins_with else ""
-    reads = f"nothing makes {' or '.join(stage.reads_if_made)}" if stage.reads_if_made else ""
+    optional = (*stage.reads_if_made, *stage.remakes)
+    reads = f"nothing makes {' or '.join(optional)}" if optional else ""
     return " and ".join(filter(None, (begins, reads)))
 
 
@@ -78,10 +81,10 @@ def folder_of(recipe: Recipe, kind: str) -> Path:
     Raises:
         RecipeError: none does.
     """
-    makers = [stage for stage in stages_of(recipe) if kind in stage.makes]
-    if not makers:
+    maker = makers_of(stages_of(recipe)).get(kind)
+    if maker is None:
         raise RecipeError(f"no stage of this recipe makes {kind}; its stages are {_listed(stages_of(recipe))}")
-    return context_of(makers[-1], recipe).directory
+    return context_of(maker, recipe).directory
 
 
 def run_one(

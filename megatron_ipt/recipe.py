@@ -22,6 +22,8 @@ from megatron_ipt.convert import description as convert
 from megatron_ipt.convert.config import ExportConfig
 from megatron_ipt.corpus import description as corpus
 from megatron_ipt.corpus.config import CorpusConfig
+from megatron_ipt.decontamination import description as decontamination
+from megatron_ipt.decontamination.config import DecontaminateConfig
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.evaluation import description as evaluation
 from megatron_ipt.evaluation.config import EvaluationConfig
@@ -47,6 +49,7 @@ BUILT_IN = (
     taxonomy.STAGE,
     synthesis.STAGE,
     evaluation.JUDGE,
+    decontamination.STAGE,
     *(room.STAGE for room in (augment, tokens, tuning, training, convert, evaluation, report)),
 )
 """The stages of the package, in the order of the flow."""
@@ -77,6 +80,7 @@ class Recipe:
     taxonomy: TaxonomyConfig = key(TaxonomyConfig, "Instruction–response pairs from a taxonomy, instead of a corpus.")
     synthesis: SynthesisConfig = key(SynthesisConfig, "Instruction–response pairs.")
     judge: JudgeConfig = key(JudgeConfig, "Quality of the pairs, for the report.")
+    decontaminate: DecontaminateConfig = key(DecontaminateConfig, "Test questions kept out of pairs and documents.")
     augment: AugmentConfig = key(AugmentConfig, "Texts and pairs as documents.")
     tokens: TokensConfig = key(TokensConfig, "Tokenizer and indexed datasets.")
     tuning: TuningConfig = key(TuningConfig, "Data to tune a synthesizer or a chat model on, instead of a corpus.")
@@ -90,6 +94,7 @@ class Recipe:
         self.output_dir = self.output_dir.replace("${name}", self.name)
         self.tokens = self.tokens.inherit(self.corpus)
         self.evaluation = self.evaluation.inherit(self.corpus)
+        self.decontaminate = self.decontaminate.inherit(self.evaluation)
         if self.tuning.wanted():
             self.training.take_rows_of(self.tuning.seq_length)
         check(self)

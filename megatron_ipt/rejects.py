@@ -21,7 +21,8 @@ _GRACE = 100
 
 
 class Rejects:
-    """Writes ``{reason, source, line, detail, sample}`` lines to ``path``; no file if nothing was rejected.
+    """Writes ``{reason, source, line, detail, sample}`` lines to ``path``, with further fields where a stage has some;
+    no file if nothing was rejected.
 
     Args:
         path: rejects file; it appears when the ``with`` block ends normally or with an InputError.
@@ -45,11 +46,13 @@ class Rejects:
     def count(self) -> int:
         return sum(self.reasons.values())
 
-    def add(self, reason: str, source: str, line: int | None = None, detail: str = "", sample: str = "") -> None:
+    def add(
+        self, reason: str, source: str, line: int | None = None, detail: str = "", sample: str = "", **fields: str | int
+    ) -> None:
         if self._stream is None:
             self._stream = self._context.__enter__()
         self.reasons[reason] += 1
-        record = {"reason": reason, "source": source, "line": line, "detail": detail}
+        record = {"reason": reason, "source": source, "line": line, "detail": detail} | fields
         if sample:
             record["sample"] = sample[:_SAMPLE_CHARACTERS]
         self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))

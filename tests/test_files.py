@@ -157,3 +157,13 @@ def test_damaged_json_names_file_and_line(tmp_path):
         list(read_jsonl(tmp_path / "x.jsonl"))
     with pytest.raises(InputError, match=r"x\.jsonl: not valid JSON"):
         read_json(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_lines_are_written_as_they_are(tmp_path, suffix):
+    path = tmp_path / f"a.jsonl{suffix}"
+    with atomic_jsonl(path) as writer:
+        writer.write_line(b'{"a":  1.50}')
+        writer.write({"b": 2})
+        assert writer.records == 2
+    assert list(iter_lines(path)) == [b'{"a":  1.50}', b'{"b":2}']

@@ -43,3 +43,10 @@ def test_few_records_are_judged_at_the_end_only(tmp_path):
         rejects.check(1)
         with pytest.raises(InputError):
             rejects.check(1, final=True)
+
+
+def test_further_fields_stand_beside_the_common_ones(tmp_path):
+    with Rejects(tmp_path / "rejects.jsonl") as rejects:
+        rejects.add("late", "a.txt", 3, "why", number=7, place="there")
+    (record,) = read_jsonl(tmp_path / "rejects.jsonl")
+    assert record == {"reason": "late", "source": "a.txt", "line": 3, "detail": "why", "number": 7, "place": "there"}

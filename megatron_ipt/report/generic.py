@@ -25,7 +25,7 @@ def generic_part(record: StageRecord) -> Part:
 def generic_step(record: StageRecord) -> Step:
     """The card of a stage: the first number among the counts that it shows in logs, else of all counts."""
     stage, counts = record.stage, record.counts
-    kinds = [kind for kind in (*stage.reads, *stage.reads_if_made) if kind in record.earlier]
+    kinds = [kind for kind in stage.all_reads if kind in record.earlier]
     shown = [name for name in (*stage.shows, *counts) if _is_number(counts.get(name))]
     if not shown:
         return Step()

@@ -103,7 +103,7 @@ def read_records(stages: Sequence[Stage], folders: Mapping[str, Path]) -> list[S
         manifest = read_manifest(folders[stage.name])
         if manifest is not None:
             record = StageRecord(stage, folders[stage.name], manifest, dict(makers))
-            makers |= dict.fromkeys(stage.makes, record)
+            makers |= dict.fromkeys(stage.made_after(makers), record)
             found.append(record)
     return found
 

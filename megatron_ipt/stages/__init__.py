@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,8 @@ class Stage:
         reads: kinds that it needs.
         reads_if_made: kinds that it reads if the recipe makes them.
         makes: kinds that later stages read from its folder.
+        remakes: kinds that it reads and makes again if an earlier stage makes them, such as those that it filters;
+            later stages read them from its folder.
         begins_with: recipe key that names its own data, for messages; empty for a stage that cannot begin a flow.
         files: ``module:function`` of the section: fingerprints of inputs from outside the run.
         check: ``module:function`` of the section that raises at once what the stage would raise later.
@@ -182,6 +184,7 @@ class Stage:
     reads: tuple[str, ...] = ()
     reads_if_made: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
+    remakes: tuple[str, ...] = ()
     begins_with: str = ""
     files: str = ""
     check: str = ""
@@ -200,6 +203,15 @@ class Stage:
     shows: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
     actions: tuple[Action, ...] = ()
+
+    @property
+    def all_reads(self) -> tuple[str, ...]:
+        """Kinds that it reads, whether or not it needs them."""
+        return (*self.reads, *self.reads_if_made, *self.remakes)
+
+    def made_after(self, made: Container[str]) -> tuple[str, ...]:
+        """Kinds that it makes after stages that have ``made`` some."""
+        return (*self.makes, *(kind for kind in self.remakes if kind in made))
 
     @property
     def shardable(self) -> bool:
@@ -297,15 +309,15 @@ def stages_of_sections(sections: Mapping[str, Any], skip: Iterable[str] = ()) ->
     there: list[Stage] = []
     maker: dict[str, Stage] = {}
     for stage in _TABLE:
-        if stage.name in left_out or stage.name not in sections or not _wanted(sections[stage.name]):
+        if stage.name in left_out or stage.name not in sections or not is_wanted(sections[stage.name]):
             continue
-        optional = [kind for kind in stage.reads_if_made if kind in maker or (kind == EVERYTHING and there)]
+        optional = [kind for kind in stage.all_reads if kind in maker or (kind == EVERYTHING and there)]
         needs_met = all(kind in maker for kind in stage.reads) and bool(stage.reads or optional)
         if not needs_met and not _begins(sections[stage.name]):
             continue
-        for kind in stage.makes:
+        for kind in stage.made_after(maker):
             earlier = maker.get(kind)
-            if earlier is not None and kind not in (*stage.reads, *stage.reads_if_made):
+            if earlier is not None and kind not in stage.all_reads:
                 begun = [other.begins_with for other in (*there, stage) if _begins(sections[other.name])]
                 raise RecipeError(
                     f"{stage.begins_with or stage.name}: {earlier.name} and {stage.name} both make {kind}; keep one of "
@@ -325,16 +337,20 @@ def inputs_of(stage: Stage, stages: Iterable[Stage]) -> dict[str, Stage]:
         before.append(other)
     if EVERYTHING in stage.reads_if_made:
         return {other.name: other for other in before}
-    return {
-        kind: other
-        for kind in (*stage.reads, *stage.reads_if_made)
-        for other in before
-        # A later maker of the same kind replaces an earlier one.
-        if kind in other.makes and not any(kind in later.makes for later in before[before.index(other) + 1 :])
-    }
+    makers = makers_of(before)
+    return {kind: makers[kind] for kind in stage.all_reads if kind in makers}
 
 
-def _wanted(section: Any) -> bool:
+def makers_of(stages: Iterable[Stage]) -> dict[str, Stage]:
+    """The stage that makes each kind; a later maker of the same kind replaces an earlier one."""
+    makers: dict[str, Stage] = {}
+    for stage in stages:
+        makers |= dict.fromkeys(stage.made_after(makers), stage)
+    return makers
+
+
+def is_wanted(section: Any) -> bool:
+    """Whether a recipe with this section asks for its stage."""
     wanted = getattr(section, "wanted", None)
     return wanted is None or bool(wanted())
 

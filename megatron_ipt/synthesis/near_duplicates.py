@@ -11,7 +11,7 @@ Similarity is the Jaccard index of pairs of adjacent words, with the beginning a
 one word more in twelve is a near-duplicate, another word in their place is a different question. Words are those of
 :mod:`megatron_ipt.synthesis.words`. No text that is less similar than the threshold is ever called a near-duplicate; of
 pairs right at the threshold, 1 % are missed, and fewer above it. The answer depends on the texts and their order alone,
-not on how they are divided into calls. Memory grows with the number of texts that are kept: about 2 kB each.
+not on how they are divided into calls. Memory grows with the number of texts that are kept: 1 to 2 kB each.
 """
 
 from __future__ import annotations

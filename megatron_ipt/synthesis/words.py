@@ -11,21 +11,15 @@ import re
 import unicodedata
 
 _WORD = re.compile(r"[^\W_]+")
-# An ASCII character never combines with what stands before it, so everything between two of them is normalised alone.
-_NOT_ASCII = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]+")
 
 
 def folded(text: str) -> str:
     """``text`` in NFKC, then case-folded."""
     if text.isascii():
         return text.lower()
-    return _NOT_ASCII.sub(_normalised, text).casefold()
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def words_of(text: str) -> list[str]:
     """``"Café №5_b"`` -> ``["café", "no5", "b"]``."""
     return _WORD.findall(folded(text))
-
-
-def _normalised(match: re.Match[str]) -> str:
-    return unicodedata.normalize("NFKC", match[0])

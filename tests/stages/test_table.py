@@ -26,6 +26,8 @@ from megatron_ipt.stages import (
     TOKENS,
     Stage,
     all_stages,
+    inputs_of,
+    makers_of,
     register,
     stage_named,
 )
@@ -134,6 +136,7 @@ def test_why_a_stage_is_not_of_this_recipe():
         ("corpus", r"corpus\.inputs names no data"),
         ("synthesize", r"synthesis\.replay\.inputs names no data and nothing makes documents"),
         ("evaluate", "it is skipped"),
+        ("judge-pairs", r"its section does not ask for it \(`megatron-ipt keys judge`\)"),
     ):
         with pytest.raises(RecipeError, match=f"{stage_named(name).command}: not a stage of this recipe, .*{reason}"):
             stage_of(recipe, name)
@@ -200,3 +203,22 @@ def test_a_stage_of_an_extension_that_only_the_recipe_names(tmp_path):
     assert "lower" in call("status", str(recipe)).stdout
     missing = call("lower", str(tmp_path / "none.yaml"))
     assert missing.returncode == 2 and "No such command 'lower'" in missing.stderr
+
+
+class TestRemadeKinds:
+    """A filter of two kinds, of which a recipe may have one."""
+
+    def stages(self, *kinds: str) -> list[Stage]:
+        makers = [custom(f"make-{kind}", makes=(kind,)) for kind in kinds]
+        return [*makers, custom("filter", remakes=("a", "b")), custom("last", reads_if_made=("a", "b"))]
+
+    @pytest.mark.parametrize("kinds", [(), ("a",), ("b",), ("a", "b")])
+    def test_only_what_is_made_is_made_again(self, kinds: tuple[str, ...]) -> None:
+        stages = self.stages(*kinds)
+        assert {kind: stage.name for kind, stage in makers_of(stages).items()} == dict.fromkeys(kinds, "filter")
+        assert {kind: maker.name for kind, maker in inputs_of(stages[-1], stages).items()} == dict.fromkeys(
+            kinds, "filter"
+        )
+        assert {kind: maker.name for kind, maker in inputs_of(stages[-2], stages).items()} == {
+            kind: f"make-{kind}" for kind in kinds
+        }

@@ -129,7 +129,7 @@ class _Planner:
             inputs = {kind: sizes[maker.name][kind] for kind, maker in makers.items() if kind in sizes[maker.name]}
             if not stage.cost:
                 # A stage between two of the same kind is taken to pass on as much as it gets.
-                passed = {kind: inputs[kind] for kind in stage.makes if kind in inputs}
+                passed = {kind: inputs[kind] for kind in stage.made_after(inputs) if kind in inputs}
                 estimate = Estimate((StageCost.unknown(stage.name, "no cost model"),), passed)
             elif unknown:
                 reason = f"{' and '.join(dict.fromkeys(unknown))} has no cost model"

@@ -45,6 +45,11 @@ class HarnessConfig:
         """Benchmarks to run, in order; empty if the section is not set."""
         return benchmarks_of(self.preset, self.tasks)
 
+    @property
+    def questions_reader(self) -> str:
+        """What reads the questions of tasks, for the stages that keep them out of the training data."""
+        return "megatron_ipt.evaluation.harness.test_questions:read"
+
     def files(self) -> list[Path]:
         """Custom task files and their data."""
         if not self.include_path or not self.benchmarks():

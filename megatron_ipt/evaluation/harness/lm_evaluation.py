@@ -212,7 +212,7 @@ def measure(model: Any, loaded: LoadedBenchmark, limit: int | None, seed: int, l
     import torch
 
     shots = loaded.benchmark.shots
-    for task in _tasks(loaded):
+    for task in tasks_in(loaded):
         # Like the library's own entry point: a task file with num_fewshot: 0 stays at zero shots.
         configured = task.get_config("num_fewshot")
         if configured is None or (shots is not None and configured != 0):
@@ -223,11 +223,11 @@ def measure(model: Any, loaded: LoadedBenchmark, limit: int | None, seed: int, l
     torch.manual_seed(seed)
     model.label = label
     with quiet():
-        found = {"tasks": {task.task_name: task for task in _tasks(loaded)}, "groups": _groups(loaded)}
+        found = {"tasks": {task.task_name: task for task in tasks_in(loaded)}, "groups": _groups(loaded)}
         return dict(lm_eval.evaluate(model, found, limit=limit, log_samples=False))
 
 
-def _tasks(loaded: LoadedBenchmark) -> list[Any]:
+def tasks_in(loaded: LoadedBenchmark) -> list[Any]:
     return [task for item in loaded.items for task in (item.get_all_tasks() if loaded.is_group else [item])]
 
 

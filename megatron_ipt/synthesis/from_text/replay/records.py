@@ -13,7 +13,7 @@ from megatron_ipt.files import iter_lines, read_whole as read_bytes
 from megatron_ipt.rejects import Rejects
 
 
-def read_records(path: Path, rejects: Rejects) -> Iterator[tuple[int | None, Any]]:
+def read_records(path: str | Path, rejects: Rejects) -> Iterator[tuple[int | None, Any]]:
     """(line, record) of JSON Lines; of a single JSON value (number, item) if it is a list, else (None, value)."""
     value = _single_value(path)
     if isinstance(value, list):
@@ -24,7 +24,7 @@ def read_records(path: Path, rejects: Rejects) -> Iterator[tuple[int | None, Any
         yield from _lines(path, rejects)
 
 
-def read_whole(path: Path) -> Any:
+def read_whole(path: str | Path) -> Any:
     """The one JSON value in ``path``.
 
     Raises:
@@ -36,7 +36,7 @@ def read_whole(path: Path) -> Any:
         raise InputError(f"{path}: neither JSON nor JSON Lines: {error}") from error
 
 
-def _single_value(path: Path) -> Any:
+def _single_value(path: str | Path) -> Any:
     """The value of a file that is one JSON list, or one JSON value over many lines; None where it is JSON Lines."""
     try:
         if isinstance(orjson.loads(next((line for line in iter_lines(path) if line.strip()), b"{}")), dict):
@@ -50,7 +50,7 @@ def _single_value(path: Path) -> Any:
         return None
 
 
-def _lines(path: Path, rejects: Rejects) -> Iterator[tuple[int, Any]]:
+def _lines(path: str | Path, rejects: Rejects) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(iter_lines(path), 1):
         if not line.strip():
             continue
