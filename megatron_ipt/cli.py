@@ -79,7 +79,7 @@ def run(recipe: str, overrides: tuple[str, ...], overwrite: bool, until: str | N
 
 
 def _stage_command(stage: Stage) -> click.Command:
-    example = f"megatron-ipt {stage.command} examples/quickstart.yaml"
+    example = f"megatron-ipt {stage.command} {stage.example}"
     if stage.shardable:
         example += f"\n  {example} --shard 0/8"
 
@@ -93,8 +93,8 @@ def _stage_command(stage: Stage) -> click.Command:
         **chosen: Any,
     ) -> None:
         loaded = load_recipe(recipe, overrides)
-        action, value = _chosen_action(stage, chosen, overwrite, shard)
-        result = run_action(stage, loaded, action, value, shard) if action is not None else {}
+        action, value = _chosen_action(stage, chosen, overwrite, shard, unit)
+        result = run_action(stage, loaded, action, value, shard, unit) if action is not None else {}
         if action is not None and not as_json:
             click.echo(load(action.render)(result) if action.render else _lines(result))
         if action is not None and not action.then_run:
@@ -124,7 +124,7 @@ def _action_option(action: Action) -> Callable[[Any], Any]:
 
 
 def _chosen_action(
-    stage: Stage, chosen: dict[str, Any], overwrite: bool, shard: tuple[int, int] | None
+    stage: Stage, chosen: dict[str, Any], overwrite: bool, shard: tuple[int, int] | None, unit: str | None
 ) -> tuple[Action | None, str | None]:
     """The action that the options ask for and the value of its option; (None, None) without one."""
     asked = [action for action in stage.actions if chosen[f"{_ACTION}{action.name}"] not in (None, False)]
@@ -135,8 +135,10 @@ def _chosen_action(
     (action,) = asked
     if overwrite:
         raise click.UsageError(f"{action.option} with --overwrite: run them one after the other")
-    if shard is not None and not action.then_run:
-        raise click.UsageError(f"{action.option}: cannot be divided with --shard")
+    if not action.then_run and (shard is not None or unit is not None):
+        raise click.UsageError(
+            f"{action.option}: cannot be divided with {'--shard' if unit is None else stage.unit_option}"
+        )
     return action, chosen[f"{_ACTION}{action.name}"] if action.value else None
 
 

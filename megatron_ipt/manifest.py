@@ -214,7 +214,7 @@ def _work_on_share(
         if seconds_before is None:
             return False
         earlier = read_manifest(context.directory)
-        if earlier is None or earlier["status"] == "complete":
+        if earlier is None or earlier["status"] == "complete" or earlier["inputs"] != manifest["inputs"]:
             write_json(context.directory / MANIFEST, manifest | ({"seconds": seconds_before} if earlier else {}))
     work()
     return True

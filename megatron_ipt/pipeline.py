@@ -135,13 +135,19 @@ def run_one(
 
 
 def run_action(
-    stage: Stage, recipe: Recipe, action: Action, value: str | None = None, shard: tuple[int, int] | None = None
+    stage: Stage,
+    recipe: Recipe,
+    action: Action,
+    value: str | None = None,
+    shard: tuple[int, int] | None = None,
+    unit: str | None = None,
 ) -> dict[str, Any]:
     """Does ``action`` of ``stage`` and returns its result. Does not run the stage.
 
     Args:
         value: of the option, if it takes one.
         shard: (i, N) does only this share, for an action after which the stage runs.
+        unit: does only the unit with this name, likewise.
 
     Raises:
         RecipeError: the stage is not one of this recipe's, or is not shardable.
@@ -157,7 +163,9 @@ def run_action(
         _check_divisible(stage)
     if stage.shardable:
         options["shard"] = shard
-    with stage_locked(job.context, shared=shard is not None):
+    if stage.unit_option:
+        options["unit"] = unit
+    with stage_locked(job.context, shared=shard is not None or unit is not None):
         check_existing(job.context, job.settings, job.inputs, job.defaults)
         return cast("dict[str, Any]", code(job.section, job.context, **options))
 
@@ -250,7 +258,7 @@ def summarize(counts: dict[str, Any], names: tuple[str, ...] = ()) -> str:
     for name in names or counts:
         value, label = counts.get(name), name.replace("_", " ")
         if isinstance(value, dict):
-            if name in ("rejected", "dropped"):
+            if name in ("rejected", "dropped", "lost"):
                 value = sum(value.values())
             elif "tokens" in value:
                 value, label = value["tokens"], f"{label} tokens"

@@ -160,6 +160,7 @@ class Stage:
         unit: what a unit is called, in the plural.
         unit_option: option of its command that does a single unit, e.g. ``--discipline``; ``code`` then takes its name
             as ``unit``. Empty for none.
+        example: recipe for the help of its command.
         completes: what the run that follows all shares adds, for people.
         extra: of the package that installs what the stage needs.
         libraries: packages of that extra, to be looked for before the stage is imported.
@@ -191,6 +192,7 @@ class Stage:
     units: str = ""
     unit: str = "shards"
     unit_option: str = ""
+    example: str = "examples/quickstart.yaml"
     completes: str = "counts and manifest"
     extra: str = ""
     libraries: tuple[str, ...] = ()

@@ -209,5 +209,30 @@ class Journal:
             written += os.pwrite(self._descriptor, data[written:], offset + written)
 
 
+def payloads_in(path: Path) -> Iterator[bytes]:
+    """Payloads of a journal that another process may be writing, up to its torn tail; of each chain the last one.
+
+    Changes nothing, where opening a :class:`Journal` repairs it. None if there is no file.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return
+    kept: dict[int, bytes] = {}
+    position = _HEADER.size
+    while len(data) - position >= _RECORD.size:
+        index, length, checksum = _RECORD.unpack_from(data, position)
+        position += _RECORD.size
+        if length == _DROPPED:
+            kept.pop(index, None)
+            continue
+        payload = data[position : position + length]
+        if len(payload) < length or _checksum(index, payload) != checksum:
+            break
+        kept[index] = payload
+        position += length
+    yield from kept.values()
+
+
 def _checksum(index: int, payload: bytes) -> int:
     return int(xxhash.xxh3_64_intdigest(payload, seed=index))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_ipt.corpus.documents import SPLITS
-from megatron_ipt.errors import InputError
+from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.files import atomic_open, write_json
 from megatron_ipt.inference.chat_template import TEMPLATE_FILE
 from megatron_ipt.inference.tokenizer import PromptTokenizer, open_prompt_tokenizer
@@ -57,6 +57,10 @@ def run(config: TuningConfig, context: StageContext) -> dict[str, Any]:
         RecipeError: rows are too short for the format.
     """
     if config.pairs:
+        if CHAINS not in context.inputs:
+            raise RecipeError(
+                "tuning.pairs: this recipe makes no pairs; set taxonomy.file or corpus.inputs, or remove it"
+            )
         config = config.with_pairs(context.inputs[CHAINS])
     work = context.directory / "parts"
     shutil.rmtree(work, ignore_errors=True)

@@ -6,10 +6,11 @@ first try, because they copy, and sampled at later ones, because the first would
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+
+import orjson
+import xxhash
 
 from megatron_ipt.inference.config import GenerationConfig
 from megatron_ipt.inference.engine import Completion, Engine, Prompt, Request, RequestRefused
@@ -17,7 +18,7 @@ from megatron_ipt.inference.rendering import Messages, Rendered, Rendering, Want
 from megatron_ipt.inference.sampling import Sampling
 from megatron_ipt.inference.segments import check_tokens, generate_until_enough
 from megatron_ipt.inference.settings import EngineSettings
-from megatron_ipt.inference.tokenizer import PromptTokenizer
+from megatron_ipt.inference.tokenizer import ByteTokenizer, PromptTokenizer
 from megatron_ipt.seeding import derive
 from megatron_ipt.synthesis.from_taxonomy.journal import Reply
 from megatron_ipt.synthesis.from_taxonomy.outline.prompts import ANSWER, Prompts
@@ -29,8 +30,11 @@ LISTS, SUBJECTS, SYLLABI, SESSIONS, QUESTIONS, ANSWERS = LEVELS = (
 
 TOO_LONG = "prompt longer than the context"
 _MOST_TURNS = 4
-_LOOP_LINES, _LOOP_CHARACTERS = 3, 12
-"""An answer is in a loop when it has a line of this many characters this many times."""
+_BYTES_PER_TOKEN = 3.0
+"""Of models whose tokenizer is not here; English has more."""
+_LOOP_TIMES, _LOOP_CHARACTERS, _LONGEST_LOOP = 4, 160, 300
+"""An answer is in a loop when it ends with the same stretch so many times, in all at least so many characters; the last
+is the longest stretch that is looked for."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,12 @@ class Call:
     def converts(self) -> bool:
         return self.earlier is not None
 
+    @property
+    def asked(self) -> int:
+        """Hash of what is asked."""
+        content = [self.prompt, dict(self.values), self.earlier, self.attempt]
+        return xxhash.xxh3_64_intdigest(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)) >> 1
+
 
 class Asker:
     """Makes prompts for one model and sends them.
@@ -86,11 +96,11 @@ class Asker:
         """
         made = self._maker.prompt(call)
         if not self._maker.fits(made):
-            return Reply(refused=TOO_LONG)
+            return Reply(unasked=TOO_LONG)
         seed = derive(self._seed, "taxonomy", call.id) % (1 << 31)
         request = Request(made, self._maker.sampling(call), chain, seed)
         if self._check_tokens:
-            request = replace(request, enough=partial(loops), check_tokens=self._check_tokens)
+            request = replace(request, enough=loops, check_tokens=self._check_tokens)
         try:
             completion = await generate_until_enough(self.engine, request)
         except RequestRefused as refusal:
@@ -120,6 +130,8 @@ class PromptMaker:
             if settings.chats
             else Rendered(tokenizer, prompts.variables, True, Wanted(settings.key("generation.model"), "synthesis"))
         )
+        # Without a tokenizer, ids are bytes.
+        self._ids_per_token = _BYTES_PER_TOKEN if isinstance(tokenizer, ByteTokenizer) else 1.0
         self._limit = generation.context_length - generation.max_new_tokens - self._rendering.extra_tokens
         self._sampled = replace(Sampling.of(generation), stop_ids=self._rendering.stop_ids)
         self._greedy = replace(self._sampled, temperature=0.0, top_p=1.0, top_k=None, min_p=None)
@@ -138,11 +150,11 @@ class PromptMaker:
 
     def fits(self, prompt: Prompt) -> bool:
         """Whether prompt and longest answer fit the context."""
-        return len(prompt.ids) <= self._limit
+        return len(prompt.ids) / self._ids_per_token <= self._limit
 
     def count(self, call: Call) -> int:
         """Tokens of the prompt of a call, with what the engine adds to it."""
-        return len(self.prompt(call).ids)
+        return round(len(self.prompt(call).ids) / self._ids_per_token)
 
     def sampling(self, call: Call) -> Sampling:
         """How the answer to a call is decoded."""
@@ -150,9 +162,15 @@ class PromptMaker:
 
 
 def loops(text: str) -> bool:
-    """Whether an answer says the same line again and again."""
-    lines = Counter(line.strip() for line in text.splitlines() if len(line.strip()) >= _LOOP_CHARACTERS)
-    return any(count >= _LOOP_LINES for count in lines.values())
+    """Whether an answer ends in saying the same again and again."""
+    text = text.rstrip()
+    for length in range(1, _LONGEST_LOOP + 1):
+        times = max(_LOOP_TIMES, -(-_LOOP_CHARACTERS // length))
+        if length * times > len(text):
+            return False
+        if text.endswith(text[-length:] * times):
+            return True
+    return False
 
 
 def of_answers(call: Call) -> bool:
@@ -166,6 +184,7 @@ def _reply(completion: Completion) -> Reply:
         completion.text,
         completion.finished and not completion.enough,
         completion.enough,
+        "",
         "",
         completion.prompt_tokens,
         completion.cached_tokens,

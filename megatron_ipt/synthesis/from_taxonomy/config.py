@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from megatron_ipt.config import key
@@ -17,6 +17,7 @@ from megatron_ipt.inference.config import (
     generation_problems,
 )
 from megatron_ipt.inference.engines import ENGINES
+from megatron_ipt.inference.openai.profiles import PROFILES
 from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import BUILT_IN
 from megatron_ipt.synthesis.spending.price import PriceConfig
 
@@ -87,10 +88,15 @@ class AnswersConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.engine:
             yield from _engine_problems(self)
-        elif self.generation.model:
-            yield "engine", "required with generation.model: the engine of the model that answers"
-        elif self.price.given:
-            yield "price", "is for a second model; without answers.engine, set taxonomy.price"
+            return
+        own = AnswersConfig()
+        for name in ("tensorrt_llm", "openai", "transformers", "options", "price"):
+            if getattr(self, name) != getattr(own, name):
+                yield name, "is for a second model; without answers.engine, set the key of taxonomy"
+        for setting in fields(self.generation):
+            changed = getattr(self.generation, setting.name) != getattr(own.generation, setting.name)
+            if changed and setting.name not in _SAMPLED:
+                yield f"generation.{setting.name}", "is for a second model, which answers.engine would name"
 
 
 @dataclass
@@ -107,7 +113,9 @@ class TaxonomyConfig:
         10, "Lists of subjects that are asked for; subjects with the same name and level are merged.", minimum=1
     )
     max_subjects: int | None = key(None, "Maximum number of subjects of a discipline; null: all.", minimum=1)
-    tries: int = key(3, "How often a conversion to JSON is tried; the first time greedily.", minimum=1)
+    tries: int = key(
+        3, "How often a conversion to JSON is tried; the first time greedily, so once with temperature 0.", minimum=1
+    )
     questions_per_subject: int = key(
         500, "Questions of each subject, times the weight of its discipline; fewer if its syllabus is short.", minimum=1
     )
@@ -137,7 +145,9 @@ class TaxonomyConfig:
     price: PriceConfig = key(PriceConfig, "What a provider bills for tokens.")
     answers: AnswersConfig = key(AnswersConfig, "The model that answers the questions, and how it samples.")
     licence: str = key(
-        "", "Licence of what the model or models write, for the manifest, e.g. Apache-2.0.", affects_output=False
+        "",
+        "Licence of what the model or models write, e.g. Apache-2.0: recorded in the manifest when the stage is made.",
+        affects_output=False,
     )
     give_up_after: int | None = key(
         20,
@@ -183,6 +193,12 @@ class TaxonomyConfig:
             yield "valid_share", "valid_share and test_share leave nothing to train on"
         if not self.second_model:
             own, other = self.generation, self.answers.generation
+            greedy_only = self.engine == "openai" and not PROFILES[self.openai.server].samples
+            if greedy_only and other.temperature:
+                yield (
+                    "answers.generation.temperature",
+                    f"{self.openai.server} ignores it and decodes greedily; set it to 0",
+                )
             if own.context_length <= other.max_new_tokens:
                 yield (
                     "answers.generation.max_new_tokens",

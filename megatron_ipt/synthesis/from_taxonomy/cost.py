@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from megatron_ipt.inference.usage import Usage
 from megatron_ipt.models.hardware import gpu_named
 from megatron_ipt.stages import CHAINS
 from megatron_ipt.stages.costs import Estimate, PairedTexts, Planning, StageCost
@@ -25,7 +22,7 @@ def cost(config: TaxonomyConfig, planning: Planning) -> Estimate:
     disciplines = read_taxonomy(file_of(config.file))
     tasks = [DisciplineTask(discipline.shard_name(planning.compression), discipline) for discipline in disciplines]
     # Lengths of prompts are estimated, so that no tokenizer is needed where recipes are planned.
-    result = plan(config, Path(), tasks, None, Usage())
+    result = plan(config, None, tasks, None)
     pairs = float(planning.counts.get("pairs", result["pairs"]))
     levels = result["levels"]
     per_pair = sum(levels[level]["generated_tokens"] for level in (QUESTIONS, ANSWERS)) / max(1, result["pairs"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from megatron_ipt.synthesis.from_taxonomy.asking import SESSIONS, SUBJECTS
 from megatron_ipt.synthesis.from_taxonomy.growing import REFUSED
-from megatron_ipt.synthesis.from_taxonomy.journal import CallJournal
+from megatron_ipt.synthesis.from_taxonomy.journal import Reply
 from megatron_ipt.synthesis.from_taxonomy.outline.repeats import EXACT, NEAR
 from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import REFUSED_CALLS
 
@@ -45,13 +45,18 @@ def _add(total: dict[str, Any], record: Mapping[str, Any]) -> None:
             total[name] = total.get(name, 0) + value
 
 
-def calls_in(journal: CallJournal) -> dict[str, dict[str, int]]:
-    """Calls and tokens by level."""
+def calls_in(replies: Iterable[tuple[str, Reply]]) -> dict[str, dict[str, int]]:
+    """Calls and tokens by level, and how many answers the token limit or a loop ended."""
     levels: dict[str, Counter[str]] = {}
-    for level, reply in journal.replies():
+    for level, reply in replies:
         counts = levels.setdefault(level, Counter())
+        if reply.unasked:
+            counts["unasked"] += 1
+            continue
         counts["calls"] += 1
         counts["refused"] += bool(reply.refused)
+        counts["loops"] += reply.loop
+        counts["cut_off"] += not (reply.finished or reply.loop)
         for name in ("prompt_tokens", "cached_tokens", "generated_tokens"):
             counts[name] += getattr(reply, name)
     return {level: dict(counts) for level, counts in levels.items()}

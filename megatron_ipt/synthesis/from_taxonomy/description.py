@@ -18,6 +18,7 @@ STAGE = Stage(
     units="megatron_ipt.synthesis.from_taxonomy.stage:units",
     unit="disciplines",
     unit_option="--discipline",
+    example="examples/glan.yaml",
     completes="counts, manifest and tree.jsonl",
     resources=Resources(gpus="task", gpus_per_task="megatron_ipt.synthesis.from_taxonomy.stage:gpus_per_task"),
     cost="megatron_ipt.synthesis.from_taxonomy.cost:cost",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from megatron_ipt.inference.run import in_order
@@ -17,7 +17,7 @@ from megatron_ipt.seeding import generator
 from megatron_ipt.synthesis.from_taxonomy.asking import ANSWERS, LISTS, QUESTIONS, SESSIONS, SUBJECTS, SYLLABI, Call
 from megatron_ipt.synthesis.from_taxonomy.config import TaxonomyConfig
 from megatron_ipt.synthesis.from_taxonomy.journal import Reply
-from megatron_ipt.synthesis.from_taxonomy.outline.draws import Draw, Session, draw, possible
+from megatron_ipt.synthesis.from_taxonomy.outline.draws import Draw, Session, draw, reachable
 from megatron_ipt.synthesis.from_taxonomy.outline.parsing import (
     Subject,
     merge,
@@ -36,7 +36,7 @@ from megatron_ipt.synthesis.from_taxonomy.outline.prompts import (
     SYLLABUS_AS_JSON,
 )
 from megatron_ipt.synthesis.from_taxonomy.outline.repeats import repeats
-from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import Discipline, path_of
+from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import Discipline, part_of, path_of
 
 REFUSED, CUT_OFF, LOOP, EMPTY = "refused by the engine", "cut off", "in a loop", "empty"
 NO_JSON = "no usable JSON"
@@ -141,7 +141,7 @@ class Grower:
 
     async def _list(self, discipline: Discipline, number: int) -> list[Subject]:
         values = _values(discipline)
-        node_id = path_of(discipline.path, f"list {number}")
+        node_id = part_of(discipline.path, f"list {number}")
         reply = await self._ask(Call(node_id, LISTS, SUBJECTS_PROMPT, values))
         lost = _lost_outline(reply)
         self._visitor.node(Node(node_id, "list", discipline.path, reply.text, lost=lost))
@@ -159,24 +159,23 @@ class Grower:
     ) -> list[Result]:
         """What the first successful try of a conversion gives; empty if none is."""
         unusable = Counter[str]()
-        for attempt in range(1, self._config.tries + 1):
-            node_id = path_of(call.id, f"{kind} {attempt}")
-            reply = await self._ask(
-                Call(node_id, call.level, call.prompt, call.values, call.earlier, attempt, call.group)
-            )
+        # Greedy tries are all the same.
+        tries = self._config.tries if self._config.generation.temperature else 1
+        for attempt in range(1, tries + 1):
+            node_id = part_of(call.id, f"{kind} try {attempt}")
+            reply = await self._ask(replace(call, id=node_id, attempt=attempt))
             found, wrong = parse(reply.text)
             unusable += wrong
-            failed = "" if found else f"{REFUSED}: {reply.refused}" if reply.refused else NO_JSON
-            last = attempt == self._config.tries
-            self._visitor.node(
-                Node(
-                    node_id, kind, call.id, reply.text, {"names": [named(item) for item in found]} if found else {},
-                    lost=failed if last else "", failed="" if last else failed,
-                )
-            )  # fmt: skip
+            failed = "" if found else _unanswered(reply) or NO_JSON
+            last = attempt == tries or bool(reply.unasked)
+            names = {"names": [named(item) for item in found]} if found else {}
+            node = Node(node_id, kind, call.id, reply.text, names)
+            self._visitor.node(replace(node, lost=failed) if last else replace(node, failed=failed))
             if found:
                 self._visitor.conversion(call.level, attempt, len(found), unusable)
                 return found
+            if last:
+                break
         self._visitor.conversion(call.level, None, 0, unusable)
         return []
 
@@ -190,7 +189,7 @@ class Grower:
             "level": subject.level or "any",
             "subtopics": ", ".join(subject.subtopics) or "as usual for the subject",
         }
-        syllabus_id = path_of(subject_id, "syllabus")
+        syllabus_id = part_of(subject_id, "syllabus")
         syllabus = await self._ask(Call(syllabus_id, SYLLABI, SYLLABUS, values, group=subject_id))
         lost = _lost_outline(syllabus)
         self._visitor.node(Node(syllabus_id, "syllabus", subject_id, syllabus.text, lost=lost))
@@ -210,8 +209,9 @@ class Grower:
         sessions: list[Session],
     ) -> None:
         wanted = self._config.questions_of(discipline.weight)
-        draws = draw(sessions, wanted, self._config.two_sessions_share, generator(self._seed, "draws", subject_id))
-        self._visitor.drawn(len(draws), sum(possible(sessions)), wanted)
+        share = self._config.two_sessions_share
+        draws = draw(sessions, wanted, share, generator(self._seed, "draws", subject_id))
+        self._visitor.drawn(len(draws), reachable(sessions, share), wanted)
         calls = [_question_call(subject_id, values, sessions, drawn) for drawn in draws]
         # The first question leaves the syllabus in the engine's cache, for all that follow.
         replies = [await self._ask(call) for call in calls[:1]]
@@ -225,16 +225,19 @@ class Grower:
         kept = [number for number in usable if not repeated[number]]
         answers = dict(zip(kept, await self._side_by_side(
             self._ask,
-            [Call(f"{calls[number].id} / answer", ANSWERS, ANSWER, {"question": questions[number]}) for number in kept],
+            [Call(_answer_id(calls[number]), ANSWERS, ANSWER, {"question": questions[number]}) for number in kept],
         )))  # fmt: skip
         for number, (call, reply) in enumerate(zip(calls, replies)):
             reason = lost[number] or repeated[number]
             drawn = draws[number]
-            facts = {"sessions": [sessions[place].name for place in drawn.sessions], "concepts": list(drawn.concepts)}
+            facts = {
+                "sessions": [sessions[place].name for place in drawn.sessions],
+                "concepts": drawn.concepts(sessions),
+            }
             self._visitor.node(Node(call.id, "question", subject_id, reply.text, facts, reason))
             if reason:
                 continue
-            answer_id, answer = f"{call.id} / answer", answers[number]
+            answer_id, answer = _answer_id(call), answers[number]
             unusable = _lost(answer)
             self._visitor.node(Node(answer_id, "answer", call.id, answer.text, lost=unusable))
             if not unusable:
@@ -252,12 +255,14 @@ def _values(discipline: Discipline) -> dict[str, str]:
 def _question_call(subject_id: str, values: dict[str, str], sessions: list[Session], drawn: Draw) -> Call:
     names = [sessions[place].name for place in drawn.sessions]
     slots = {"session": names[0]} if len(names) == 1 else {"first_session": names[0], "second_session": names[1]}
-    values = {**values, **slots, "concepts": "\n".join(f"- {concept}" for concept in drawn.concepts)}
-    label = f"{' & '.join(names)}: {' + '.join(drawn.concepts)}"
-    # Two sessions may have one title and share a concept.
-    places = ",".join(str(place + 1) for place in drawn.sessions)
+    concepts = "\n".join(f"- {concept}" for concept in drawn.concepts(sessions))
     prompt = QUESTION if len(names) == 1 else QUESTION_ON_TWO
-    return Call(path_of(subject_id, f"{places} {label}"), QUESTIONS, prompt, values, group=subject_id)
+    node_id = part_of(subject_id, f"question {drawn.label}")
+    return Call(node_id, QUESTIONS, prompt, {**values, **slots, "concepts": concepts}, group=subject_id)
+
+
+def _answer_id(question: Call) -> str:
+    return part_of(question.id, "answer")
 
 
 def _question(reply: Reply) -> tuple[str, str]:
@@ -268,17 +273,18 @@ def _question(reply: Reply) -> tuple[str, str]:
 
 def _lost(reply: Reply) -> str:
     """Why a reply cannot be used as a question or an answer; empty if it can."""
-    if reply.refused:
-        return f"{REFUSED}: {reply.refused}"
     if reply.loop:
         return LOOP
     if not reply.finished:
         return CUT_OFF
-    return "" if reply.text.strip() else EMPTY
+    return _lost_outline(reply)
 
 
 def _lost_outline(reply: Reply) -> str:
     """The same for a list or a syllabus, of which a part is good enough."""
-    if reply.refused:
-        return f"{REFUSED}: {reply.refused}"
-    return "" if reply.text.strip() else EMPTY
+    return _unanswered(reply) or ("" if reply.text.strip() else EMPTY)
+
+
+def _unanswered(reply: Reply) -> str:
+    """Why a call has no answer; empty if it has one."""
+    return reply.unasked or (f"{REFUSED}: {reply.refused}" if reply.refused else "")

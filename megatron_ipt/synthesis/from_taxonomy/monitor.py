@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,8 @@ import orjson
 
 from megatron_ipt.errors import NoPairsError, StorageError
 from megatron_ipt.progress import Progress
-from megatron_ipt.synthesis.from_taxonomy.asking import ANSWERS, QUESTIONS, SESSIONS, SUBJECTS, Call
+from megatron_ipt.synthesis.from_taxonomy.asking import ANSWERS, QUESTIONS, SESSIONS, SUBJECTS, TOO_LONG, Call
+from megatron_ipt.synthesis.from_taxonomy.growing import REFUSED
 from megatron_ipt.synthesis.from_taxonomy.journal import Reply
 from megatron_ipt.synthesis.from_taxonomy.outline.parsing import sessions_in, subjects_in
 from megatron_ipt.synthesis.spending.ledger import Ledger
@@ -23,7 +25,9 @@ from megatron_ipt.synthesis.spending.price import PriceConfig
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.jsonl"
+METRICS = "metrics"
+"""Begins the names of the files of all processes."""
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 _PARSERS = {SUBJECTS: subjects_in, SESSIONS: sessions_in}
 _SAMPLE_CHARACTERS = 300
 _FEW_ANSWERS, _MOST_CUT_OFF = 20, 0.5
@@ -81,6 +85,9 @@ class Monitor:
             NoPairsError: the first conversions to JSON had no subject and no session.
         """
         counts = self.counts
+        if reply.unasked:
+            counts["unasked"] += 1
+            return
         counts["calls"] += 1
         counts["refused"] += bool(reply.refused)
         counts["prompt_tokens"] += reply.prompt_tokens
@@ -97,14 +104,18 @@ class Monitor:
         self.counts["disciplines"] += 1
 
     def _converted(self, call: Call, reply: Reply) -> None:
+        if reply.refused:
+            return
         self._conversions += 1
         if _PARSERS[call.level](reply.text)[0]:
             self._successes += 1
             return
         if len(self._samples) < 3:
-            self._samples.append(reply.text[:_SAMPLE_CHARACTERS] if not reply.refused else f"refused: {reply.refused}")
+            self._samples.append(reply.text[:_SAMPLE_CHARACTERS])
         if not self._successes and self._give_up_after is not None and self._conversions >= self._give_up_after:
-            raise useless(f"the first {self._conversions} conversions to JSON had no subject", self._samples)
+            raise useless(
+                f"the first {self._conversions} conversions to JSON had no subject and no session", self._samples
+            )
 
     def _warn(self) -> None:
         answers, cut_off = self.counts[ANSWERS], self.counts["answers_cut_off"]
@@ -139,7 +150,7 @@ class Monitor:
 
     def _write(self) -> None:
         line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "time": time.strftime(TIME_FORMAT),
             "seconds": round(time.monotonic() - self._start, 3),
             **{name.replace(" ", "_"): count for name, count in self.counts.items()},
         }
@@ -174,3 +185,23 @@ def useless(what: str, samples: list[str]) -> NoPairsError:
         "docs/glan.md."
     )
     return NoPairsError("\n".join(lines))
+
+
+def no_pairs(lost: Mapping[str, int]) -> NoPairsError:
+    """The error for a run that ended without a pair.
+
+    Args:
+        lost: nodes by kind and reason.
+    """
+    what = f"not one pair was made; lost: {', '.join(f'{reason} ({count:,})' for reason, count in lost.items())}"
+    reasons = {reason.partition(": ")[2] for reason in lost}
+    if reasons == {REFUSED}:
+        return NoPairsError(
+            f"taxonomy: {what}. The rejects say why. Fix the cause and rerun: only what was refused is asked."
+        )
+    if reasons <= {REFUSED, TOO_LONG}:
+        return NoPairsError(
+            f"taxonomy: {what}. Raise taxonomy.generation.context_length as far as the model goes, or lower "
+            "max_new_tokens; then rerun with --overwrite."
+        )
+    return useless(what, [])

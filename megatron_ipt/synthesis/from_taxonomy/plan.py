@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from megatron_ipt.synthesis.from_taxonomy.asking import (
     PromptMaker,
 )
 from megatron_ipt.synthesis.from_taxonomy.config import TaxonomyConfig
+from megatron_ipt.synthesis.from_taxonomy.journal import replies_in
+from megatron_ipt.synthesis.from_taxonomy.monitor import METRICS, TIME_FORMAT
 from megatron_ipt.synthesis.from_taxonomy.outline.prompts import (
     ANSWER,
     QUESTION,
@@ -48,6 +51,8 @@ _SUBJECTS_PER_LIST = 15.0
 _GENERATED = {LISTS: 600.0, SUBJECTS: 700.0, SYLLABI: 1500.0, SESSIONS: 900.0, QUESTIONS: 120.0, ANSWERS: 330.0}
 """Tokens of an answer, before any was measured."""
 _TRIES = 1.05
+_TOGETHER_SECONDS = 60.0
+"""Processes whose last lines of metrics lie no further apart worked side by side."""
 _CALLS, _IN, _CACHED, _OUT = FIGURES = ("calls", "prompt_tokens", "cached_tokens", "generated_tokens")
 
 
@@ -89,29 +94,27 @@ class Rates:
 
 def plan(
     config: TaxonomyConfig,
-    directory: Path,
+    directory: Path | None,
     tasks: Sequence[DisciplineTask],
     makers: tuple[PromptMaker, PromptMaker] | None,
-    used: Usage,
     spent: float = 0.0,
 ) -> dict[str, Any]:
     """What all of ``tasks`` take, and what is left.
 
     Args:
         config: section ``taxonomy``.
-        directory: folder of the stage, with the markers of finished disciplines.
+        directory: folder of the stage, with the markers of finished disciplines and the journals of others; None to
+            look at nothing.
         tasks: disciplines with their files.
         makers: of the prompts, for their length; None to estimate it.
-        used: by all requests so far.
-        spent: on them.
+        spent: on all requests so far, those of discarded output included.
 
     Returns:
         ``levels``: calls and tokens by level, ``total`` and ``left``: their sums with ``cost`` (without cached tokens,
         as long as nothing is measured), ``hours_left``, ``pairs``, ``disciplines``, ``basis`` and
         ``calls_by_discipline``.
     """
-    markers = ShardMarkers(directory)
-    records = {task.discipline: markers.counts(task.name) for task in tasks}
+    records = {task.discipline: _marker(directory, task) for task in tasks}
     finished = {discipline: record for discipline, record in records.items() if record is not None}
     measured = counting.added(finished.values())
     rates = _measured(config, finished, measured) if measured["pairs"] else _assumed(config, tasks, makers)
@@ -122,8 +125,8 @@ def plan(
         if record is not None:
             for level, figures in record["calls"].items():
                 for name in FIGURES:
-                    levels[level][name] += figures[name]
-            by_discipline[discipline.path] = sum(figures["calls"] for figures in record["calls"].values())
+                    levels[level][name] += figures.get(name, 0)
+            by_discipline[discipline.path] = sum(figures.get(_CALLS, 0) for figures in record["calls"].values())
             continue
         calls = rates.calls(config, discipline)
         pairs += calls[ANSWERS] * rates.kept
@@ -134,13 +137,16 @@ def plan(
                 levels[level][name] += number * tokens
     rounded = {level: {name: round(value) for name, value in figures.items()} for level, figures in levels.items()}
     total: dict[str, float] = {name: sum(figures[name] for figures in rounded.values()) for name in FIGURES}
-    left: dict[str, float] = {
-        name: max(0, total[name] - so_far) if len(finished) < len(records) else 0
-        for name, so_far in zip(FIGURES, (used.answers, used.prompt_tokens, used.cached_tokens, used.generated_tokens))
-    }
+    done = {level: dict.fromkeys(FIGURES, 0) for level in LEVELS}
+    for task in tasks:
+        record = records[task.discipline]
+        for level, figures in (record["calls"] if record is not None else _journalled(directory, task)).items():
+            for name in FIGURES:
+                done[level][name] += figures.get(name, 0)
+    ahead = {level: {name: max(0, rounded[level][name] - done[level][name]) for name in FIGURES} for level in LEVELS}
+    left: dict[str, float] = {name: sum(figures[name] for figures in ahead.values()) for name in FIGURES}
     if config.price.given or config.answers.price.given:
-        cost = _cost(config, rounded)
-        total["cost"], left["cost"] = round(cost, 6), round(max(0.0, cost - spent), 6)
+        total["cost"], left["cost"] = round(_cost(config, rounded), 6), round(_cost(config, ahead), 6)
     speed = _speed(directory)
     return {
         "disciplines": len(records),
@@ -184,7 +190,9 @@ def plan_text(result: Mapping[str, Any], price: PriceConfig | None = None) -> st
     lines += ["", f"time left           {time}"]
     if "cost" in total:
         text = price.text if price is not None else "{:,.2f}".format
-        lines.append(f"cost                {text(total['cost'])}, of which {text(result['spent'])} spent")
+        lines.append(f"cost                {text(total['cost'])}, {text(left['cost'])} of it left")
+        if result["spent"]:
+            lines.append(f"spent so far        {text(result['spent'])}, discarded output included")
     else:
         lines.append("cost                set taxonomy.price to see it")
     return "\n".join(lines)
@@ -267,11 +275,20 @@ def _cost(config: TaxonomyConfig, levels: Mapping[str, Mapping[str, int]]) -> fl
     return cost
 
 
-def _speed(directory: Path) -> float | None:
-    """Generated tokens per second of all processes, added up over the time that each was at work."""
+def _marker(directory: Path | None, task: DisciplineTask) -> dict[str, Any] | None:
+    return None if directory is None else ShardMarkers(directory).counts(task.name)
+
+
+def _journalled(directory: Path | None, task: DisciplineTask) -> dict[str, dict[str, int]]:
+    """What the unfinished ``task`` has taken so far."""
+    return {} if directory is None else counting.calls_in(replies_in(task.journal_path(directory)))
+
+
+def _speed(directory: Path | None) -> float | None:
+    """Generated tokens per second of a process, times the number of processes that were at work last."""
     seconds = tokens = 0.0
-    processes = list(directory.glob("metrics*.jsonl"))
-    for path in processes:
+    ends = []
+    for path in directory.glob(f"{METRICS}*.jsonl") if directory is not None else ():
         last: dict[str, Any] = {}
         for line in iter_lines(path):
             try:
@@ -284,4 +301,6 @@ def _speed(directory: Path) -> float | None:
             last = record
         if last:
             seconds, tokens = seconds + last["seconds"], tokens + last.get(_OUT, 0)
-    return tokens / seconds * len(processes) if tokens and seconds else None
+            ends.append(datetime.strptime(last["time"], TIME_FORMAT).timestamp())
+    together = sum(max(ends) - end < _TOGETHER_SECONDS for end in ends)
+    return tokens / seconds * together if tokens and seconds else None

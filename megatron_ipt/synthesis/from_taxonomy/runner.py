@@ -7,6 +7,7 @@ list of subjects, others ask their questions. The moment a reply is there, it is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -116,8 +117,9 @@ class Runner:
         chains: dict[str, int] = {}
 
         async def ask(call: Call) -> Reply:
-            if call.id in journal:
-                return journal.reply(call.id)
+            known = journal.reply(call.id, call.asked)
+            if known is not None:
+                return known
             # Calls with the same beginning meet the same cache; others go wherever there is room.
             chain = chains.setdefault(call.group, next(self._numbers)) if call.group else next(self._numbers)
             try:
@@ -139,12 +141,12 @@ class Runner:
                 # It takes a moment until everybody is cancelled; nothing more is asked meanwhile.
                 raise self._failure
             reply = await asker.ask(call, chain)
-        journal.add(call.id, call.level, reply)
+        journal.add(call.id, call.asked, call.level, reply)
         if not call.group:
             asker.engine.release(chain)
         self._monitor.answered(call, reply)
         if reply.refused:
-            self._check_refused()
+            self._check_refused(reply.refused)
         return reply
 
     async def _write(self, task: DisciplineTask, journal: CallJournal) -> dict[str, object]:
@@ -153,17 +155,19 @@ class Runner:
         try:
             return await asyncio.shield(writing)
         finally:
-            # A thread cannot be cancelled, so lock and journal are held until it is done.
-            await asyncio.wait([writing])
+            # A thread cannot be cancelled, so lock and journal are held until it is done, however often it is tried.
+            while not writing.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([writing])
 
-    def _check_refused(self) -> None:
+    def _check_refused(self, why: str) -> None:
         calls, refused = self._monitor.counts["calls"], self._monitor.counts["refused"]
         limit = self._config.generation.max_refused_share
-        if calls >= _LEAST_CALLS and refused > (max(1, limit * calls) if limit else 0):
+        if (calls >= _LEAST_CALLS or not limit) and refused > (max(1, limit * calls) if limit else 0):
             raise StageError(
                 f"taxonomy: the engine refused {refused:,} of {calls:,} requests, more than "
-                f"taxonomy.generation.max_refused_share ({limit:g}). What was answered is kept. Fix the cause and "
-                "rerun: only what was refused is asked again. Or raise the limit to go on without it."
+                f"taxonomy.generation.max_refused_share ({limit:g}), the last with: {why}. What was answered is "
+                "kept. Fix the cause and rerun: only what was refused is asked again. Or raise the limit and go on."
             )
 
     async def _sync(self) -> None:

@@ -28,7 +28,6 @@ from megatron_ipt.inference.rendering import Wanted, template_file
 from megatron_ipt.inference.run import run_coroutine
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import find_tokenizer
-from megatron_ipt.inference.usage import Usage
 from megatron_ipt.manifest import (
     USAGE,
     ShardMarkers,
@@ -42,7 +41,7 @@ from megatron_ipt.synthesis.from_taxonomy import counts as counting
 from megatron_ipt.synthesis.from_taxonomy.asking import Asker, PromptMaker
 from megatron_ipt.synthesis.from_taxonomy.config import TaxonomyConfig
 from megatron_ipt.synthesis.from_taxonomy.journal import CallJournal
-from megatron_ipt.synthesis.from_taxonomy.monitor import METRICS, Monitor, useless
+from megatron_ipt.synthesis.from_taxonomy.monitor import METRICS, Monitor, no_pairs
 from megatron_ipt.synthesis.from_taxonomy.outline.prompts import Prompts, read_prompts
 from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import (
     REFUSED_CALLS,
@@ -85,12 +84,13 @@ def run(
         NoPairsError: the model made no pair.
     """
     everything = tasks_of(config, context)
-    own = [task_named(everything, unit)] if unit is not None else share_of(everything, shard)
+    own = _own(everything, shard, unit)
     context.directory.mkdir(parents=True, exist_ok=True)
     markers = ShardMarkers(context.directory)
     left = [task for task in own if markers.counts(task.name) is None]
     if left:
-        _grow(config, context, left, shard)
+        share = f"-{shard[0]}-of-{shard[1]}" if shard else f"-{own[0].stem}" if unit is not None else ""
+        _grow(config, context, left, f"{METRICS}{share}.jsonl")
     for task in own:
         task.tidy(context.directory)
     summary = summary_of(config, context)
@@ -99,18 +99,24 @@ def run(
             "taxonomy: the engine refused %s requests; what would have grown from them is missing. To ask again, rerun "
             "with --retry-refused.", f"{summary[REFUSED_CALLS]:,}",
         )  # fmt: skip
+    unasked = sum(figures.get("unasked", 0) for figures in summary["calls"].values())
+    if unasked:
+        logger.warning(
+            "taxonomy: %s prompts were longer than the context and were not asked; raise taxonomy.generation."
+            "context_length, or lower max_new_tokens", f"{unasked:,}",
+        )  # fmt: skip
     if shard is None and unit is None:
         if not summary["pairs"]:
-            lost = ", ".join(f"{reason} ({count:,})" for reason, count in summary["lost"].items())
-            raise useless(f"not one pair was made; lost: {lost or 'nothing'}", [])
+            raise no_pairs(summary["lost"])
         _join_trees(context.directory, everything)
     return summary
 
 
 def reopen_refused(
-    config: TaxonomyConfig, context: StageContext, shard: tuple[int, int] | None = None
+    config: TaxonomyConfig, context: StageContext, shard: tuple[int, int] | None = None, unit: str | None = None
 ) -> dict[str, Any]:
-    """Makes finished disciplines in which the engine refused requests unfinished, so that :func:`run` asks again.
+    """Makes finished disciplines in which the engine refused requests unfinished, so that :func:`run` asks again; for
+    the arguments see there.
 
     Raises:
         RecipeError: i is not in [0, N).
@@ -119,7 +125,7 @@ def reopen_refused(
     markers = ShardMarkers(context.directory)
     identity = _identity(config, context)
     reopened = {REFUSED_CALLS: 0, "disciplines": 0}
-    for task in share_of(tasks_of(config, context), shard):
+    for task in _own(tasks_of(config, context), shard, unit):
         refused = task.refused(context.directory)
         if not refused:
             continue
@@ -145,9 +151,12 @@ def show_plan(config: TaxonomyConfig, context: StageContext) -> dict[str, Any]:
     return result
 
 
+def _own(tasks: list[DisciplineTask], shard: tuple[int, int] | None, unit: str | None) -> list[DisciplineTask]:
+    return [task_named(tasks, unit)] if unit is not None else share_of(tasks, shard)
+
+
 def _plan(config: TaxonomyConfig, context: StageContext) -> dict[str, Any]:
-    used, spent = _used(config, context)
-    return plan(config, context.directory, tasks_of(config, context), makers_of(config), used, spent)
+    return plan(config, context.directory, tasks_of(config, context), makers_of(config), _spent(config, context))
 
 
 def tasks_of(config: TaxonomyConfig, context: StageContext) -> list[DisciplineTask]:
@@ -256,15 +265,12 @@ def _row(record: dict[str, Any]) -> dict[str, int]:
     return {name: record[name] for name in ("subjects", "draws", "questions", "pairs")} | {"lost": lost}
 
 
-def _grow(
-    config: TaxonomyConfig, context: StageContext, tasks: list[DisciplineTask], shard: tuple[int, int] | None
-) -> None:
+def _grow(config: TaxonomyConfig, context: StageContext, tasks: list[DisciplineTask], metrics: str) -> None:
     result = _plan(config, context)
     logger.info("taxonomy: %s", plan_text(result).splitlines()[0])
     engines = [open_engine(settings) for settings in _settings(config)]
     makers = makers_of(config)
     identity = _identity(config, context)
-    name = METRICS if shard is None else f"metrics-{shard[0]}-of-{shard[1]}.jsonl"
     with ExitStack() as stack:
         ledgers = [
             (stack.enter_context(Ledger(context.directory / folder, price, f"{key}.price")), price)
@@ -278,7 +284,7 @@ def _grow(
         expected = expected_calls(result, [task.discipline for task in tasks])
         monitor = stack.enter_context(
             Monitor(
-                context.directory / name,
+                context.directory / metrics,
                 config.generation.metrics_seconds,
                 expected,
                 ledgers,
@@ -314,11 +320,10 @@ def _ledgers(config: TaxonomyConfig) -> dict[str, tuple[str, PriceConfig, str]]:
     }
 
 
-def _used(config: TaxonomyConfig, context: StageContext) -> tuple[Usage, float]:
-    """What everything has taken so far, and what that has cost."""
-    ledgers = _ledgers(config).values()
-    usages = [(total_usage(context.directory / folder) or Usage(), price) for folder, price, _ in ledgers]
-    return sum((usage for usage, _ in usages), Usage()), sum(price.cost(usage) for usage, price in usages)
+def _spent(config: TaxonomyConfig, context: StageContext) -> float:
+    """What everything that was ever asked has cost."""
+    usages = [(total_usage(context.directory / folder), price) for folder, price, _ in _ledgers(config).values()]
+    return sum(price.cost(usage) for usage, price in usages if usage is not None)
 
 
 def _teacher(config: TaxonomyConfig) -> str:

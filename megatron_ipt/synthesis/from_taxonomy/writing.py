@@ -55,6 +55,7 @@ def write_discipline(
         StorageError: a file could not be written.
     """
     rows = directory / ROWS_FOLDER / files.name
+    replies: list[tuple[str, Reply]] = []
     with contextlib.ExitStack() as stack:
         writer = _Writer(
             config,
@@ -67,12 +68,15 @@ def write_discipline(
         )
 
         async def answered(call: Call) -> Reply:
-            return journal.reply(call.id)
+            reply = journal.reply(call.id, call.asked)
+            assert reply is not None, call.id
+            replies.append((call.level, reply))
+            return reply
 
         run_coroutine(Grower(config, seed, answered, writer, together=1).grow(discipline))
         writer.end()
-    writer.counts["calls"] = calls_in(journal)
-    writer.counts[REFUSED_CALLS] = sum(level["refused"] for level in writer.counts["calls"].values())
+    writer.counts["calls"] = calls_in(replies)
+    writer.counts[REFUSED_CALLS] = sum(level.get("refused", 0) for level in writer.counts["calls"].values())
     return writer.counts
 
 

@@ -27,7 +27,7 @@ TAXONOMY = "fields: {Crafts: {Hands: [Beekeeping, Bookbinding]}, Sea: {Water: [T
 
 def _seed_of_list(discipline: str, number: int) -> int:
     path = PATHS.get(discipline, f"Crafts > Hands > {discipline}")
-    return derive(SEED, "taxonomy", f"{path} > list {number + 1}") % (1 << 31)
+    return derive(SEED, "taxonomy", f"{path} >> list {number + 1}") % (1 << 31)
 
 
 _NUMBERS = {(name, _seed_of_list(name, number)): number for name in SUBJECTS_OF for number in (0, 1)}

@@ -18,6 +18,9 @@ MOST_CONCEPTS = 5
 _ENUMERATED = 20_000
 """Up to this many possible draws are listed; of more, a few thousand collide rarely enough to draw until one is new."""
 
+Place = tuple[int, int]
+"""Number of a session and of a concept in it, from 0."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -32,12 +35,24 @@ class Draw:
     """What one question is about.
 
     Attributes:
-        sessions: numbers of the sessions, one or two, ascending.
-        concepts: of these sessions, in the order of the syllabus.
+        places: of the concepts, ascending; in one session or two.
     """
 
-    sessions: tuple[int, ...]
-    concepts: tuple[str, ...]
+    places: tuple[Place, ...]
+
+    @property
+    def sessions(self) -> tuple[int, ...]:
+        """Numbers of the sessions, one or two, ascending."""
+        return tuple(dict.fromkeys(session for session, _ in self.places))
+
+    @property
+    def label(self) -> str:
+        """For ids: ``1.2+3.1`` is the second concept of the first session and the first of the third."""
+        return "+".join(f"{session + 1}.{concept + 1}" for session, concept in self.places)
+
+    def concepts(self, sessions: Sequence[Session]) -> list[str]:
+        """Names of the concepts, in the order of the syllabus."""
+        return [sessions[session].concepts[concept] for session, concept in self.places]
 
 
 def possible(sessions: Sequence[Session]) -> tuple[int, int]:
@@ -47,8 +62,16 @@ def possible(sessions: Sequence[Session]) -> tuple[int, int]:
     C(m1 + m2, i) - C(m1, i) - C(m2, i) for i = 2..5; a concept of both counts in the first only.
     """
     single = sum(_single(len(session.concepts)) for session in sessions)
-    double = sum(_double(len(first), len(second)) for first, second in _pairs(sessions).values())
+    double = sum(_double(len(first), len(second)) for first, second in _pairs(sessions))
     return single, double
+
+
+def reachable(sessions: Sequence[Session], two_sessions_share: float) -> int:
+    """Number of draws that there are with this share: none from one session if all are from two, and so on."""
+    singles, doubles = possible(sessions)
+    if not doubles:
+        return singles
+    return (singles if two_sessions_share < 1 else 0) + (doubles if two_sessions_share > 0 else 0)
 
 
 def draw(sessions: Sequence[Session], number: int, two_sessions_share: float, seed: random.Random) -> list[Draw]:
@@ -57,13 +80,17 @@ def draw(sessions: Sequence[Session], number: int, two_sessions_share: float, se
     Args:
         sessions: of a syllabus; those without concepts are never drawn.
         number: of draws.
-        two_sessions_share: fraction of the draws that are from two sessions, where both laws have draws left.
+        two_sessions_share: fraction of the draws that are from two sessions, where both laws have draws left. One
+            session alone is drawn from whatever the share.
         seed: consumed by the draws.
     """
     singles, doubles = possible(sessions)
-    if singles + doubles <= max(_ENUMERATED, 4 * number):
-        return _weighted(sessions, number, two_sessions_share if doubles else 0.0, seed)
-    return _rejecting(sessions, number, two_sessions_share, seed)
+    share = two_sessions_share if doubles else 0.0
+    # Each law must have many more draws than may be asked of it, or drawing until one is new takes for ever.
+    fewest = min(count for count, wanted in ((singles, share < 1), (doubles, share > 0)) if wanted)
+    if fewest > max(_ENUMERATED, 4 * number):
+        return _rejecting(sessions, number, share, seed)
+    return _weighted(sessions, number, share, seed)
 
 
 def _weighted(sessions: Sequence[Session], number: int, two_share: float, seed: random.Random) -> list[Draw]:
@@ -72,63 +99,64 @@ def _weighted(sessions: Sequence[Session], number: int, two_share: float, seed: 
     for probability, found in _every(sessions, two_share):
         if probability > 0:
             # 1 - random() is never 0.
-            keyed.append((-math.log(1.0 - seed.random()) / probability, found))
-    keyed.sort(key=lambda item: (item[0], item[1].sessions, item[1].concepts))
-    return [found for _, found in keyed[:number]]
+            keyed.append((-math.log(1.0 - seed.random()) / probability, found.places))
+    keyed.sort()
+    return [Draw(places) for _, places in keyed[:number]]
 
 
 def _rejecting(sessions: Sequence[Session], number: int, two_share: float, seed: random.Random) -> list[Draw]:
-    with_concepts = [index for index, session in enumerate(sessions) if session.concepts]
+    singles = [_places(index, session) for index, session in enumerate(sessions) if session.concepts]
     pairs = _pairs(sessions)
-    names = list(pairs)
     drawn: dict[Draw, None] = {}
     while len(drawn) < number:
-        if names and (seed.random() < two_share or not with_concepts):
-            first, second = pairs[key := names[seed.randrange(len(names))]]
+        if seed.random() < two_share:
+            first, second = pairs[seed.randrange(len(pairs))]
             size = seed.choice(_sizes_of_two(len(first), len(second)))
             both = (*first, *second)
             while True:
                 chosen = sorted(seed.sample(range(len(both)), size))
                 if chosen[0] < len(first) <= chosen[-1]:
                     break
-            drawn[Draw(key, tuple(both[index] for index in chosen))] = None
+            drawn[Draw(tuple(both[index] for index in chosen))] = None
         else:
-            index = with_concepts[seed.randrange(len(with_concepts))]
-            concepts = sessions[index].concepts
-            size = seed.randrange(1, min(MOST_CONCEPTS, len(concepts)) + 1)
-            places = sorted(seed.sample(range(len(concepts)), size))
-            drawn[Draw((index,), tuple(concepts[place] for place in places))] = None
+            places = singles[seed.randrange(len(singles))]
+            size = seed.randrange(1, min(MOST_CONCEPTS, len(places)) + 1)
+            drawn[Draw(tuple(places[index] for index in sorted(seed.sample(range(len(places)), size))))] = None
     return list(drawn)
 
 
 def _every(sessions: Sequence[Session], two_share: float) -> Iterator[tuple[float, Draw]]:
     """Every possible draw with its probability as a first draw."""
-    with_concepts = [(index, session.concepts) for index, session in enumerate(sessions) if session.concepts]
-    for index, concepts in with_concepts:
-        sizes = range(1, min(MOST_CONCEPTS, len(concepts)) + 1)
-        of_session = (1.0 - two_share) / len(with_concepts) / len(sizes)
+    singles = [_places(index, session) for index, session in enumerate(sessions) if session.concepts]
+    for places in singles:
+        sizes = range(1, min(MOST_CONCEPTS, len(places)) + 1)
+        of_session = (1.0 - two_share) / len(singles) / len(sizes)
         for size in sizes:
-            each = of_session / math.comb(len(concepts), size)
-            for chosen in itertools.combinations(concepts, size):
-                yield each, Draw((index,), chosen)
-    pairs = _pairs(sessions)
-    for key, (first, second) in pairs.items():
+            each = of_session / math.comb(len(places), size)
+            for chosen in itertools.combinations(places, size):
+                yield each, Draw(chosen)
+    pairs = _pairs(sessions) if two_share else []
+    for first, second in pairs:
         sizes_of_two = _sizes_of_two(len(first), len(second))
         for size in sizes_of_two:
             each = two_share / len(pairs) / len(sizes_of_two) / _double_of_size(len(first), len(second), size)
             for of_first in range(max(1, size - len(second)), min(len(first), size - 1) + 1):
                 for left in itertools.combinations(first, of_first):
                     for right in itertools.combinations(second, size - of_first):
-                        yield each, Draw(key, left + right)
+                        yield each, Draw(left + right)
 
 
-def _pairs(sessions: Sequence[Session]) -> dict[tuple[int, int], tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Concepts of every two sessions from which two can be drawn, those of both sessions only in the first."""
-    found = {}
+def _places(index: int, session: Session) -> tuple[Place, ...]:
+    return tuple((index, concept) for concept in range(len(session.concepts)))
+
+
+def _pairs(sessions: Sequence[Session]) -> list[tuple[tuple[Place, ...], tuple[Place, ...]]]:
+    """Places of the concepts of every two sessions from which two can be drawn, those of both only in the first."""
+    found = []
     for (i, first), (j, second) in itertools.combinations(enumerate(sessions), 2):
-        own = tuple(concept for concept in second.concepts if concept not in first.concepts)
+        own = tuple((j, place) for place, concept in enumerate(second.concepts) if concept not in first.concepts)
         if first.concepts and own:
-            found[i, j] = first.concepts, own
+            found.append((_places(i, first), own))
     return found
 
 

@@ -6,6 +6,7 @@ conversion succeeds if it has at least one. Field names are read leniently, beca
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -25,15 +26,19 @@ _SESSION_NAMES = ("session", "session_name", "name", "title", "topic", "class")
 _LEVELS = ("level", "difficulty", "grade")
 _SUBTOPICS = ("subtopics", "sub_topics", "topics", "key_topics", "contents")
 _CONCEPTS = ("concepts", "key_concepts", "keyconcepts", "key concepts", "topics", "subtopics")
+_PART_NAMES = ("name", "title", "concept", "topic", "subtopic")
 _MOST_NAME = 200
 _MOST_PARTS = 40
 """Subtopics of a subject or concepts of a session."""
 _NUMBERING = re.compile(
     r"^(?:(?:session|class|week|module|unit|lecture|chapter)\s*)?\d{1,3}\s*[.:)\-–]\s+", re.IGNORECASE
 )
-_OBJECT_LINE = re.compile(r"^(?=\s*(?:[-*•]|\d{1,3}[.)])?\s*\{)", re.MULTILINE)
-"""Where a line begins with an object."""
-_LABEL = re.compile(r"^\W*(?:question|exercise|problem|homework question)\W*\d{0,3}\W*(?:\n|:)\s*", re.IGNORECASE)
+_OBJECT_LINE = re.compile(r"^([ \t]*)(?:[-*•]|\d{1,3}[.)])?[ \t]*\{", re.MULTILINE)
+"""Where a line begins with an object; the group is its indentation."""
+_LABEL = re.compile(
+    r"^[\s*#_>\"]{0,8}(?:homework )?(?:question|exercise|problem)[\s*_#]{0,4}\d{0,3}[\s*_.)]{0,4}(?::|\n)[\s*_]*",
+    re.IGNORECASE,
+)
 _SESSION_NUMBER = re.compile(r"\bsessions?\s+\d", re.IGNORECASE)
 
 
@@ -54,7 +59,7 @@ class Subject:
 def subjects_in(text: str) -> tuple[list[Subject], Counter[str]]:
     """The subjects in a conversion, and what could not be used, by reason."""
     found, unusable = [], Counter[str]()
-    for values in _objects(text, unusable):
+    for values in _objects(text, _SUBTOPICS, unusable):
         name = _name(values, _SUBJECT_NAMES)
         if name:
             found.append(Subject(name, _first_text(values, _LEVELS)[:60], _parts(values, _SUBTOPICS)))
@@ -64,9 +69,14 @@ def subjects_in(text: str) -> tuple[list[Subject], Counter[str]]:
 
 
 def sessions_in(text: str) -> tuple[list[Session], Counter[str]]:
-    """The sessions in a conversion, and what could not be used, by reason."""
-    found, unusable = [], Counter[str]()
-    for values in _objects(text, unusable):
+    """The sessions in a conversion, and what could not be used, by reason.
+
+    Sessions with one name are one, and a concept has one wording in all of them.
+    """
+    unusable = Counter[str]()
+    sessions: dict[str, tuple[str, dict[str, None]]] = {}
+    wordings: dict[str, str] = {}
+    for values in _objects(text, _CONCEPTS, unusable):
         name = _name(values, _SESSION_NAMES)
         concepts = _parts(values, _CONCEPTS)
         if not name:
@@ -74,8 +84,9 @@ def sessions_in(text: str) -> tuple[list[Session], Counter[str]]:
         elif not concepts:
             unusable[NO_CONCEPTS] += 1
         else:
-            found.append(Session(name, concepts))
-    return found, unusable
+            _, own = sessions.setdefault(same_name(name), (name, {}))
+            own.update(dict.fromkeys(wordings.setdefault(same_name(concept), concept) for concept in concepts))
+    return [Session(name, tuple(own)) for name, own in sessions.values()], unusable
 
 
 def merge(lists: Iterable[Iterable[Subject]]) -> tuple[list[Subject], int]:
@@ -102,18 +113,36 @@ def names_a_session(question: str) -> bool:
     return _SESSION_NUMBER.search(question) is not None
 
 
-def _objects(text: str, unusable: Counter[str]) -> Iterable[Mapping[str, Any]]:
-    # Line by line, so that a quotation mark that is missing in one object does not swallow the next.
-    for found in (found for part in _OBJECT_LINE.split(text) for found in read_objects(part)):
+def _objects(text: str, parts: tuple[str, ...], unusable: Counter[str]) -> list[Mapping[str, Any]]:
+    """The objects in ``text``, without those in fields ``parts`` of another and those only wrapped around others."""
+    kept: dict[int, Mapping[str, Any]] = {}
+    for found in (found for piece in _pieces(text) for found in read_objects(piece)):
         if isinstance(found, Broken):
             unusable[BROKEN_OBJECT] += 1
-        elif not any(_is_list_of_objects(value) for value in found.values()):
-            # An object around the others is no subject or session itself.
-            yield found
+            continue
+        own = {name: value for name, value in found.items() if name in parts}
+        if any(_inner(value) for name, value in found.items() if name not in own):
+            continue
+        for inner in (inner for value in own.values() for inner in _inner(value)):
+            kept.pop(id(inner), None)
+        kept[id(found)] = found
+    return list(kept.values())
 
 
-def _is_list_of_objects(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
+def _pieces(text: str) -> list[str]:
+    """``text``, divided before each of the outermost lines that begin with an object, so that a quotation mark that is
+    missing in one object does not swallow the next."""
+    lines = list(_OBJECT_LINE.finditer(text))
+    outermost = min((len(line[1]) for line in lines), default=0)
+    cuts = [0, *(line.start() for line in lines if len(line[1]) == outermost), len(text)]
+    return [text[start:end] for start, end in itertools.pairwise(cuts)]
+
+
+def _inner(value: Any) -> list[dict[str, Any]]:
+    """Objects in a value, at any depth."""
+    if isinstance(value, dict):
+        return [value, *(inner for item in value.values() for inner in _inner(item))]
+    return [inner for item in value for inner in _inner(item)] if isinstance(value, list) else []
 
 
 def _name(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
@@ -122,8 +151,9 @@ def _name(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _first_text(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    texts = (values[name] for name in names if isinstance(values.get(name), str))
-    return next((text for text in map(clean_name, texts) if text), "")
+    """The first of the fields ``names`` that is text; one with letters if there is one, because a number is no name."""
+    texts = [text for name in names if isinstance(values.get(name), str) and (text := clean_name(values[name]))]
+    return next((text for text in texts if any(map(str.isalpha, text))), texts[0] if texts else "")
 
 
 def _parts(values: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -134,9 +164,17 @@ def _parts(values: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]
             value = value.split(";" if ";" in value else ",")
         if isinstance(value, list):
             parts: dict[str, str] = {}
-            for text in (clean_name(item) for item in value if isinstance(item, str)):
+            for text in map(_text_of, value):
                 if 0 < len(text) <= _MOST_NAME:
                     parts.setdefault(same_name(text), text)
             if parts:
                 return tuple(parts.values())[:_MOST_PARTS]
     return ()
+
+
+def _text_of(item: Any) -> str:
+    """A part that is text, or an object with a name."""
+    if isinstance(item, dict):
+        texts = [item.get(name) for name in _PART_NAMES] + list(item.values())
+        item = next((text for text in texts if isinstance(text, str) and text.strip()), "")
+    return clean_name(item) if isinstance(item, str) else ""

@@ -11,9 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from megatron_ipt.errors import RecipeError, did_you_mean
+from megatron_ipt.synthesis.from_taxonomy.outline.strict_yaml import read_yaml
 
 BUILT_IN = Path(__file__).with_name("prompts.yaml")
 
@@ -46,7 +45,7 @@ _SLOTS = {
     ),
     ANSWER: _Slots(("question",), ("question",)),
 }
-_SLOT = re.compile(r"\{([a-z_]+)\}")
+_SLOT = re.compile(r"\{([A-Za-z_ ]{1,40})\}")
 """A JSON object in a prompt is no slot: its first name is in quotation marks."""
 _KEYS = ("system", "user")
 
@@ -80,7 +79,7 @@ def read_prompts(path: Path | None) -> Prompts:
     built_in = _built_in()
     if path is None:
         return _prompts(built_in)
-    content = _read(path)
+    content = read_yaml(path, "taxonomy.prompts")
     problems = list(_problems(content)) if isinstance(content, dict) else ["expected a mapping of prompts"]
     if problems:
         raise RecipeError("\n".join(f"taxonomy.prompts: {path}: {problem}" for problem in problems))
@@ -94,18 +93,9 @@ def _prompts(content: Mapping[str, Any]) -> Prompts:
 
 @cache
 def _built_in() -> dict[str, Any]:
-    content = _read(BUILT_IN)
+    content = read_yaml(BUILT_IN, "taxonomy.prompts")
     assert isinstance(content, dict)
     return content
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"taxonomy.prompts: {path}: cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"taxonomy.prompts: {path}: not valid YAML: {error}") from error
 
 
 def _problems(content: dict[Any, Any]) -> Iterator[str]:

@@ -22,14 +22,12 @@ def repeats(questions: Sequence[str], threshold: float | None) -> list[str]:
         threshold: similarity, as :mod:`megatron_ipt.synthesis.near_duplicates` measures it, from which two questions
             are nearly the same; None: only equal ones are found, after NFKC, case folding and reducing blanks.
     """
-    seen: set[str] = set()
-    reasons = []
-    near = NearDuplicates[int](threshold) if threshold is not None and len(questions) > 1 else None
-    for number, question in enumerate(questions):
-        form = same_name(question)
-        if form in seen:
-            reasons.append(EXACT)
-            continue
-        seen.add(form)
-        reasons.append(NEAR if near is not None and near.find(number, question) is not None else "")
-    return reasons
+    forms = [same_name(question) for question in questions]
+    first = {form: number for number, form in reversed(list(enumerate(forms)))}
+    exact = [first[form] != number for number, form in enumerate(forms)]
+    near: set[int] = set()
+    if threshold is not None and len(questions) > 1:
+        distinct = ((number, question) for number, question in enumerate(questions) if not exact[number])
+        found = NearDuplicates[int](threshold).find_all(distinct)
+        near = {number for (number, _), earlier in found if earlier is not None}
+    return [EXACT if exact[number] else NEAR if number in near else "" for number in range(len(questions))]

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from megatron_ipt.errors import RecipeError, did_you_mean
 from megatron_ipt.files import COMPRESSIONS
 from megatron_ipt.manifest import ShardMarkers
+from megatron_ipt.synthesis.from_taxonomy.outline.strict_yaml import read_yaml
 from megatron_ipt.synthesis.shard_files import ShardFiles
 
 BUILT_IN = "built-in"
@@ -35,6 +34,7 @@ REFUSED_CALLS = "refused_calls"
 _BUILT_IN_FILE = Path(__file__).with_name("taxonomy.yaml")
 _MOST_CHARACTERS = 200
 """Of a name."""
+_MOST_WEIGHT = 1e6
 _EXPECTED = "expected a mapping with the key fields, which maps fields to sub-fields and these to lists of disciplines"
 
 
@@ -81,6 +81,11 @@ def path_of(*names: str) -> str:
     return SEPARATOR.join(names)
 
 
+def part_of(node: str, part: str) -> str:
+    """The id of a part of a node, such as its syllabus. No name has ``>``, so no subject has the id of a part."""
+    return f"{node} >> {part}"
+
+
 def clean_name(text: str) -> str:
     """A name as it stands in an id: NFKC, without control characters, runs of blanks and ``>``; may be empty."""
     text = unicodedata.normalize("NFKC", text).replace(">", "›")
@@ -105,12 +110,7 @@ def read_taxonomy(path: Path) -> list[Discipline]:
         RecipeError: the file cannot be read; or it is empty, or has a field, sub-field or discipline without content, a
             name twice or a bad weight. Lists everything that is wrong with it.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise RecipeError(f"taxonomy.file: {path}: cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"taxonomy.file: {path}: not valid YAML: {error}") from error
+    content = read_yaml(path, "taxonomy.file")
     reader = _Reader(content)
     disciplines = list(reader.read())
     if not reader.problems and not any(discipline.weight for discipline in disciplines):
@@ -118,19 +118,6 @@ def read_taxonomy(path: Path) -> list[Discipline]:
     if reader.problems:
         raise RecipeError("\n".join(f"taxonomy.file: {path}: {problem}" for problem in reader.problems))
     return [discipline for discipline in disciplines if discipline.weight]
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that a mapping has twice; YAML would silently keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if isinstance(name, str) and same_name(name) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} is there twice", key.start_mark)
-            seen.add(same_name(name) if isinstance(name, str) else repr(name))
-        return super().construct_mapping(node, deep)
 
 
 class _Reader:
@@ -176,7 +163,10 @@ class _Reader:
                 self.problems.append(f"{path}: there is {earlier} already; a discipline must be in one place only")
                 continue
             self._seen[path] = path
-            total = weight * self._weights.get(same_name(field), 1.0) * self._weights.get(same_name(sub_field), 1.0)
+            groups = {same_name(field), same_name(sub_field)}
+            total = weight * math.prod(self._weights.get(group, 1.0) for group in groups)
+            if total > _MOST_WEIGHT:
+                self.problems.append(f"{path}: the weights multiply to {total:g}; at most {_MOST_WEIGHT:g} is possible")
             yield Discipline(field, sub_field, name, total)
 
     def _read_weights(self, weights: Any, fields: dict[Any, Any]) -> None:

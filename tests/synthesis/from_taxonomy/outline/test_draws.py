@@ -64,13 +64,14 @@ def test_no_draw_comes_twice_and_all_are_allowed(
     for drawn in found:
         places = drawn.sessions
         assert len(places) in (1, 2) and list(places) == sorted(set(places))
-        assert len(set(drawn.concepts)) == len(drawn.concepts) <= 5
+        assert len(set(drawn.concepts(sessions))) == len(drawn.places) <= 5
+        concepts = drawn.concepts(sessions)
         if len(places) == 1:
-            assert set(drawn.concepts) <= set(sessions[places[0]].concepts)
+            assert set(concepts) <= set(sessions[places[0]].concepts)
         else:
             first, second = (set(sessions[place].concepts) for place in places)
-            assert len(drawn.concepts) >= 2
-            assert set(drawn.concepts) & first and set(drawn.concepts) & (second - first)
+            assert len(concepts) >= 2
+            assert set(concepts) & first and set(concepts) & (second - first)
 
 
 @pytest.mark.parametrize("method", [draws._weighted, draws._rejecting])
@@ -83,7 +84,7 @@ def test_session_then_size_then_set_each_uniformly(method: object) -> None:
     for drawn, count in first.items():
         by_sessions[len(drawn.sessions)] += count
         if len(drawn.sessions) == 1:
-            sizes[drawn.sessions[0], len(drawn.concepts)] += count
+            sizes[drawn.sessions[0], len(drawn.places)] += count
     assert by_sessions[2] / 6000 == pytest.approx(0.5, abs=0.03)
     for size in (1, 2, 3, 4):
         assert sizes[0, size] / 3000 == pytest.approx(1 / 12, abs=0.02)
@@ -99,3 +100,21 @@ def test_the_same_seed_draws_the_same() -> None:
     sessions = [session("A", "abcd"), session("B", "xyz")]
     assert draw(sessions, 9, 0.5, random.Random(5)) == draw(sessions, 9, 0.5, random.Random(5))
     assert draw(sessions, 9, 0.5, random.Random(5)) != draw(sessions, 9, 0.5, random.Random(6))
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 496), (1.0, 600), (0.5, 600)])
+def test_no_more_is_drawn_than_the_share_allows(share: float, expected: int) -> None:
+    """Sixteen sessions of five have 496 draws of one session, and far more of two than are wanted."""
+    sessions = [Session(str(i), tuple(f"{i}-{j}" for j in range(5))) for i in range(16)]
+    assert possible(sessions)[0] == 496
+    found = draw(sessions, 600, share, random.Random(1))
+    assert len(set(found)) == expected
+    assert draws.reachable(sessions, share) >= expected
+
+
+def test_a_draw_is_named_by_its_places() -> None:
+    """Names could be joined to look like others: here two draws have one text."""
+    sessions = [Session("Sums", ("sine", "cosine", "sine + cosine"))]
+    labels = {found.label: " + ".join(found.concepts(sessions)) for found in draw(sessions, 99, 0, random.Random(0))}
+    assert labels["1.1+1.2"] == labels["1.3"] == "sine + cosine"
+    assert len(labels) == 7
