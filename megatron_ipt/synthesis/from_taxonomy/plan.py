@@ -157,6 +157,7 @@ def plan(
         "total": total,
         "left": left,
         "spent": round(spent, 6),
+        "currency": config.price.currency,
         "tokens_per_second": speed,
         "hours_left": None if speed is None else left[_OUT] / speed / 3600,
         "calls_by_discipline": by_discipline,
@@ -168,7 +169,7 @@ def expected_calls(result: Mapping[str, Any], disciplines: Sequence[Discipline])
     return sum(result["calls_by_discipline"][discipline.path] for discipline in disciplines)
 
 
-def plan_text(result: Mapping[str, Any], price: PriceConfig | None = None) -> str:
+def plan_text(result: Mapping[str, Any]) -> str:
     """A result of :func:`plan` for people."""
     total, left = result["total"], result["left"]
     names = ("calls", "tokens in", "cached", "tokens out")
@@ -189,10 +190,10 @@ def plan_text(result: Mapping[str, Any], price: PriceConfig | None = None) -> st
     )
     lines += ["", f"time left           {time}"]
     if "cost" in total:
-        text = price.text if price is not None else "{:,.2f}".format
-        lines.append(f"cost                {text(total['cost'])}, {text(left['cost'])} of it left")
+        price = PriceConfig(currency=result["currency"])
+        lines.append(f"cost                {price.text(total['cost'])}, {price.text(left['cost'])} of it left")
         if result["spent"]:
-            lines.append(f"spent so far        {text(result['spent'])}, discarded output included")
+            lines.append(f"spent so far        {price.text(result['spent'])}, discarded output included")
     else:
         lines.append("cost                set taxonomy.price to see it")
     return "\n".join(lines)

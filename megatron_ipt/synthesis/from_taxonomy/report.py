@@ -151,9 +151,15 @@ def _calls(counts: Mapping[str, Any]) -> Table:
                 percent(figures["cached_tokens"] / figures["prompt_tokens"]) if figures["cached_tokens"] else MISSING
             )
             each = [f"{figures[name] / calls:,.0f}" for name in ("prompt_tokens", "generated_tokens")]
-            rows.append(Row([level, exact(figures["calls"]), each[0], cached, each[1]]))
-    names = ("calls", "tokens in, each", "of them cached", "tokens out, each")
+            ended = percent(_ended_early(figures) / calls)
+            rows.append(Row([level, exact(figures["calls"]), each[0], cached, each[1], ended]))
+    names = ("calls", "tokens in, each", "of them cached", "tokens out, each", "cut off or in a loop")
     return Table([Column("level of the tree", numeric=False), *map(Column, names)], rows, title="Calls")
+
+
+def _ended_early(figures: Mapping[str, int]) -> int:
+    """Answers that the token limit or a loop ended."""
+    return figures.get("cut_off", 0) + figures.get("loops", 0)
 
 
 def _used(counts: Mapping[str, Any]) -> list[Element]:
@@ -173,6 +179,10 @@ def _cautions(counts: Mapping[str, Any]) -> list[Element]:
     for level, share in counts["json_success"].items():
         if share < _LITTLE_JSON:
             cautions.append(f"Only {percent(share)} of the conversions to {level} succeeded.")
+    for level, figures in counts["calls"].items():
+        if _ended_early(figures) > _MANY_LOST * figures.get("calls", 0):
+            early = f"{exact(_ended_early(figures))} of {exact(figures['calls'])}"
+            cautions.append(f"{level.capitalize()}: {early} answers were cut off or in a loop.")
     asked = counts["draws"]
     if counts["repeated_questions"] > _MANY_REPEATS * asked:
         cautions.append(
