@@ -10,13 +10,20 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+import orjson
+
+from megatron_ipt.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 15.0
 NOTEBOOK_SECONDS = 0.5
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
+"""Of lines of metrics."""
 
 
 def configure_logging(verbose: bool = False, first_rank: bool = True) -> None:
@@ -124,6 +131,52 @@ class Progress:
         if not self.total or not self._initial < self.done < self.total:
             return ""
         return f", {duration((self.total - self.done) / self.rate)} left"
+
+
+class MetricsFile:
+    """Lines of figures of a long run, one every few seconds, added to a file. Use as a context manager.
+
+    Args:
+        path: the file, as JSON Lines.
+        seconds: interval between lines.
+
+    Raises:
+        StorageError: it cannot be opened or written.
+    """
+
+    def __init__(self, path: Path, seconds: float):
+        self._path = path
+        self._seconds = seconds
+
+    def __enter__(self) -> MetricsFile:
+        try:
+            self._stream = open(self._path, "ab")
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be opened: {error.strerror or error}") from error
+        self._start = self._written = time.monotonic()
+        return self
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another line."""
+        return time.monotonic() - self._written >= self._seconds
+
+    def write(self, figures: Mapping[str, Any]) -> None:
+        """Adds a line: the time, the seconds since the file was opened, and ``figures``."""
+        now = self._written = time.monotonic()
+        line = {"time": time.strftime(TIME_FORMAT), "seconds": round(now - self._start, 3), **figures}
+        try:
+            self._stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            self._stream.flush()
+        except OSError as error:
+            raise StorageError(f"{self._path}: could not be written: {error.strerror or error}") from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            self._stream.close()
+        except OSError:
+            if error is None:
+                raise
 
 
 def _notebook_display() -> Callable[..., Any] | None:

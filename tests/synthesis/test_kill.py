@@ -7,7 +7,9 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -38,19 +40,23 @@ def work(root: Path, tokenizer: Path) -> None:
     stage.run(config, StageContext("synthesis", root / "synthesis", 7, {DOCUMENTS: root / "corpus"}))
 
 
-def journalled(path: Path) -> list[str]:
-    """First words of the texts in a journal, read independently of the code under test; a torn tail is passed over."""
+def payloads(path: Path) -> Iterator[Any]:
+    """Payloads of a journal, read independently of the code under test; a torn tail is passed over."""
     data = path.read_bytes()
-    words, position = [], _JOURNAL_HEADER
+    position = _JOURNAL_HEADER
     while position + _RECORD_HEADER <= len(data):
         length = int.from_bytes(data[position + 4 : position + 8], "little")
         payload = data[position + _RECORD_HEADER : position + _RECORD_HEADER + length]
         if len(payload) < length:
             break
-        for chain in orjson.loads(payload)["chains"]:
-            words += [example["text"].split()[0] for example in chain["examples"]]
+        yield orjson.loads(payload)
         position += _RECORD_HEADER + length
-    return words
+
+
+def journalled(path: Path) -> list[str]:
+    """First words of the texts in a journal."""
+    chains = (chain for payload in payloads(path) for chain in payload["chains"])
+    return [example["text"].split()[0] for chain in chains for example in chain["examples"]]
 
 
 def finished(directory: Path) -> list[str]:

@@ -4,17 +4,14 @@ model while there is time to stop."""
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import orjson
-
-from megatron_ipt.errors import NoPairsError, StorageError
-from megatron_ipt.progress import Progress
+from megatron_ipt.errors import NoPairsError
+from megatron_ipt.progress import MetricsFile, Progress
 from megatron_ipt.synthesis.from_taxonomy.asking import ANSWERS, QUESTIONS, SESSIONS, SUBJECTS, TOO_LONG, Call
 from megatron_ipt.synthesis.from_taxonomy.growing import REFUSED
 from megatron_ipt.synthesis.from_taxonomy.journal import Reply
@@ -27,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 METRICS = "metrics"
 """Begins the names of the files of all processes."""
-TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 _PARSERS = {SUBJECTS: subjects_in, SESSIONS: sessions_in}
 _SAMPLE_CHARACTERS = 300
 _FEW_ANSWERS, _MOST_CUT_OFF = 20, 0.5
@@ -53,8 +49,7 @@ class Monitor:
         money: list[tuple[Ledger, PriceConfig]],
         give_up_after: int | None,
     ):
-        self._path = metrics
-        self._seconds = seconds
+        self._metrics = MetricsFile(metrics, seconds)
         self._bar = Progress("taxonomy", expected, "calls")
         self._outlooks = [Outlook(ledger, price) for ledger, price in money]
         self._give_up_after = give_up_after
@@ -64,12 +59,8 @@ class Monitor:
         self.counts: Counter[str] = Counter()
 
     def __enter__(self) -> Monitor:
-        try:
-            self._stream = open(self._path, "ab")
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be opened: {error.strerror or error}") from error
+        self._metrics.__enter__()
         self._bar.__enter__()
-        self._start = self._written = time.monotonic()
         return self
 
     def resumed(self, calls: int, useful: bool) -> None:
@@ -129,7 +120,6 @@ class Monitor:
     def tick(self) -> None:
         """Refreshes the bar and writes a line when one is due. Call a few times per second."""
         counts = self.counts
-        now = time.monotonic()
         done, left = counts["calls"], self._left
         if self._bar.total is not None and done > self._bar.total:
             # The model finds more subjects than expected.
@@ -140,8 +130,7 @@ class Monitor:
             shown |= outlook.shown(done, left)
         self._bar.advance(done - self._shown, **shown)
         self._shown = done
-        if now - self._written >= self._seconds:
-            self._written = now
+        if self._metrics.due:
             self._write()
 
     @property
@@ -149,29 +138,19 @@ class Monitor:
         return None if self._bar.total is None else max(0, self._bar.total - self.counts["calls"])
 
     def _write(self) -> None:
-        line = {
-            "time": time.strftime(TIME_FORMAT),
-            "seconds": round(time.monotonic() - self._start, 3),
-            **{name.replace(" ", "_"): count for name, count in self.counts.items()},
-        }
-        try:
-            self._stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-            self._stream.flush()
-        except OSError as error:
-            raise StorageError(f"{self._path}: could not be written: {error.strerror or error}") from error
+        self._metrics.write({name.replace(" ", "_"): count for name, count in self.counts.items()})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self._seconds = 0.0
             if error is None:
                 self.tick()
-            elif self.counts["calls"]:
+            if self.counts["calls"]:
                 self._write()
         finally:
             self._bar.__exit__()
-            self._stream.close()
+            self._metrics.__exit__(kind, error, traceback)
 
 
 def useless(what: str, samples: list[str]) -> NoPairsError:

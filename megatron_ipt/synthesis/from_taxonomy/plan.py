@@ -18,7 +18,7 @@ import orjson
 from megatron_ipt.files import iter_lines
 from megatron_ipt.inference.usage import Usage
 from megatron_ipt.manifest import ShardMarkers
-from megatron_ipt.progress import duration
+from megatron_ipt.progress import TIME_FORMAT, duration
 from megatron_ipt.stages.readable import compact
 from megatron_ipt.synthesis.from_taxonomy import counts as counting
 from megatron_ipt.synthesis.from_taxonomy.asking import (
@@ -34,7 +34,7 @@ from megatron_ipt.synthesis.from_taxonomy.asking import (
 )
 from megatron_ipt.synthesis.from_taxonomy.config import TaxonomyConfig
 from megatron_ipt.synthesis.from_taxonomy.journal import replies_in
-from megatron_ipt.synthesis.from_taxonomy.monitor import METRICS, TIME_FORMAT
+from megatron_ipt.synthesis.from_taxonomy.monitor import METRICS
 from megatron_ipt.synthesis.from_taxonomy.outline.prompts import (
     ANSWER,
     QUESTION,

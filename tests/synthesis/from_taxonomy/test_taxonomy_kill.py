@@ -17,9 +17,9 @@ from megatron_ipt.synthesis.from_taxonomy import stage
 from tests.synthesis.from_taxonomy.conftest import settings_of
 from tests.synthesis.from_taxonomy.teacher import SEED, TAXONOMY
 from tests.synthesis.from_taxonomy.test_taxonomy_stage import content
+from tests.synthesis.test_kill import payloads
 
 KILLS = 100
-_JOURNAL_HEADER, _RECORD_HEADER = 16, 16
 
 
 def work(root: Path, tokenizer: Path) -> None:
@@ -28,20 +28,6 @@ def work(root: Path, tokenizer: Path) -> None:
     engine = "tests.synthesis.from_taxonomy.teacher:SlowTeacher"
     config = settings_of(root / "crafts.yaml", tokenizer, engine=engine)
     stage.run(config, StageContext("taxonomy", root / "taxonomy", SEED))
-
-
-def journalled(path: Path) -> list[str]:
-    """Ids of the calls in a journal, read independently of the code under test; a torn tail is passed over."""
-    data = path.read_bytes()
-    ids, position = [], _JOURNAL_HEADER
-    while position + _RECORD_HEADER <= len(data):
-        length = int.from_bytes(data[position + 4 : position + 8], "little")
-        payload = data[position + _RECORD_HEADER : position + _RECORD_HEADER + length]
-        if len(payload) < length:
-            break
-        ids.append(orjson.loads(payload)["id"])
-        position += _RECORD_HEADER + length
-    return ids
 
 
 @pytest.mark.slow
@@ -104,7 +90,7 @@ def test_killed_a_hundred_times(tmp_path: Path, chat_tokenizer: Path) -> None:
             shutil.rmtree(directory)
             done = set()
         elif directory.exists():
-            done = {call for path in directory.glob("*.journal") for call in journalled(path)}
+            done = {call["id"] for path in directory.glob("*.journal") for call in payloads(path)}
             for path in directory.glob("*.done.json"):
                 tree = directory / "tree" / path.name.replace(".done.json", ".jsonl")
                 done |= {orjson.loads(line)["id"] for line in tree.read_bytes().splitlines()}

@@ -10,11 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import orjson
-
-from megatron_ipt.errors import StorageError
 from megatron_ipt.inference.engine import Engine
-from megatron_ipt.progress import Progress
+from megatron_ipt.progress import MetricsFile, Progress
 from megatron_ipt.synthesis.from_text.prompted.health import Answer, Finding, Health
 from megatron_ipt.synthesis.from_text.prompted.synthesizer import Outcome
 from megatron_ipt.synthesis.spending.outlook import Outlook
@@ -54,8 +51,7 @@ class Monitor:
     ):
         self._engine = engine
         self._outlook = outlook
-        self._path = metrics
-        self._seconds = seconds
+        self._metrics = MetricsFile(metrics, seconds)
         self._bar = Progress("synthesis", documents, "documents", done)
         self.health = health
         self._shown = 0
@@ -63,13 +59,9 @@ class Monitor:
         self.in_flight = 0
 
     def __enter__(self) -> Monitor:
-        try:
-            self._stream = open(self._path, "ab")
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be opened: {error.strerror or error}") from error
+        self._metrics.__enter__()
         self._bar.__enter__()
-        self._start = self._written = time.monotonic()
-        self._history = [(self._start, 0, 0)]
+        self._history = [(time.monotonic(), 0, 0)]
         return self
 
     def resumed(self, documents: int) -> None:
@@ -99,8 +91,8 @@ class Monitor:
                 self.counts["documents"] += "#" not in example.id
                 self.counts["pairs"] += len(example.pairs)
 
-    def tick(self) -> None:
-        """Refreshes the bar and writes a line when one is due. Call a few times per second."""
+    def tick(self, last: bool = False) -> None:
+        """Refreshes the bar and writes a line when one is due, or it is the last. Call a few times per second."""
         counts = self.counts
         now = time.monotonic()
         tokens = counts["prompt_tokens"] + counts["generated_tokens"]
@@ -123,8 +115,7 @@ class Monitor:
             **self._outlook.shown(documents, self._left),
         )
         self._shown = documents
-        if now - self._written >= self._seconds:
-            self._written = now
+        if last or self._metrics.due:
             self._write(rates)
 
     @property
@@ -136,31 +127,20 @@ class Monitor:
         counts = self.counts
         names = ("texts", "pairs", "requests", "prompt_tokens", "generated_tokens", "refused_texts")
         line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "seconds": round(time.monotonic() - self._start, 3),
             **{name: counts[name] for name in names},
             **rates,
             **self._engine.figures(),
             **self._outlook.figures(counts["documents"], self._left),
         }
-        try:
-            self._stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-            self._stream.flush()
-        except OSError as error:
-            raise StorageError(f"{self._path}: could not be written: {error.strerror or error}") from error
+        self._metrics.write(line)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
             if error is None:
-                self._seconds = 0.0
-                self.tick()
+                self.tick(last=True)
                 self._warn(self.health.at_end())
         finally:
             self._bar.__exit__()
-            try:
-                self._stream.close()
-            except OSError:
-                if error is None:
-                    raise
+            self._metrics.__exit__(kind, error, traceback)
