@@ -26,6 +26,7 @@ FLOW = (
     "models",
     "corpus",
     "inference",
+    "selection",
     "synthesis",
     "decontamination",
     "augment",
@@ -41,7 +42,9 @@ FLOW = (
 ABOVE = ("recipe", "pipeline", "api", "comparison", "cluster", "commands", "cli", "__main__")
 """What runs the rooms: each imports everything below it."""
 
-DATA_ROOMS = ("models", "corpus", "inference", "synthesis", "decontamination", "augment", "tokens", "tuning")
+DATA_ROOMS = (
+    "models", "corpus", "inference", "selection", "synthesis", "decontamination", "augment", "tokens", "tuning",
+)  # fmt: skip
 STARTS_LIGHT = (*SHARED_GROUND, *DATA_ROOMS, "recipe", "pipeline", "cluster", "commands", "cli")
 HEAVY = (
     "torch", "transformers", "megatron", "transformer_engine", "tensorrt_llm", "vllm", "openai", "lm_eval", "datasets",
