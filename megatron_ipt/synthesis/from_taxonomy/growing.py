@@ -34,11 +34,13 @@ from megatron_ipt.synthesis.from_taxonomy.outline.prompts import (
     SUBJECTS_AS_JSON,
     SYLLABUS,
     SYLLABUS_AS_JSON,
+    Prompts,
 )
 from megatron_ipt.synthesis.from_taxonomy.outline.repeats import repeats
-from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import Discipline, part_of, path_of
+from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import Discipline, part_of, path_of, same_name
 
 REFUSED, CUT_OFF, LOOP, EMPTY = "refused by the engine", "cut off", "in a loop", "empty"
+COPIED = "copied from the prompt"
 NO_JSON = "no usable JSON"
 NAMES_SESSION = "refers to a session by its number"
 _SIDE_BY_SIDE = 64
@@ -46,6 +48,7 @@ _SIDE_BY_SIDE = 64
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Outline = TypeVar("Outline", Subject, Session)
 Ask = Callable[[Call], Awaitable[Reply]]
 
 
@@ -110,6 +113,7 @@ class Grower:
 
     Args:
         config: section ``taxonomy``.
+        prompts: whose examples are no answers.
         seed: of the recipe.
         ask: answers a call.
         visitor: is shown the tree.
@@ -117,9 +121,17 @@ class Grower:
     """
 
     def __init__(
-        self, config: TaxonomyConfig, seed: int, ask: Ask, visitor: Visitor | None = None, together: int = _SIDE_BY_SIDE
+        self,
+        config: TaxonomyConfig,
+        prompts: Prompts,
+        seed: int,
+        ask: Ask,
+        visitor: Visitor | None = None,
+        together: int = _SIDE_BY_SIDE,
     ):
         self._config = config
+        self._subjects_shown = {same_name(item.name) for item in subjects_in(prompts.texts[SUBJECTS_AS_JSON].user)[0]}
+        self._sessions_shown = {same_name(item.name) for item in sessions_in(prompts.texts[SYLLABUS_AS_JSON].user)[0]}
         self._seed = seed
         self._ask = ask
         self._visitor = visitor or Visitor()
@@ -148,27 +160,29 @@ class Grower:
         if lost:
             return []
         call = Call(node_id, SUBJECTS, SUBJECTS_AS_JSON, values, (SUBJECTS_PROMPT, reply.text))
-        return await self._convert(call, "subjects", subjects_in, lambda subject: subject.name)
+        return await self._convert(call, "subjects", subjects_in, self._subjects_shown)
 
     async def _convert(
         self,
         call: Call,
         kind: str,
-        parse: Callable[[str], tuple[list[Result], Counter[str]]],
-        named: Callable[[Result], str],
-    ) -> list[Result]:
-        """What the first successful try of a conversion gives; empty if none is."""
+        parse: Callable[[str], tuple[list[Outline], Counter[str]]],
+        shown: set[str],
+    ) -> list[Outline]:
+        """What the first successful try of a conversion gives; empty if none is. Names that the prompt shows as an
+        example are copied from it."""
         unusable = Counter[str]()
         # Greedy tries are all the same.
         tries = self._config.tries if self._config.generation.temperature else 1
         for attempt in range(1, tries + 1):
             node_id = part_of(call.id, f"{kind} try {attempt}")
             reply = await self._ask(replace(call, id=node_id, attempt=attempt))
-            found, wrong = parse(reply.text)
-            unusable += wrong
+            read, wrong = parse(reply.text)
+            found = [item for item in read if same_name(item.name) not in shown]
+            unusable += wrong + Counter({COPIED: len(read) - len(found)})
             failed = "" if found else _unanswered(reply) or NO_JSON
             last = attempt == tries or bool(reply.unasked)
-            names = {"names": [named(item) for item in found]} if found else {}
+            names = {"names": [item.name for item in found]} if found else {}
             node = Node(node_id, kind, call.id, reply.text, names)
             self._visitor.node(replace(node, lost=failed) if last else replace(node, failed=failed))
             if found:
@@ -196,7 +210,7 @@ class Grower:
         if lost:
             return
         call = Call(syllabus_id, SESSIONS, SYLLABUS_AS_JSON, values, (SYLLABUS, syllabus.text), group=subject_id)
-        sessions = await self._convert(call, "sessions", sessions_in, lambda session: session.name)
+        sessions = await self._convert(call, "sessions", sessions_in, self._sessions_shown)
         if sessions:
             await self._pairs(discipline, subject, subject_id, {**values, "syllabus": syllabus.text.strip()}, sessions)
 

@@ -25,6 +25,7 @@ from megatron_ipt.synthesis.from_taxonomy.growing import Grower
 from megatron_ipt.synthesis.from_taxonomy.journal import CallJournal, Reply
 from megatron_ipt.synthesis.from_taxonomy.monitor import Monitor
 from megatron_ipt.synthesis.from_taxonomy.outline.parsing import subjects_in
+from megatron_ipt.synthesis.from_taxonomy.outline.prompts import Prompts
 from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import DisciplineTask
 from megatron_ipt.synthesis.from_taxonomy.writing import ROWS_FOLDER, TREE_FOLDER, write_discipline
 
@@ -43,6 +44,7 @@ class Runner:
 
     Args:
         config: section ``taxonomy``.
+        prompts: what is asked.
         seed: of the recipe.
         directory: folder of the stage.
         askers: of outlines and questions, and of answers; their engine may be the same. It is not entered.
@@ -52,12 +54,14 @@ class Runner:
     def __init__(
         self,
         config: TaxonomyConfig,
+        prompts: Prompts,
         seed: int,
         directory: Path,
         askers: tuple[Asker, Asker],
         identity: Callable[[DisciplineTask], int],
     ):
         self._config = config
+        self._prompts = prompts
         self._seed = seed
         self._directory = directory
         self._identity = identity
@@ -129,7 +133,7 @@ class Runner:
                 raise
 
         try:
-            await Grower(self._config, self._seed, ask).grow(task.discipline)
+            await Grower(self._config, self._prompts, self._seed, ask).grow(task.discipline)
         finally:
             for chain in chains.values():
                 self._askers[0].engine.release(chain)
@@ -150,7 +154,7 @@ class Runner:
         return reply
 
     async def _write(self, task: DisciplineTask, journal: CallJournal) -> dict[str, object]:
-        arguments = (self._config, self._seed, self._directory, task.discipline, task, journal)
+        arguments = (self._config, self._prompts, self._seed, self._directory, task.discipline, task, journal)
         writing = asyncio.get_running_loop().run_in_executor(None, write_discipline, *arguments)
         try:
             return await asyncio.shield(writing)

@@ -291,7 +291,9 @@ def _grow(config: TaxonomyConfig, context: StageContext, tasks: list[DisciplineT
                 config.give_up_after,
             )
         )
-        run_coroutine(Runner(config, context.seed, context.directory, askers, identity).run(tasks, monitor))
+        run_coroutine(
+            Runner(config, _prompts(config), context.seed, context.directory, askers, identity).run(tasks, monitor)
+        )
         for ledger, price in ledgers:
             logger.info("taxonomy: used so far: %s", usage_text(ledger.total(), price))
 

@@ -33,6 +33,7 @@ from megatron_ipt.synthesis.from_taxonomy.growing import (
 )
 from megatron_ipt.synthesis.from_taxonomy.journal import CallJournal, Reply
 from megatron_ipt.synthesis.from_taxonomy.outline.parsing import Subject
+from megatron_ipt.synthesis.from_taxonomy.outline.prompts import Prompts
 from megatron_ipt.synthesis.from_taxonomy.outline.taxonomy import REFUSED_CALLS, Discipline, path_of
 from megatron_ipt.synthesis.from_text.categories import classify
 from megatron_ipt.synthesis.pairs import Chain, Example, Pair
@@ -43,6 +44,7 @@ TREE_FOLDER, ROWS_FOLDER = "tree", "rows"
 
 def write_discipline(
     config: TaxonomyConfig,
+    prompts: Prompts,
     seed: int,
     directory: Path,
     discipline: Discipline,
@@ -73,7 +75,7 @@ def write_discipline(
             replies.append((call.level, reply))
             return reply
 
-        run_coroutine(Grower(config, seed, answered, writer, together=1).grow(discipline))
+        run_coroutine(Grower(config, prompts, seed, answered, writer, together=1).grow(discipline))
         writer.end()
     writer.counts["calls"] = calls_in(replies)
     writer.counts[REFUSED_CALLS] = sum(level.get("refused", 0) for level in writer.counts["calls"].values())

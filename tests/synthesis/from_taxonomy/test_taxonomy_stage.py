@@ -497,3 +497,21 @@ def test_settings_that_do_nothing_or_cannot_work(configure: Configure, overrides
     with pytest.raises(RecipeError) as error:
         configure(**overrides)
     assert any(line.strip().startswith(key) for line in str(error.value).splitlines()), str(error.value)
+
+
+class Copying(Recording):
+    """Converts to the examples of the prompt, and to one session of its own."""
+
+    def answer(self, request: Request) -> str:
+        if "Convert the sessions" in last_user_message(request.prompt.text):
+            return (
+                '{"session": "Title of the session", "concepts": ["first key concept"]}\n'
+                '{"session": "Own", "concepts": ["a"]}'
+            )
+        return super().answer(request)
+
+
+def test_examples_of_the_prompt_are_no_answers(configure: Configure, context: StageContext) -> None:
+    summary = stage.run(configure(engine=f"{HERE}:Copying"), context)
+    assert (summary["sessions"], summary["draws"]) == (6, 6)
+    assert summary["unusable_objects"] == {"copied from the prompt": 6}
