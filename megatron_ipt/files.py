@@ -252,6 +252,12 @@ class JsonlWriter:
         self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
         self.records += 1
 
+    def write_line(self, line: bytes) -> None:
+        """Writes a record that is JSON already, without its line ending."""
+        self._stream.write(line)
+        self._stream.write(b"\n")
+        self.records += 1
+
     def __enter__(self) -> JsonlWriter:
         return self
 

@@ -26,6 +26,7 @@ FLOW = (
     "models",
     "corpus",
     "inference",
+    "selection",
     "synthesis",
     "augment",
     "tokens",
@@ -40,7 +41,7 @@ FLOW = (
 ABOVE = ("recipe", "pipeline", "api", "comparison", "cluster", "commands", "cli", "__main__")
 """What runs the rooms: each imports everything below it."""
 
-DATA_ROOMS = ("models", "corpus", "inference", "synthesis", "augment", "tokens", "tuning")
+DATA_ROOMS = ("models", "corpus", "inference", "selection", "synthesis", "augment", "tokens", "tuning")
 STARTS_LIGHT = (*SHARED_GROUND, *DATA_ROOMS, "recipe", "pipeline", "cluster", "commands", "cli")
 HEAVY = (
     "torch", "transformers", "megatron", "transformer_engine", "tensorrt_llm", "vllm", "openai", "lm_eval", "datasets",
@@ -279,6 +280,7 @@ def stages() -> tuple[Described, ...]:
 ORDINARY = {
     "tokens": "a count, and what a model reads",
     "train": "a split, an extra, a kind of tokenizer",
+    "score": "what an engine does, and what it returns",
 }
 """Words that are also names or commands of stages: looked for only where a stage is meant."""
 
