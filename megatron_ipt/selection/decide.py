@@ -140,12 +140,14 @@ def _check_matched(config: SelectionConfig, matched: int, unmatched: int, rows: 
 
 
 def _check_values(config: SelectionConfig, values: Values) -> None:
-    known = values[~np.isnan(values)]
-    if not len(known):
+    known = len(values) - int(np.isnan(values).sum())
+    if not known:
         raise StageError("selection: not one document has a score")
-    if len(known) > 1 and known.min() == known.max():
+    # These skip NaN.
+    lowest, highest = np.fmin.reduce(values), np.fmax.reduce(values)
+    if known > 1 and lowest == highest:
         raise StageError(
-            f"selection: all {len(known):,} scores are {known[0]:g}, so they do not say which documents to keep; "
+            f"selection: all {known:,} scores are {lowest:g}, so they do not say which documents to keep; "
             "are teacher and reference the same model?"
         )
 

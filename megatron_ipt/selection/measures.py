@@ -18,30 +18,31 @@ from megatron_ipt.selection.order import Flags, Values, largest, spearman, unifo
 from megatron_ipt.selection.rows import REFUSED, Rows
 from megatron_ipt.selection.score_sets import RowSource, log_likelihoods
 
-BELOW_THE_CUT = "below the cut"
-NOTHING_TO_PREDICT = "nothing to predict"
-REFUSED_TO_SCORE = "refused by the engine"
-NOT_IN_FILE = "not in the file of scores"
+REASONS = ("", "below the cut", "nothing to predict", "refused by the engine", "not in the file of scores")
+"""Why a document is left out; empty for one that is kept."""
+_BELOW_THE_CUT, _NOTHING_TO_PREDICT, _REFUSED_TO_SCORE, _NOT_IN_FILE = range(1, len(REASONS))
 _SAMPLED = 200_000
+_STRETCH = 1 << 20
+"""Rows that are looked at together."""
 _BINS = 60
 _DECILES = 10
 _LENGTH_CORRELATION = 0.5
 _OVERLAP = "overlap with random"
 
 
-def reasons(sets: Iterable[Rows], values: Values, kept: Flags) -> npt.NDArray[np.object_]:
-    """Why each row of a shard is left out; empty for those that are kept.
+def reasons(sets: Iterable[Rows], values: Values, kept: Flags) -> npt.NDArray[np.uint8]:
+    """Why each row of a shard is left out, as places in :data:`REASONS`.
 
     Args:
         sets: its rows by scorer; none where there is no scorer.
     """
-    found = np.full(len(values), BELOW_THE_CUT, object)
+    found = np.full(len(values), _BELOW_THE_CUT, np.uint8)
     missing = np.isnan(values)
-    found[missing] = NOT_IN_FILE
+    found[missing] = _NOT_IN_FILE
     for rows in sets:
-        found[missing & (rows["tokens"] == 0)] = NOTHING_TO_PREDICT
-        found[missing & (rows["tokens"] == REFUSED)] = REFUSED_TO_SCORE
-    found[kept] = ""
+        found[missing & (rows["tokens"] == 0)] = _NOTHING_TO_PREDICT
+        found[missing & (rows["tokens"] == REFUSED)] = _REFUSED_TO_SCORE
+    found[kept] = 0
     return found
 
 
@@ -53,7 +54,7 @@ def measures(config: SelectionConfig, source: RowSource, decision: Decision, see
     by_domain: dict[str, list[int]] = {}
     by_source: dict[str, list[int]] = {}
     by_length = np.zeros((_DECILES, 2), np.int64)
-    left_out: dict[str, int] = {}
+    left_out = np.zeros(len(REASONS), np.int64)
     totals = {"tokens": 0, "bytes": 0, "kept_tokens": 0, "kept_bytes": 0}
     common = 0
     share = float(kept.sum()) / max(count, 1)
@@ -65,8 +66,7 @@ def measures(config: SelectionConfig, source: RowSource, decision: Decision, see
         by_length[:, 0] += np.bincount(decile, minlength=_DECILES)
         by_length[:, 1] += np.bincount(decile[own], minlength=_DECILES)
         why = reasons([each.rows for each in sets] if source.scorers else [], values[place], own)
-        for name, number in zip(*np.unique(why[~own].astype(str), return_counts=True)):
-            left_out[str(name)] = left_out.get(str(name), 0) + int(number)
+        left_out += np.bincount(why, minlength=len(REASONS))
         for name in ("tokens", "bytes"):
             column = np.maximum(rows[name], 0)
             totals[name] += int(column.sum(dtype=np.int64))
@@ -83,7 +83,7 @@ def measures(config: SelectionConfig, source: RowSource, decision: Decision, see
         "kept_total": decision.kept_total,
         **totals,
         "cut": decision.cut if config.rule != "random" else None,
-        "left_out": dict(sorted(left_out.items(), key=lambda item: (-item[1], item[0]))),
+        "left_out": {reason: int(number) for reason, number in zip(REASONS, left_out) if reason and number},
         "by_domain": _shares(by_domain),
         "by_source": _shares(by_source),
         "by_length": [
@@ -104,18 +104,25 @@ def measures(config: SelectionConfig, source: RowSource, decision: Decision, see
 def chosen_rows(decision: Decision, each: int) -> dict[str, list[int]]:
     """Places of up to ``each`` rows at the top, around the cut and at the bottom, in falling order of value."""
     values, kept = decision.values, decision.kept
-    known = np.flatnonzero(~np.isnan(values))
-    half = max(1, each // 2)
+    above = (each + 1) // 2
     groups = {
-        "top": _extreme(values, known, each),
-        "cut": _extreme(-values, np.flatnonzero(kept), each - half) + _extreme(values, known[~kept[known]], half),
-        "bottom": _extreme(-values, known, each),
+        "top": _extreme(values, 1, None, each),
+        "cut": _extreme(values, -1, kept, above) + _extreme(values, 1, ~kept, each - above),
+        "bottom": _extreme(values, -1, None, each),
     }
     return {name: sorted(rows, key=lambda row: (-values[row], row)) for name, rows in groups.items()}
 
 
-def _extreme(values: Values, rows: npt.NDArray[np.intp], count: int) -> list[int]:
-    found: list[int] = rows[largest(values[rows], count)].tolist()
+def _extreme(values: Values, sign: int, among: Flags | None, count: int) -> list[int]:
+    """Rows of the ``count`` largest of ``sign * values``, stretch by stretch, so that no second copy is made."""
+    rows = np.zeros(0, np.int64)
+    for first in range(0, len(values), _STRETCH):
+        eligible = ~np.isnan(values[first : first + _STRETCH])
+        if among is not None:
+            eligible &= among[first : first + _STRETCH]
+        rows = np.concatenate([rows, first + np.flatnonzero(eligible)])
+        rows = rows[largest(sign * values[rows], count)]
+    found: list[int] = rows.tolist()
     return found
 
 
@@ -185,8 +192,8 @@ def _histogram(values: Values, kept: Flags, sample: Values) -> dict[str, list[fl
     low, high = np.quantile(finite, (0.002, 0.998)) if len(finite) else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
     counts = np.zeros((2, _BINS), np.int64)
-    for first in range(0, len(values), _SAMPLED):
-        part, own = values[first : first + _SAMPLED], kept[first : first + _SAMPLED]
+    for first in range(0, len(values), _STRETCH):
+        part, own = values[first : first + _STRETCH], kept[first : first + _STRETCH]
         known = ~np.isnan(part)
         bins = np.clip(np.searchsorted(edges, part[known], side="right") - 1, 0, _BINS - 1)
         counts[0] += np.bincount(bins, minlength=_BINS)
