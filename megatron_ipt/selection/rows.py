@@ -63,7 +63,7 @@ def hash_of(document_id: str) -> int:
 
 def ids_digest(ids: npt.NDArray[np.uint64]) -> str:
     """What the ids of a shard are recognised by, in order."""
-    return xxhash.xxh3_128(np.ascontiguousarray(ids)).hexdigest()
+    return xxhash.xxh3_128(ids.tobytes()).hexdigest()
 
 
 def source_of(document_id: str) -> str:

@@ -158,13 +158,10 @@ def summary_of(config: ScoringConfig, context: StageContext) -> dict[str, Any]:
         if not done:
             continue
         total = {field: sum(record[field] for record in done) for field in _SUMMED}
-        identity = identity_of(name, scorer)
         scorers[name] = {
             "corpus_identity": corpus,
             "model": scorer.generation.model or scorer.engine,
             "engine": scorer.engine,
-            "model_fingerprint": identity["model"],
-            "tokenizer_fingerprint": identity["tokenizer"],
             **{field: done[0][field] for field in _SAME},
             **total,
             "seconds": math.fsum(record["seconds"] for record in done),
@@ -180,7 +177,7 @@ def summary_of(config: ScoringConfig, context: StageContext) -> dict[str, Any]:
 
 
 _SUMMED = ("rows", "scored", "refused", "tokens", "masked", "windows", "input_tokens")
-_SAME = ("seq_length", "mask", "dtype")
+_SAME = ("model_fingerprint", "tokenizer_fingerprint", "seq_length", "mask", "dtype")
 
 
 @dataclass
@@ -202,6 +199,7 @@ class _Scoring:
         tokenizer = engine.tokenizer
         bos = tokenizer.bos_id if self.scorer.prepend_bos else None
         self._framing = Framing(bos, tokenizer.eos_id, self.scorer.append_eod, self.scorer.eod_mask)
+        self._identity = identity_of(self.name, self.scorer)
         self._vocab_size = _vocabulary(Path(self.scorer.generation.model))
         if self.scorer.trained_on:
             self._forbidden = _ids_in(Path(self.scorer.trained_on), settings.key("trained_on"))
@@ -312,6 +310,8 @@ class _Scoring:
                 "ids": ids_digest(rows["id"]),
                 "domains": domains,
                 "sources": sources,
+                "model_fingerprint": self._identity["model"],
+                "tokenizer_fingerprint": self._identity["tokenizer"],
                 "seq_length": self._seq_length,
                 "mask": "eod inputs" if self.scorer.eod_mask else "none",
                 "dtype": str(getattr(own, "dtype", None) or getattr(own, "precision", None) or "as the engine decides"),
