@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from megatron_ipt.config import key
 from megatron_ipt.errors import did_you_mean
@@ -136,6 +136,12 @@ class SelectionConfig:
     domain_minimum: float = key(
         0.0, "Of every domain keep at least this share, its best documents first.", minimum=0, maximum=1
     )
+    compare_with: dict[str, str] = key(
+        {},
+        "Other scorers by the key they stand in for, e.g. {teacher: teacher_fp32}: the report says how many documents "
+        "would change sides. For another precision, another size of the teacher, another seed of the reference.",
+        affects_output=False,
+    )
     samples: int = key(20, "Texts at the top, at the cut and at the bottom to show.", minimum=1, affects_output=False)
     workers: int = key(1, "Processes that read and write documents.", minimum=1, affects_output=False)
 
@@ -158,6 +164,13 @@ class SelectionConfig:
             yield "reference", f"is {self.reference!r}, like the teacher; name another scorer"
         if self.share_of == "tokens" and (self.rule == "random" or self.scores):
             yield "share_of", "tokens are counted by a scorer, and this rule has none; use bytes or documents"
+        read = {"difference": ("teacher", "reference"), "top_k": ("scorer",), "gumbel": ("scorer",)}.get(self.rule, ())
+        for name in self.compare_with:
+            if name not in read or self.scores:
+                yield (
+                    f"compare_with.{name}",
+                    f"is not the key of a scorer that the rule reads; it reads {', '.join(read) or 'none'}",
+                )
         if self.domain_minimum > self.share:
             yield "domain_minimum", f"{self.domain_minimum:g} is more than share={self.share:g}"
 
@@ -166,6 +179,10 @@ class SelectionConfig:
         if self.rule == "difference":
             return (self.teacher, self.reference)
         return (self.scorer,) if self.scorer and self.rule in ("top_k", "gumbel") else ()
+
+    def compared(self) -> SelectionConfig | None:
+        """The same selection by the other scorers; None if there are none."""
+        return replace(self, **cast("dict[str, Any]", self.compare_with)) if self.compare_with else None
 
     def scores_file(self) -> Path | None:
         """The user's file of scores."""

@@ -93,6 +93,13 @@ def part(stage: StageRecord) -> Part:
             f"of what is kept; {percent(found['expected_overlap'])} by chance",
         )
     )
+    if compared := found.get("compared"):
+        others = ", ".join(f"{name} {scorer}" for name, scorer in compared["with"].items())
+        figures.append(
+            Figure(
+                "change sides", percent(compared["changed_sides"] / max(rows, 1)), f"of all documents, with {others}"
+            )
+        )
     return Part(
         title="Selection",
         step=Step(f"from {plural(rows, 'document')}", compact(kept), "documents kept", share),

@@ -93,4 +93,13 @@ def _decide(config: SelectionConfig, context: StageContext) -> tuple[RowSource, 
     if not len(source):
         raise InputError(f"selection: {corpus}: no training document")
     decision = decide(config, source, context.seed)
-    return source, decision, measures(config, source, decision, context.seed)
+    found = measures(config, source, decision, context.seed)
+    if (other := config.compared()) is not None:
+        others = decide(other, open_source(other, corpus, context.inputs.get(SCORES)), context.seed).kept
+        found["compared"] = {
+            "with": config.compare_with,
+            "kept_by_both": int((decision.kept & others).sum()),
+            "kept_by_other": int(others.sum()),
+            "changed_sides": int((decision.kept != others).sum()),
+        }
+    return source, decision, found

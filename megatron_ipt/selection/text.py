@@ -26,6 +26,9 @@ def _decision_lines(found: Mapping[str, Any]) -> Iterator[str]:
     if found["cut"] is not None:
         yield f"  lowest score kept: {found['cut']:.4f}"
     yield f"  a random draw of the same size would share {percent(found['overlap_with_random'])} of them"
+    if compared := found.get("compared"):
+        others = ", ".join(f"{name} {scorer}" for name, scorer in compared["with"].items())
+        yield f"  with {others}, {exact(compared['changed_sides'])} documents would change sides"
     for reason, count in found["left_out"].items():
         yield f"left out: {exact(count)} {reason}"
     for title, groups in (("by domain", found["by_domain"]), ("by source", found["by_source"])):

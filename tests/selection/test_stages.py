@@ -184,6 +184,10 @@ Change = dict[str, Any]
         ({"rule": "scores"}, r"selection\.scores: required"),
         ({"rule": "top_k", "scorer": "teacher", "scores": "x"}, r"selection\.scores: is set, but the rule is top_k"),
         ({"rule": "random", "share_of": "tokens"}, r"selection\.share_of: tokens are counted by a scorer"),
+        (
+            {"rule": "difference", "compare_with": {"scorer": "x"}},
+            r"compare_with\.scorer: is not .* reads teacher, ref",
+        ),
         ({"rule": "difference", "domain_minimum": 0.6}, r"selection\.domain_minimum: 0\.6 is more than share=0\.5"),
         ({"rule": "difference", "domain_shares": {"code": 0.5}}, r"domain_shares\.code: no training document has"),
         ({"rule": "difference", "share_of": "bytes", "share": 0.1}, "keeps no document: the first is larger"),
@@ -373,6 +377,26 @@ def test_a_dry_run_says_what_would_be_kept_and_writes_nothing(build: Build) -> N
     assert found["left_out"] == {"below the cut": 3}
     assert sum(decile["rows"] for decile in found["by_length"]) == 5
     assert "2 of 5 training documents would be kept" in decision_text(found)
+
+
+def test_documents_that_would_change_sides(build: Build) -> None:
+    from megatron_ipt.selection.report import part
+    from megatron_ipt.selection.text import decision_text
+
+    table = {"a": 0.4, "b": 0.2, "c": 0.1, "E": 0.3}
+    scorers = unigrams() | {"other": {"options": {"table": table}}}
+    recipe = build(FIVE, scorers, {"rule": "difference", "share": 0.6, "compare_with": {"teacher": "other"}})
+    folder = run(recipe)
+    stage = stage_of(recipe, "select")
+    # By hand, in ln 2: c costs 2 instead of 1 and E gains .585: (2/3, -.71, 1, .2, .585).
+    compared = read_json(folder / "selection" / "selection.json")["compared"]
+    assert compared == {
+        "with": {"teacher": "other"}, "kept_by_both": 2, "kept_by_other": 3, "changed_sides": 2,
+    }  # fmt: skip
+    found = run_action(stage, recipe, next(action for action in stage.actions if action.option == "--dry-run"))
+    assert "with teacher other, 2 documents would change sides" in decision_text(found)
+    shown = part(StageRecord(stage, folder / "selection", read_json(folder / "selection" / "manifest.json")))
+    assert "40.0%" in repr(shown.elements[0])
 
 
 def test_texts_at_the_top_at_the_cut_and_at_the_bottom(build: Build) -> None:
