@@ -52,8 +52,8 @@ def commands_of(overview):
 
 def test_help_tells_the_story_in_the_order_of_the_flow():
     assert commands_of(megatron_ipt("--help").stdout)[:14] == [
-        "run", "corpus", "score", "select", "taxonomy", "synthesize", "judge-pairs", "augment", "tokenize", "tuning-data",
-        "train", "export", "evaluate", "report",
+        "run", "corpus", "score", "select", "taxonomy", "synthesize", "judge-pairs", "augment", "tokenize",
+        "tuning-data", "train", "export", "evaluate", "report",
     ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ _BELOW_THE_CUT, _NOTHING_TO_PREDICT, _REFUSED_TO_SCORE, _NOT_IN_FILE = range(1, 
 _SAMPLED = 200_000
 _STRETCH = 1 << 20
 """Rows that are looked at together."""
-_BINS = 60
+_FEWEST_BINS, _MOST_BINS = 10, 60
 _DECILES = 10
 _LENGTH_CORRELATION = 0.5
 _OVERLAP = "overlap with random"
@@ -190,14 +190,15 @@ def _histogram(values: Values, kept: Flags, sample: Values) -> dict[str, list[fl
     """``{edges, rows, kept}``; the outermost bins also hold what lies beyond them."""
     finite = sample[np.isfinite(sample)]
     low, high = np.quantile(finite, (0.002, 0.998)) if len(finite) else (0.0, 1.0)
-    edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
-    counts = np.zeros((2, _BINS), np.int64)
+    bins = int(np.clip(2 * np.sqrt(len(values)), _FEWEST_BINS, _MOST_BINS))
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    counts = np.zeros((2, bins), np.int64)
     for first in range(0, len(values), _STRETCH):
         part, own = values[first : first + _STRETCH], kept[first : first + _STRETCH]
         known = ~np.isnan(part)
-        bins = np.clip(np.searchsorted(edges, part[known], side="right") - 1, 0, _BINS - 1)
-        counts[0] += np.bincount(bins, minlength=_BINS)
-        counts[1] += np.bincount(bins[own[known]], minlength=_BINS)
+        places = np.clip(np.searchsorted(edges, part[known], side="right") - 1, 0, bins - 1)
+        counts[0] += np.bincount(places, minlength=bins)
+        counts[1] += np.bincount(places[own[known]], minlength=bins)
     return {"edges": edges.tolist(), "rows": counts[0].tolist(), "kept": counts[1].tolist()}
 
 
