@@ -115,6 +115,11 @@ class SelectionConfig:
     teacher: str = key("teacher", "difference: the scorer whose opinion counts.")
     reference: str = key("reference", "difference: the scorer that it is compared with.")
     scorer: str = key("", "top_k, gumbel: the scorer. May be left out if there is only one.")
+    scored_in: str = key(
+        "",
+        "Folder of the stage scoring of another run over the same corpus, whose scores are used, e.g. "
+        "runs/miniplm/scoring. By default, those of this run.",
+    )
     scores: str = key(
         "",
         "scores, gumbel: file with a score for each document: JSON Lines of {id, score}, or .npy with the fields id "

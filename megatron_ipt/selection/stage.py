@@ -12,7 +12,7 @@ from typing import Any
 
 from megatron_ipt.errors import InputError, StageError
 from megatron_ipt.files import read_json, write_json
-from megatron_ipt.manifest import StageContext, fingerprint_file, read_manifest
+from megatron_ipt.manifest import StageContext, fingerprint_file, fingerprint_stage, read_manifest
 from megatron_ipt.selection.config import SelectionConfig
 from megatron_ipt.selection.decide import Decision, decide
 from megatron_ipt.selection.layout import write_corpus
@@ -82,20 +82,26 @@ def check(config: SelectionConfig) -> None:
 
 
 def fingerprints(config: SelectionConfig) -> list[dict[str, Any]]:
-    """Fingerprint of a user's file of scores."""
+    """Fingerprints of a user's file of scores, and of the scores of another run.
+
+    Raises:
+        StageError: that run has not finished scoring.
+    """
     path = config.scores_file()
-    return [] if path is None else [fingerprint_file(path)]
+    files = [] if path is None else [fingerprint_file(path)]
+    return [*files, *([fingerprint_stage(Path(config.scored_in))] if config.scored_in else [])]
 
 
 def _decide(config: SelectionConfig, context: StageContext) -> tuple[RowSource, Decision, dict[str, Any]]:
     corpus: Path = context.inputs[DOCUMENTS]
-    source = open_source(config, corpus, context.inputs.get(SCORES))
+    scoring = Path(config.scored_in) if config.scored_in else context.inputs.get(SCORES)
+    source = open_source(config, corpus, scoring)
     if not len(source):
         raise InputError(f"selection: {corpus}: no training document")
     decision = decide(config, source, context.seed)
     found = measures(config, source, decision, context.seed)
     if (other := config.compared()) is not None:
-        others = decide(other, open_source(other, corpus, context.inputs.get(SCORES)), context.seed).kept
+        others = decide(other, open_source(other, corpus, scoring), context.seed).kept
         found["compared"] = {
             "with": config.compare_with,
             "kept_by_both": int((decision.kept & others).sum()),

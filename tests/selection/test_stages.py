@@ -241,6 +241,18 @@ def test_scores_of_another_corpus_are_refused(build: Build) -> None:
         run(recipe)
 
 
+def test_scores_of_another_run_over_the_same_corpus(build: Build, tmp_path: Path) -> None:
+    folder = run(build(FIVE, unigrams(), DIFFERENCE))
+    scored_in = DIFFERENCE | {"scored_in": str(folder / "scoring")}
+    again = run(build(FIVE, {}, scored_in, output_dir=str(tmp_path / "again")))
+    assert not (again / "scoring").exists()
+    assert files_of(again / "selection") == files_of(folder / "selection")
+    with pytest.raises(StageError, match="the scores of teacher are of another corpus"):
+        run(build(FIVE[::-1], {}, scored_in, output_dir=str(tmp_path / "other")))
+    with pytest.raises(StageError, match="nowhere: this stage is not complete"):
+        run(build(FIVE, {}, DIFFERENCE | {"scored_in": str(tmp_path / "nowhere")}, output_dir=str(tmp_path / "none")))
+
+
 def test_a_missing_shard_is_named(build: Build) -> None:
     recipe = build(FIVE, unigrams(), DIFFERENCE)
     folder = scored(recipe)
