@@ -110,7 +110,8 @@ def _stage_command(stage: Stage) -> click.Command:
     for decorate in (*options, overrides_argument, recipe_argument):
         command = decorate(command)
     if stage.unit_option:
-        help = f"Do only the one of the {stage.unit} with this name; then run once without it to finish the stage."
+        among = stage.unit_group or stage.unit
+        help = f"Do only the one of the {among} with this name; then run once without it to finish the stage."
         command = click.option(stage.unit_option, "unit", metavar="NAME", help=help)(command)
     if stage.shardable:
         command = shard_option(command)

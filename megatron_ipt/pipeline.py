@@ -114,13 +114,14 @@ def run_one(
     parts = {option: value for option, value in share.items() if value is not None}
     if parts:
         _check_divisible(stage)
-        if len(parts) > 1:
+        if len(parts) > 1 and not stage.unit_group:
             raise RecipeError(f"{' and '.join(parts)}: one at a time")
         if overwrite:
             raise RecipeError(
                 f"--overwrite with {next(iter(parts))}: processes would discard each other's work; overwrite first"
             )
-        options |= {"shard": shard} if unit is None else {"unit": unit}
+        options |= {"shard": shard} if shard is not None else {}
+        options |= {"unit": unit} if unit is not None else {}
     context = job.context
     ran = run_stage(
         context, job.settings, job.inputs, lambda: code(job.section, context, **options), overwrite,

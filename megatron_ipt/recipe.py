@@ -32,6 +32,8 @@ from megatron_ipt.extensions import load_extensions
 from megatron_ipt.files import COMPRESSIONS, atomic_open
 from megatron_ipt.report import description as report
 from megatron_ipt.report.config import ReportConfig
+from megatron_ipt.selection import description as selection
+from megatron_ipt.selection.config import ScoringConfig, SelectionConfig
 from megatron_ipt.stages import Stage, all_stages, register, stages_of_sections
 from megatron_ipt.synthesis import description as synthesis
 from megatron_ipt.synthesis.config import SynthesisConfig
@@ -46,6 +48,8 @@ from megatron_ipt.tuning.config import TuningConfig
 
 BUILT_IN = (
     corpus.STAGE,
+    selection.SCORING,
+    selection.SELECTION,
     taxonomy.STAGE,
     synthesis.STAGE,
     evaluation.JUDGE,
@@ -77,6 +81,8 @@ class Recipe:
         affects_output=False,
     )
     corpus: CorpusConfig = key(CorpusConfig, "Raw documents.")
+    scoring: ScoringConfig = key(ScoringConfig, "What models think of the documents.")
+    selection: SelectionConfig = key(SelectionConfig, "Documents that are worth keeping.")
     taxonomy: TaxonomyConfig = key(TaxonomyConfig, "Instruction–response pairs from a taxonomy, instead of a corpus.")
     synthesis: SynthesisConfig = key(SynthesisConfig, "Instruction–response pairs.")
     judge: JudgeConfig = key(JudgeConfig, "Quality of the pairs, for the report.")

@@ -51,8 +51,9 @@ def commands_of(overview):
 
 
 def test_help_tells_the_story_in_the_order_of_the_flow():
-    assert commands_of(megatron_ipt("--help").stdout)[:13] == [
-        "run", "corpus", "taxonomy", "synthesize", "judge-pairs", "decontaminate-data", "augment", "tokenize",
+    assert commands_of(megatron_ipt("--help").stdout)[:15] == [
+        "run", "corpus", "score", "select", "taxonomy", "synthesize", "judge-pairs", "decontaminate-data", "augment",
+        "tokenize",
         "tuning-data", "train", "export", "evaluate", "report",
     ]  # fmt: skip
 

@@ -85,6 +85,8 @@ HOW = (
     How(r"examples/nemo/(megatron_bridge|nemo2)", "parse", "needs GPUs and the framework"),
     How(r"\bRECIPE\b|name=closed_circle", "parse", "the reader's own recipe; a run of minutes before it"),
     How(r"examples/udit", "run", "its pairs; the quickstart trains the same model", "--until augment"),
+    How(r"examples/miniplm_reference", "run", "a reference that has hardly begun", "training.steps=2"),
+    How(r"run examples/miniplm\.yaml($| name=)", "run", "the selection; the quickstart trains alike", "--until tokens"),
     How(r"examples/synthesizer_tiny", "run", "the data of it; tests/tuning trains", "--until tuning"),
     How(r"submit .*--dry-run", "run", "checked by Slurm as well where there is one"),
     How(r" submit ", "parse", "needs Slurm; tests/cluster submits to a real one"),

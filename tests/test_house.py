@@ -283,6 +283,7 @@ def stages() -> tuple[Described, ...]:
 ORDINARY = {
     "tokens": "a count, and what a model reads",
     "train": "a split, an extra, a kind of tokenizer",
+    "score": "what an engine does, and what it returns",
 }
 """Words that are also names or commands of stages: looked for only where a stage is meant."""
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from megatron_ipt.config import key
 from megatron_ipt.corpus.options import ReadOptions
+from megatron_ipt.seeding import unit_interval
 
 
 @dataclass
@@ -56,6 +57,13 @@ class CorpusConfig:
         minimum=0,
         maximum=1,
     )
+    slice: list[float] = key(
+        [0.0, 1.0],
+        "Read only documents whose hash lies in this stretch of 0 to 1, e.g. [0, 0.05], to train a model on a part of "
+        "the text that another run must not see: that one reads [0.05, 1], with the same seed.",
+        minimum=0,
+        maximum=1,
+    )
     valid_share: float = key(0.02, "Share of documents, by hash of their id, held out for validation.", minimum=0)
     test_share: float = key(0.0, "Share of documents, by hash of their id, held out for a final test.", minimum=0)
     shard_documents: int = key(20_000, "Documents per shard: the unit of later work and of resume.", minimum=1)
@@ -67,7 +75,13 @@ class CorpusConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.valid_share + self.test_share >= 1:
             yield "valid_share", "valid_share and test_share together leave nothing to train on"
+        if len(self.slice) != 2 or not self.slice[0] < self.slice[1]:
+            yield "slice", f"{self.slice} is not a stretch; give its beginning and its end, e.g. [0.05, 1]"
         yield from problems_of_domains(self.domains)
+
+    def in_slice(self, document_id: str, seed: int) -> bool:
+        """Whether a document lies in the slice that is read."""
+        return self.slice == [0, 1] or self.slice[0] <= unit_interval(seed, "slice", document_id) < self.slice[1]
 
     def options(self) -> ReadOptions:
         """The options of the reader."""

@@ -42,7 +42,8 @@ def _size(config: CorpusConfig, planning: Planning) -> tuple[Documents, str]:
     elif (
         size := bytes_of_text(lambda: [file.path for file in input_files(config.inputs, config.options())])
     ) is not None:
-        documents, source = size / CHARACTERS_PER_TOKEN / length, "size of corpus.inputs"
+        documents = size / CHARACTERS_PER_TOKEN / length * (config.slice[1] - config.slice[0])
+        source = "size of corpus.inputs"
     else:
         beginning = planning.begin("corpus.inputs is not here")
         documents, source = beginning.documents, beginning.source

@@ -62,6 +62,9 @@ def run(config: CorpusConfig, context: StageContext) -> dict[str, Any]:
         bar = stack.enter_context(Progress("corpus"))
         reader = DocumentReader(files, options, rejects)
         for document in reader:
+            if not config.in_slice(document.id, context.seed):
+                counts["outside_slice"] += 1
+                continue
             document.split = split_of(document.id, context.seed, config.valid_share, config.test_share)
             lane = "synthesis" if unit_interval(context.seed, "lane", document.id) < config.synthesis_share else "raw"
             writers[lane].write(document)
@@ -71,6 +74,10 @@ def run(config: CorpusConfig, context: StageContext) -> dict[str, Any]:
             splits[document.split] += 1
             domains.add(document.domain, 1, len(document.text))
             bar.advance(1, file=f"{reader.place}/{len(files)}", rejected=rejects.count)
+        if not counts["documents"] and counts["outside_slice"]:
+            raise InputError(
+                f"corpus.slice: {config.slice}: all {counts['outside_slice']:,} documents lie outside of it"
+            )
         if not counts["documents"]:
             raise InputError(f"corpus.inputs: no document in {', '.join(config.inputs)}: every file is empty")
         _check_splits(config, splits)

@@ -1,1 +1,1 @@
-"""Which documents are worth training on: scores by any model, and rules that keep some of them."""
+"""Chooses the documents that are worth keeping: scores by any model, then a rule that keeps a share of them."""

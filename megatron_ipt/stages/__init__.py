@@ -24,6 +24,8 @@ DOCUMENTS = "documents"
 """A corpus: shards of documents in ``synthesis/`` (to get pairs) and ``raw/`` (to stay as they are)."""
 CHAINS = "chains"
 """Shards of texts with their pairs."""
+SCORES = "scores"
+"""What models think of each training document of a corpus, shard by shard."""
 AUGMENTED = "augmented documents"
 """Shards of documents made from texts and pairs in ``augmented/``, and of documents without pairs in ``plain/``."""
 TOKENS = "token data"
@@ -161,6 +163,8 @@ class Stage:
         unit_option: option of its command that does a single unit, e.g. ``--discipline``; ``code`` then takes its name
             as ``unit``. Empty for none.
         example: recipe for the help of its command.
+        unit_group: where that option names a group of units, what groups are called, in the plural. ``--shard`` then
+            divides the group.
         completes: what the run that follows all shares adds, for people.
         extra: of the package that installs what the stage needs.
         libraries: packages of that extra, to be looked for before the stage is imported.
@@ -193,6 +197,7 @@ class Stage:
     unit: str = "shards"
     unit_option: str = ""
     example: str = "examples/quickstart.yaml"
+    unit_group: str = ""
     completes: str = "counts and manifest"
     extra: str = ""
     libraries: tuple[str, ...] = ()

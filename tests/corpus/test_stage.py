@@ -7,9 +7,10 @@ import pytest
 from megatron_ipt.corpus.config import CorpusConfig
 from megatron_ipt.corpus.documents import split_of
 from megatron_ipt.corpus.stage import run
-from megatron_ipt.errors import InputError
+from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.files import list_shards, read_jsonl
 from megatron_ipt.manifest import StageContext
+from megatron_ipt.recipe import recipe_from
 
 
 @pytest.fixture
@@ -113,3 +114,9 @@ def test_real_text(test_data, tmp_path):
     counts = run(CorpusConfig(inputs=[str(test_data / "wikitext2.valid.txt")]), context)
     assert counts["documents"] == 60
     assert documents(context.directory / "synthesis")[0]["title"] == "Homarus gammarus"
+
+
+@pytest.mark.parametrize("slice_", [[0.5], [0.5, 0.5], [1.0, 0.0], [0.0, 0.5, 1.0]])
+def test_a_slice_is_a_stretch(slice_):
+    with pytest.raises(RecipeError, match=r"corpus\.slice: .* is not a stretch"):
+        recipe_from({"corpus": {"inputs": ["x"], "slice": slice_}})

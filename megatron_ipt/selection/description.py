@@ -1,0 +1,54 @@
+"""Descriptions of the stages ``scoring`` and ``selection``."""
+
+from megatron_ipt.selection.config import ScoringConfig, SelectionConfig
+from megatron_ipt.stages import DOCUMENTS, SCORES, Action, Resources, Stage
+
+SCORING = Stage(
+    name="scoring",
+    command="score",
+    help="Score the training documents with one or more models.",
+    report="megatron_ipt.selection.report:scoring_part",
+    config=ScoringConfig,
+    code="megatron_ipt.selection.score:run",
+    reads=(DOCUMENTS,),
+    makes=(SCORES,),
+    files="megatron_ipt.selection.identity:fingerprints",
+    check="megatron_ipt.selection.score:check",
+    units="megatron_ipt.selection.score:units",
+    unit_option="--scorer",
+    unit_group="scorers",
+    resources=Resources(gpus="task", gpus_per_task="megatron_ipt.selection.score:gpus_per_task"),
+    cost="megatron_ipt.selection.cost:scoring_cost",
+    shows=("rows", "tokens", "unscored"),
+)
+
+SELECTION = Stage(
+    name="selection",
+    command="select",
+    help="Keep the documents with the best scores.",
+    report="megatron_ipt.selection.report:part",
+    config=SelectionConfig,
+    code="megatron_ipt.selection.stage:run",
+    reads=(DOCUMENTS,),
+    reads_if_made=(SCORES,),
+    makes=(DOCUMENTS,),
+    files="megatron_ipt.selection.stage:fingerprints",
+    check="megatron_ipt.selection.stage:check",
+    resources=Resources(cores="workers", time="04:00:00"),
+    cost="megatron_ipt.selection.cost:cost",
+    actions=(
+        Action(
+            "--dry-run",
+            "Show what would be kept by domain, source and length. Nothing is written.",
+            "megatron_ipt.selection.stage:dry_run",
+            render="megatron_ipt.selection.text:decision_text",
+        ),
+        Action(
+            "--show",
+            "Show texts at the top, at the cut and at the bottom of a finished selection, with their scores.",
+            "megatron_ipt.selection.stage:show",
+            render="megatron_ipt.selection.text:samples_text",
+        ),
+    ),
+    shows=("kept", "left_out_documents", "kept_tokens", "documents", "synthesis_documents", "raw_documents"),
+)

@@ -1,0 +1,81 @@
+"""What the scores of a scorer depend on besides the documents: its model, its tokenizer and its settings.
+
+Scores of different models must never be mixed. Files are compared by size and a sampled hash, so that a checkpoint of
+terabytes costs seconds; a model behind a server is known by its name alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from megatron_ipt.config import as_dict
+from megatron_ipt.extensions import own_file
+from megatron_ipt.inference.settings import EngineSettings
+from megatron_ipt.inference.tokenizer import find_tokenizer
+from megatron_ipt.manifest import fingerprint_code, fingerprint_file
+from megatron_ipt.selection.config import ScorerConfig, ScoringConfig
+
+_ENGINE_SECTIONS = ("transformers", "megatron", "openai", "tensorrt_llm")
+
+
+def settings_of(name: str, scorer: ScorerConfig) -> EngineSettings:
+    """Settings of the engine of a scorer."""
+    return EngineSettings.of(scorer, f"scoring.scorers.{name}", scoring=True)
+
+
+def fingerprints(config: ScoringConfig) -> list[dict[str, Any]]:
+    """One entry for each scorer, and the code of custom engines.
+
+    A scorer that was added since makes a finished stage incomplete, not different.
+
+    Raises:
+        InputError: a tokenizer or a file of a model is not where the recipe says.
+    """
+    entries = [identity_of(name, scorer) | {"adds": True} for name, scorer in config.scorers.items()]
+    files = dict.fromkeys(own_file(scorer.engine) for scorer in config.scorers.values())
+    return [*entries, *(entry for file in files for entry in fingerprint_code(file))]
+
+
+def identity_of(name: str, scorer: ScorerConfig) -> dict[str, Any]:
+    """``{path, model, tokenizer, settings}``: hashes of the model, of its tokenizer and of the keys that matter."""
+    settings = settings_of(name, scorer)
+    keys = as_dict(scorer, only_output=True)
+    for section in _ENGINE_SECTIONS:
+        if section != scorer.engine:
+            del keys[section]
+    return {
+        "path": settings.prefix,
+        "model": model_fingerprint(scorer.generation.model),
+        "tokenizer": tokenizer_fingerprint(settings),
+        "settings": _hash(keys),
+    }
+
+
+def tokenizer_fingerprint(settings: EngineSettings) -> str:
+    """Hash of the tokenizer's file; empty where there is none."""
+    if not settings.tokenizer:
+        return ""
+    return str(fingerprint_file(find_tokenizer(settings.tokenizer, settings.key("generation.tokenizer")))["xxh128"])
+
+
+def model_fingerprint(model: str) -> str:
+    """Hash of the files of a model in a folder; the name of one that is elsewhere."""
+    folder = Path(model)
+    if not model or not folder.exists():
+        return model
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [(str(path.relative_to(folder)), _content(path)) for path in files]
+    return _hash(found)
+
+
+def _content(path: Path) -> list[Any]:
+    printed = fingerprint_file(path)
+    return [printed["bytes"], printed["xxh128"]]
+
+
+def _hash(value: Any) -> str:
+    return hashlib.blake2b(orjson.dumps(value, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
