@@ -11,7 +11,8 @@ from megatron_ipt.files import atomic_open
 
 _COLORS = ("#59626d", "#0b7a6f", "#b4540a", "#7a3fb0", "#b01f5c", "#4d6b12")
 """The baseline is grey."""
-_PANEL_INCHES = (3.1, 3.4)
+_PANEL_INCHES, _INCHES_PER_ARM = (3.1, 3.4), 0.72
+_PANELS_IN_A_ROW = 3
 
 
 def save(title: str, rows: Mapping[str, Sequence[Mapping[str, float]]], paths: Sequence[Path]) -> None:
@@ -25,12 +26,18 @@ def save(title: str, rows: Mapping[str, Sequence[Mapping[str, float]]], paths: S
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({"font.size": 9, "svg.hashsalt": title, "svg.fonttype": "none"})
-        width, height = _PANEL_INCHES
-        figure = Figure((width * len(measures), height), layout="constrained", facecolor="white")
+        width, height = max(_PANEL_INCHES[0], _INCHES_PER_ARM * (len(rows) + 1)), _PANEL_INCHES[1]
+        # As many in each row, as far as they go: four panels are two and two.
+        lines = -(-len(measures) // _PANELS_IN_A_ROW)
+        columns = -(-len(measures) // lines)
+        figure = Figure((width * columns, height * lines), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=11)
-        for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures):
+        panels = figure.subplots(lines, columns, squeeze=False).flat
+        for axes, measure in zip(panels, measures):
             _draw(axes, measure, table[measure.key], rows)
+        for axes in panels:
+            axes.set_visible(False)
         for path in paths:
             date = {"Date": None} if path.suffix == ".svg" else {}
             with atomic_open(path) as stream:
@@ -50,12 +57,11 @@ def _draw(
         for number, value in enumerate(cell.values):
             shift = 0.12 * (number - (len(cell.values) - 1) / 2)
             axes.plot(position + shift, scale * value, "o", markersize=4, color=color, alpha=0.55)
-        # Away from the line of chance, which may cross the marker.
-        text, offset = (f"{scale * cell.mean:.1f}", (0, -22)) if measure.percent else (f"{cell.mean:.3f}", (32, 0))
+        text = f"{scale * cell.mean:.1f}" if measure.percent else f"{cell.mean:.3f}"
+        top = scale * max(*cell.values, cell.mean + cell.deviation)
         axes.annotate(
-            text, (position, scale * cell.mean), xytext=offset, textcoords="offset points", ha="center", va="center",
-            fontsize=8,
-        )  # fmt: skip
+            text, (position, top), xytext=(0, 9), textcoords="offset points", ha="center", va="center", fontsize=8
+        )
     if measure.reference:
         level = scale * next(iter(rows.values()))[0][measure.reference]
         axes.axhline(level, color=_COLORS[0], linewidth=1, linestyle=(0, (4, 3)))
@@ -69,10 +75,10 @@ def _draw(
     if measure.percent:
         # Starts at zero: a scale fitted to the spread would exaggerate small differences.
         highest = max(100 * value for cell in arms.values() for value in cell.values)
-        axes.set_ylim(0, min(100, 1.5 * max(highest, level if measure.reference else 0)))
+        axes.set_ylim(0, min(112, 1.5 * max(highest, level if measure.reference else 0)))
     axes.set_xticks(range(len(arms)), list(arms))
     axes.set_xlim(-0.5, len(arms) - 0.2)
-    axes.margins(y=0.15)
+    axes.margins(y=0.2)
     axes.grid(axis="y", linewidth=0.5, alpha=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
