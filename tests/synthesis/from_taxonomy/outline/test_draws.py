@@ -51,10 +51,10 @@ def test_no_draw_comes_twice_and_all_are_allowed(
 ) -> None:
     singles, doubles = possible(sessions)
     if rejecting:
-        number = min(number, (singles if two_share < 1 else 0) + (doubles if two_share > 0 else 0), 20)
-        if number * 4 > singles + doubles:
-            number = 0
-        found = draws._rejecting(sessions, number, two_share, random.Random(3))
+        # As it is called: with a share of 0 where nothing can be drawn from two sessions, and for few of many draws.
+        share = two_share if doubles else 0.0
+        number = min(number, draws.reachable(sessions, share) // 4, 20)
+        found = draws._rejecting(sessions, number, share, random.Random(3))
     else:
         found = draw(sessions, number, two_share, random.Random(3))
     assert len(set(found)) == len(found) <= number
