@@ -7,6 +7,7 @@ as many requests are in flight as keep the engine busy.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -105,6 +106,17 @@ async def beside(main: Coroutine[Any, Any, Result], *periodic: tuple[float, Call
         if isinstance(result, Exception):
             raise result
     return work.result()
+
+
+async def in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
+    """``work(*arguments)`` in a thread, which cannot be cancelled: this ends when it does, whoever cancels it."""
+    running = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
+    try:
+        return await asyncio.shield(running)
+    finally:
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
 
 
 def run_coroutine(work: Coroutine[Any, Any, Result]) -> Result:

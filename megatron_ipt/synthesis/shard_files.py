@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ REJECTS_FOLDER = "rejects"
 
 
 @dataclass(frozen=True)
-class ShardFiles:
+class ShardFiles(ABC):
     """Files in the folder of the stage; ``name`` is that of the output."""
 
     name: str
@@ -43,9 +44,9 @@ class ShardFiles:
             for leftover in folder.glob(f".{self.stem}.*.tmp"):
                 leftover.unlink(missing_ok=True)
 
+    @abstractmethod
     def refused(self, directory: Path) -> int:
         """How much the engine refused in the finished shard; 0 while it is unfinished."""
-        raise NotImplementedError
 
     def remove_journal(self, directory: Path) -> None:
         """Removes the journal of the finished shard, unless it is needed to ask again about what was refused."""

@@ -7,7 +7,6 @@ list of subjects, others ask their questions. The moment a reply is there, it is
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import math
@@ -16,7 +15,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from megatron_ipt.errors import StageError, UserError
-from megatron_ipt.inference.run import beside, in_order
+from megatron_ipt.inference.run import beside, in_order, in_thread
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.synthesis.from_taxonomy.asking import LEVELS, SUBJECTS, Asker, Call, of_answers
 from megatron_ipt.synthesis.from_taxonomy.config import TaxonomyConfig
@@ -154,15 +153,10 @@ class Runner:
         return reply
 
     async def _write(self, task: DisciplineTask, journal: CallJournal) -> dict[str, object]:
-        arguments = (self._config, self._prompts, self._seed, self._directory, task.discipline, task, journal)
-        writing = asyncio.get_running_loop().run_in_executor(None, write_discipline, *arguments)
-        try:
-            return await asyncio.shield(writing)
-        finally:
-            # A thread cannot be cancelled, so lock and journal are held until it is done, however often it is tried.
-            while not writing.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([writing])
+        # Lock and journal are held until it is done.
+        return await in_thread(
+            write_discipline, self._config, self._prompts, self._seed, self._directory, task.discipline, task, journal
+        )
 
     def _check_refused(self, why: str) -> None:
         calls, refused = self._monitor.counts["calls"], self._monitor.counts["refused"]

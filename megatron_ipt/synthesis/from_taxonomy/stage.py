@@ -145,7 +145,7 @@ def reopen_refused(
 
 def show_plan(config: TaxonomyConfig, context: StageContext) -> dict[str, Any]:
     """What the whole taxonomy takes, and what is left of it; see :func:`.plan.plan`."""
-    result = _plan(config, context)
+    result = _plan(config, context, makers_of(config))
     if context.directory.is_dir():
         write_json(context.directory / "plan.json", result)
     return result
@@ -155,8 +155,8 @@ def _own(tasks: list[DisciplineTask], shard: tuple[int, int] | None, unit: str |
     return [task_named(tasks, unit)] if unit is not None else share_of(tasks, shard)
 
 
-def _plan(config: TaxonomyConfig, context: StageContext) -> dict[str, Any]:
-    return plan(config, context.directory, tasks_of(config, context), makers_of(config), _spent(config, context))
+def _plan(config: TaxonomyConfig, context: StageContext, makers: tuple[PromptMaker, PromptMaker]) -> dict[str, Any]:
+    return plan(config, context.directory, tasks_of(config, context), makers, _spent(config, context))
 
 
 def tasks_of(config: TaxonomyConfig, context: StageContext) -> list[DisciplineTask]:
@@ -266,10 +266,10 @@ def _row(record: dict[str, Any]) -> dict[str, int]:
 
 
 def _grow(config: TaxonomyConfig, context: StageContext, tasks: list[DisciplineTask], metrics: str) -> None:
-    result = _plan(config, context)
+    makers = makers_of(config)
+    result = _plan(config, context, makers)
     logger.info("taxonomy: %s", plan_text(result).splitlines()[0])
     engines = [open_engine(settings) for settings in _settings(config)]
-    makers = makers_of(config)
     identity = _identity(config, context)
     with ExitStack() as stack:
         ledgers = [

@@ -18,7 +18,7 @@ from typing import Any
 
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.inference.engine import Engine
-from megatron_ipt.inference.run import beside
+from megatron_ipt.inference.run import beside, in_thread
 from megatron_ipt.inference.segments import check_tokens
 from megatron_ipt.manifest import ShardMarkers
 from megatron_ipt.synthesis.config import SynthesisConfig
@@ -173,12 +173,9 @@ class Runner:
             self._start(self._finish(job))
 
     async def _finish(self, job: ShardJob) -> None:
-        writing = asyncio.get_running_loop().run_in_executor(None, job.finish)
         try:
-            await asyncio.shield(writing)
+            await in_thread(job.finish)
         finally:
-            # A thread cannot be cancelled, so the lock is held until it is done.
-            await asyncio.wait([writing])
             job.close()
 
     def _close_all(self) -> None:
