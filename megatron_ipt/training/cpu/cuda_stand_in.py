@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,6 +66,8 @@ def install() -> None:
     if _installed or torch.cuda.is_available():
         return
     _installed = True
+    # Rules for forward-mode derivatives are compiled on import, from torch's own functions.
+    importlib.import_module("torch._decomp.decompositions_for_jvp")
     torch.compile = _identity_decorator
     _stand_in_for_device()
     _stand_in_for_random_state()

@@ -12,8 +12,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -69,15 +67,19 @@ class LocalLauncher:
             job = reports.folder / "job.json"
             Job(config, context, reports.folder).write(job)
             logger.info("training: starting %s", counted(ranks, "rank"))
-            process = subprocess.Popen(
-                local.command(ranks, _WORKER, job), env=local.environment(ranks), start_new_session=True
-            )
             # Torchrun ends its ranks when asked to; a single rank only notes that it was asked again.
-            with _forwarding(process, reports, signal.SIGTERM if ranks > 1 else signal.SIGKILL) as received:
+            forwarding = _Forwarding(reports, signal.SIGTERM if ranks > 1 else signal.SIGKILL)
+            with forwarding:
+                # Inside: an interrupt just after the start would leave ranks behind whose job's folder is gone.
+                process = subprocess.Popen(
+                    local.command(ranks, _WORKER, job), env=local.environment(ranks), start_new_session=True
+                )
                 try:
+                    forwarding.begin(process)
                     status = process.wait()
                 finally:
                     end_group(process, _SECONDS_TO_END)
+            received = forwarding.received
             if signal.SIGINT in received:
                 outcome = reports.error()
                 if outcome is not None:
@@ -89,35 +91,49 @@ class LocalLauncher:
         return counts
 
 
-@contextmanager
-def _forwarding(process: subprocess.Popen[bytes], reports: RankReports, to_end: signal.Signals) -> Iterator[list[int]]:
-    """Forwards stop signals to the ranks while the block runs; yields the list of those received.
+class _Forwarding:
+    """Forwards stop signals to the ranks inside its block; those that arrive before :meth:`begin` are kept until then.
 
     Args:
-        to_end: stops ``process`` immediately, when a second signal arrives.
+        to_end: stops the ranks immediately, when a second signal arrives.
     """
-    received: list[int] = []
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        first_rank = reports.pid_file(0)
-        if len(received) == 1 and first_rank.exists():
+    def __init__(self, reports: RankReports, to_end: signal.Signals):
+        self.received: list[int] = []
+        self._reports = reports
+        self._to_end = to_end
+        self._process: subprocess.Popen[bytes] | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def begin(self, process: subprocess.Popen[bytes]) -> None:
+        """Forwards to ``process``, which leads a session."""
+        self._process = process
+        if self.received:
+            self._forward()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
+        if self._process is not None:
+            self._forward()
+
+    def _forward(self) -> None:
+        assert self._process is not None
+        first_rank = self._reports.pid_file(0)
+        if len(self.received) > 1:
+            signal_group(self._process, self._to_end if len(self.received) == 2 else signal.SIGKILL)
+        elif first_rank.exists():
             logger.info("training: stopping after this step; signal again to stop immediately")
             os.kill(int(first_rank.read_text()), signal.SIGUSR1)
-        elif len(received) == 1:
-            signal_group(process, signal.SIGTERM)
         else:
-            signal_group(process, to_end if len(received) == 2 else signal.SIGKILL)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous = {number: signal.signal(number, forward) for number in SIGNALS}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal_group(self._process, signal.SIGTERM)
 
 
 def _error(reports: RankReports, ranks: int, received: list[int]) -> Exception:

@@ -6,7 +6,6 @@ last one that closes removes what was created here and nothing else: a training 
 
 from __future__ import annotations
 
-import importlib
 import threading
 
 import torch
@@ -28,8 +27,6 @@ def acquire() -> None:
     """
     global _users
     with _lock:
-        # Rules for forward-mode derivatives are compiled at first use, from torch's own functions.
-        importlib.import_module("torch._decomp.decompositions_for_jvp")
         cuda_stand_in.install()
         _create_missing()
         _users += 1
