@@ -149,8 +149,8 @@ class Teacher:
         )
 
     def _take_output_layer(self, width: int) -> torch.Tensor | None:
-        """Moves the output layer to where the loss is computed: each of those ranks gets the rows of its columns, [width,
-        hidden]; None on others."""
+        """Moves the output layer to where the loss is computed: each of those ranks gets the rows of its columns,
+        [width, hidden]; None on others."""
         module = self._module
         weight = None
         if module.post_process:

@@ -70,6 +70,7 @@ def whole_batch(trainer: Any) -> dict[str, torch.Tensor]:
 def reference(trainer: Any, teacher: Path) -> tuple[dict[Any, torch.Tensor], dict[str, float]]:
     """Gradients of all parameters by name and layer, and figures."""
     from megatron.core.process_groups_config import ProcessGroupCollection
+
     from megatron_ipt.training.model.build import build_model, transformer_config
 
     own, _ = dist.new_subgroups(1)
@@ -99,19 +100,15 @@ def reference(trainer: Any, teacher: Path) -> tuple[dict[Any, torch.Tensor], dic
     means["top1_agreement"] = ((student.argmax(-1) == taught.argmax(-1)) * mask).sum().item() / count.item()
     means["teacher_loss"] = next_token(taught).item()
     figures = {"next_token/loss": next_token(student).item(), "distillation/loss": kd.item()}
-    return (
-        {name: data.clone() for name, _, data in shards_of_whole(model)},
-        figures | {f"distillation/{name}": value for name, value in means.items()},
-    )
+    return whole_gradients(model), figures | {f"distillation/{name}": value for name, value in means.items()}
 
 
-def shards_of_whole(model: Any) -> Iterator[tuple[Any, Any, torch.Tensor]]:
-    """Gate and up, which are separate shards, as the one tensor that they are."""
+def whole_gradients(model: Any) -> dict[Any, torch.Tensor]:
+    """By name and layer; gate and up, which are separate shards, as the one tensor that they are."""
     joined: dict[Any, list[torch.Tensor]] = {}
-    for name, place, data in shards(model, "grad"):
+    for name, _, data in shards(model, "grad"):
         joined.setdefault(name, []).append(data)
-    for name, parts in joined.items():
-        yield name, None, torch.cat(parts)
+    return {name: torch.cat(parts) for name, parts in joined.items()}
 
 
 def compare(job: dict[str, Any]) -> dict[str, float]:
