@@ -79,6 +79,10 @@ def reference(trainer: Any, teacher: Path) -> tuple[dict[Any, torch.Tensor], dic
     alone = replace(trainer.config, parallel=ParallelConfig(use_distributed_optimizer=False))
     config = transformer_config(trainer.shape, alone, "fp32")
     (model,) = build_model(trainer.shape, trainer.vocab_size, trainer.padded_vocab_size, config, 17, groups=groups)
+    for module in model.modules():
+        # The attention takes the context-parallel size from the groups of the run; this model has whole sequences.
+        if hasattr(module, "context_size"):
+            module.context_size = 1
     batch, settings = whole_batch(trainer), trainer.config.distillation
     student = model(batch["tokens"], None, None)[..., : trainer.vocab_size]
     with torch.no_grad():
