@@ -57,8 +57,8 @@ def shards_of(corpus: Path) -> list[CorpusShard]:
 
 
 def identity_of_corpus(corpus: Path) -> str:
-    """Hash of what a finished corpus is made of, without the seed, so that runs of other seeds can use its scores: which
-    documents a shard has is checked shard by shard.
+    """Hash of what a finished corpus is made of, without the seed, so that runs of other seeds can use its scores;
+    which documents a shard has is checked shard by shard.
 
     Raises:
         StageError: the corpus is not complete.
