@@ -45,17 +45,20 @@ def scoring_cost(config: ScoringConfig, planning: Planning) -> Estimate:
 
 def flops_of(scorer: ScorerConfig, tokens: float) -> float | None:
     """Floating-point operations to score ``tokens`` tokens; None if the model's sizes are not here."""
-    shape = _shape(scorer)
-    if shape is None:
-        return None
-    shaped, vocab_size = shape
     window = min(scorer.seq_length or _SEQ_LENGTH, scorer.generation.context_length)
-    # A third of what training takes: the forward pass alone.
-    return flops_per_token(shaped, vocab_size, window) / 3 * tokens
+    of_token = forward_flops(scorer.generation.model, window)
+    return None if of_token is None else of_token * tokens
 
 
-def _shape(scorer: ScorerConfig) -> tuple[ModelShape, int] | None:
-    model = scorer.generation.model
+def forward_flops(model: str, seq_length: int) -> float | None:
+    """Floating-point operations of a forward pass per token; None if the sizes of the Hugging Face folder ``model`` are
+    not here."""
+    shape = _shape(model)
+    # A third of what training takes.
+    return None if shape is None else flops_per_token(*shape, seq_length) / 3
+
+
+def _shape(model: str) -> tuple[ModelShape, int] | None:
     if not model or not config_file(model).is_file():
         return None
     try:

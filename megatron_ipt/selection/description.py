@@ -1,7 +1,27 @@
-"""Descriptions of the stages ``scoring`` and ``selection``."""
+"""Descriptions of the stages ``proxy``, ``fitting``, ``scoring`` and ``selection``."""
 
 from megatron_ipt.selection.config import ScoringConfig, SelectionConfig
-from megatron_ipt.stages import DOCUMENTS, SCORES, Action, Resources, Stage
+from megatron_ipt.selection.proxy.config import ProxyConfig
+from megatron_ipt.stages import DOCUMENTS, PROXY_SCORES, SCORES, Action, Resources, Stage
+
+PROXY = Stage(
+    name="proxy",
+    command="proxy",
+    help="Score a sample by what it does for a target (PDS).",
+    report="megatron_ipt.selection.proxy.report:part",
+    config=ProxyConfig,
+    code="megatron_ipt.selection.proxy.stage:run",
+    reads=(DOCUMENTS,),
+    makes=(PROXY_SCORES,),
+    files="megatron_ipt.selection.proxy.stage:fingerprints",
+    check="megatron_ipt.selection.proxy.stage:check",
+    example="examples/pds.yaml",
+    extra="train",
+    libraries=("torch", "transformers"),
+    resources=Resources(gpus="task", gpus_per_task="megatron_ipt.selection.proxy.stage:gpus_per_task", time="24:00:00"),
+    cost="megatron_ipt.selection.proxy.cost:cost",
+    shows=("documents", "target_documents", "runs", "target_loss_before", "target_loss_after", "dropped"),
+)
 
 SCORING = Stage(
     name="scoring",
