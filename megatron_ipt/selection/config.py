@@ -147,6 +147,13 @@ class SelectionConfig:
         "would change sides. For another precision, another size of the teacher, another seed of the reference.",
         affects_output=False,
     )
+    labels: str = key(
+        "",
+        "File of {id, label}, JSON Lines: the report says how well the score, and each scorer of a difference alone, "
+        "tell documents with the label good_label from the others (ROC AUC). Nothing that is kept depends on it.",
+        affects_output=False,
+    )
+    good_label: str = key("good", "labels: the label of documents that should be kept.", affects_output=False)
     samples: int = key(20, "Texts at the top, at the cut and at the bottom to show.", minimum=1, affects_output=False)
     workers: int = key(1, "Processes that read and write documents.", minimum=1, affects_output=False)
 

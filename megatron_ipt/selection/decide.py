@@ -16,7 +16,7 @@ from megatron_ipt.errors import InputError, RecipeError, StageError, did_you_mea
 from megatron_ipt.selection.config import SelectionConfig
 from megatron_ipt.selection.order import Flags, Values, beginning, floor_of, gumbel_keys, largest, uniform
 from megatron_ipt.selection.rows import Names, ShardRows
-from megatron_ipt.selection.score_sets import RowSource, check_same_rows, log_likelihoods, read_scores
+from megatron_ipt.selection.score_sets import RowSource, check_same_rows, log_likelihoods, look_up, read_scores
 
 logger = logging.getLogger(__name__)
 
@@ -117,10 +117,8 @@ def _values(
 
 def _look_up(ids: npt.NDArray[np.uint64], known: npt.NDArray[np.uint64], scores: Values) -> tuple[Values, int]:
     values = np.full(len(ids), np.nan)
-    if len(known):
-        places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-        there = known[places] == ids
-        values[there] = scores[places[there]]
+    places, there = look_up(ids, known)
+    values[there] = scores[places[there]]
     # An id that occurs in two documents has one score.
     return values, len(np.unique(ids[~np.isnan(values)]))
 

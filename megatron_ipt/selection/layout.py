@@ -24,7 +24,7 @@ from megatron_ipt.parallel import map_shards
 from megatron_ipt.progress import Progress
 from megatron_ipt.selection.config import SelectionConfig
 from megatron_ipt.selection.decide import Decision
-from megatron_ipt.selection.measures import REASONS, reasons
+from megatron_ipt.selection.findings.measures import REASONS, reasons
 from megatron_ipt.selection.order import Flags, Values
 from megatron_ipt.selection.rows import CorpusShard, documents_of, hash_of, ids_digest, is_row
 from megatron_ipt.selection.score_sets import RowSource, log_likelihoods

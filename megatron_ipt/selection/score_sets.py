@@ -23,6 +23,7 @@ from megatron_ipt.selection.config import SelectionConfig
 from megatron_ipt.selection.rows import ROW, CorpusShard, Rows, ShardRows, hash_of, ids_digest, shards_of, unscored
 
 Values = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -202,6 +203,14 @@ def log_likelihoods(rows: Rows, per: str) -> Values:
         nll = np.where(rows["tokens"] > 0, rows["nll"], np.nan)
         found: Values = -nll if per == "document" else -nll / rows["tokens" if per == "token" else "bytes"]
     return found
+
+
+def look_up(ids: npt.NDArray[np.uint64], known: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], Flags]:
+    """(places of ``ids`` in ``known``, which of them are there); ``known`` is ascending."""
+    if not len(known):
+        return np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
+    places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return places, known[places] == ids
 
 
 def read_scores(path: Path) -> tuple[npt.NDArray[np.uint64], Values]:

@@ -15,8 +15,9 @@ from megatron_ipt.files import read_json, write_json
 from megatron_ipt.manifest import StageContext, fingerprint_file, fingerprint_stage, read_manifest
 from megatron_ipt.selection.config import SelectionConfig
 from megatron_ipt.selection.decide import Decision, decide
+from megatron_ipt.selection.findings.labels import agreement, read_labels
+from megatron_ipt.selection.findings.measures import chosen_rows, measures
 from megatron_ipt.selection.layout import write_corpus
-from megatron_ipt.selection.measures import chosen_rows, measures
 from megatron_ipt.selection.score_sets import RowSource, open_source, read_scores
 from megatron_ipt.stages import DOCUMENTS, SCORES
 
@@ -31,7 +32,7 @@ def run(config: SelectionConfig, context: StageContext) -> dict[str, Any]:
 
     Raises:
         RecipeError: a scorer or a domain does not exist, scorers cannot be compared, or the share keeps nothing.
-        InputError: a user's file of scores cannot be used.
+        InputError: a user's file of scores or labels cannot be used.
         StageError: scores are missing, of another corpus or all the same.
     """
     source, decision, found = _decide(config, context)
@@ -72,13 +73,15 @@ def show(config: SelectionConfig, context: StageContext) -> dict[str, Any]:
 
 
 def check(config: SelectionConfig) -> None:
-    """Finds errors in a user's file of scores before the corpus is made.
+    """Finds errors in a user's files of scores and labels before the corpus is made.
 
     Raises:
-        InputError: it cannot be used.
+        InputError: one cannot be used.
     """
     if (path := config.scores_file()) is not None:
         read_scores(path)
+    if config.labels:
+        read_labels(Path(config.labels).expanduser(), config.good_label)
 
 
 def fingerprints(config: SelectionConfig) -> list[dict[str, Any]]:
@@ -100,6 +103,8 @@ def _decide(config: SelectionConfig, context: StageContext) -> tuple[RowSource, 
         raise InputError(f"selection: {corpus}: no training document")
     decision = decide(config, source, context.seed)
     found = measures(config, source, decision, context.seed)
+    if config.labels:
+        found["labels"] = agreement(config, source, decision)
     if (other := config.compared()) is not None:
         others = decide(other, open_source(other, corpus, scoring), context.seed).kept
         found["compared"] = {

@@ -378,7 +378,7 @@ def test_random_and_gumbel_depend_on_ids_alone(build: Build, tmp_path: Path) -> 
 
 
 def test_a_dry_run_says_what_would_be_kept_and_writes_nothing(build: Build) -> None:
-    from megatron_ipt.selection.text import decision_text
+    from megatron_ipt.selection.findings.text import decision_text
 
     recipe = build(FIVE, unigrams(), DIFFERENCE)
     folder = scored(recipe)
@@ -392,8 +392,8 @@ def test_a_dry_run_says_what_would_be_kept_and_writes_nothing(build: Build) -> N
 
 
 def test_documents_that_would_change_sides(build: Build) -> None:
-    from megatron_ipt.selection.report import part
-    from megatron_ipt.selection.text import decision_text
+    from megatron_ipt.selection.findings.report import part
+    from megatron_ipt.selection.findings.text import decision_text
 
     table = {"a": 0.4, "b": 0.2, "c": 0.1, "E": 0.3}
     scorers = unigrams() | {"other": {"options": {"table": table}}}
@@ -412,7 +412,7 @@ def test_documents_that_would_change_sides(build: Build) -> None:
 
 
 def test_texts_at_the_top_at_the_cut_and_at_the_bottom(build: Build) -> None:
-    from megatron_ipt.selection.text import samples_text
+    from megatron_ipt.selection.findings.text import samples_text
 
     recipe = build(FIVE, unigrams(), DIFFERENCE | {"samples": 2})
     run(recipe)
@@ -425,7 +425,7 @@ def test_texts_at_the_top_at_the_cut_and_at_the_bottom(build: Build) -> None:
 
 
 def test_the_report(build: Build) -> None:
-    from megatron_ipt.selection.report import part, scoring_part
+    from megatron_ipt.selection.findings.report import part, scoring_part
 
     documents = {name: {"text": text, "domain": "even" if len(text) % 2 else "odd"} for name, text in MANY.items()}
     recipe = build(documents, unigrams(), {"rule": "difference", "share": 0.5}, corpus=SHARDED)

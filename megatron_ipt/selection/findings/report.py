@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
+from megatron_ipt.selection.findings.text import figures_of, one_line
 from megatron_ipt.selection.rules import RULES
 from megatron_ipt.selection.stage import DETAILS
-from megatron_ipt.selection.text import figures_of, one_line
 from megatron_ipt.stages.page import (
     FAINT,
     GREY,
@@ -110,6 +110,7 @@ def part(stage: StageRecord) -> Part:
             *_curves(found),
             SideBySide([_groups("Kept by domain", found["by_domain"]), _by_length(found["by_length"])]),
             _groups("Kept by source", found["by_source"]),
+            *_labels(found.get("labels")),
             _left_out(stage, found["left_out"]),
             *_samples(found),
         ],
@@ -167,6 +168,33 @@ def _groups(title: str, groups: Mapping[str, Mapping[str, int]]) -> Table:
         Column("Share"),
     )
     return Table(columns, rows if len(groups) > 1 else [], title, note=note)
+
+
+def _labels(found: Mapping[str, Any] | None) -> Iterator[Table]:
+    """How well each score tells the labels apart."""
+    if found is None:
+        return
+    rows = []
+    for row in found["rows"]:
+        areas = [row["auc"].get(name) for name in found["scores"]]
+        rows.append(
+            Row(
+                (
+                    row["label"],
+                    exact(row["rows"]),
+                    percent(row["kept"] / max(row["rows"], 1)),
+                    *("" if area is None else f"{area:.3f}" for area in areas),
+                )
+            )
+        )
+    columns = (Column("Label", numeric=False), Column("Documents"), Column("Kept"), *map(Column, found["scores"]))
+    note = (
+        f"ROC AUC: how often a document labelled {found['good']} has a higher score than one with this label; 0.5 is "
+        f"chance. The score is what the rule orders by; scorers alone, by their log-likelihood."
+    )
+    if found["unlabelled"]:
+        note += f" {plural(found['unlabelled'], 'document')} without a label."
+    yield Table(columns, rows, "Kept by label", note=note)
 
 
 def _by_length(deciles: list[Mapping[str, int]]) -> Table:

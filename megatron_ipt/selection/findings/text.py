@@ -40,6 +40,12 @@ def _decision_lines(found: Mapping[str, Any]) -> Iterator[str]:
     for decile in found["by_length"]:
         share = percent(decile["kept"] / max(decile["rows"], 1))
         yield f"  {share:>6}  {exact(decile['rows']):>12}  from {size(decile['from_bytes'])}"
+    if labels := found.get("labels"):
+        yield f"kept by label, and ROC AUC of {labels['good']} against it:"
+        for row in labels["rows"]:
+            areas = ", ".join(f"{name} {area:.3f}" for name, area in row["auc"].items() if area is not None)
+            share = percent(row["kept"] / max(row["rows"], 1))
+            yield f"  {share:>6}  {exact(row['rows']):>12}  {row['label']}{f': {areas}' if areas else ''}"
     for warning in found["warnings"]:
         yield f"warning: {warning}"
 
