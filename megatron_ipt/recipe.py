@@ -34,6 +34,7 @@ from megatron_ipt.report import description as report
 from megatron_ipt.report.config import ReportConfig
 from megatron_ipt.selection import description as selection
 from megatron_ipt.selection.config import ScoringConfig, SelectionConfig
+from megatron_ipt.selection.fitting.config import FittingConfig
 from megatron_ipt.selection.proxy.config import ProxyConfig
 from megatron_ipt.stages import Stage, all_stages, register, stages_of_sections
 from megatron_ipt.synthesis import description as synthesis
@@ -50,6 +51,7 @@ from megatron_ipt.tuning.config import TuningConfig
 BUILT_IN = (
     corpus.STAGE,
     selection.PROXY,
+    selection.FITTING,
     selection.SCORING,
     selection.SELECTION,
     taxonomy.STAGE,
@@ -84,6 +86,7 @@ class Recipe:
     )
     corpus: CorpusConfig = key(CorpusConfig, "Raw documents.")
     proxy: ProxyConfig = key(ProxyConfig, "What training on documents of a sample does for a target (PDS).")
+    fitting: FittingConfig = key(FittingConfig, "A scorer that learns from proxy scores (PDS).")
     scoring: ScoringConfig = key(ScoringConfig, "What models think of the documents.")
     selection: SelectionConfig = key(SelectionConfig, "Documents that are worth keeping.")
     taxonomy: TaxonomyConfig = key(TaxonomyConfig, "Instruction–response pairs from a taxonomy, instead of a corpus.")

@@ -28,7 +28,8 @@ from megatron_ipt.locks import locked
 from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_stage, read_manifest
 from megatron_ipt.parallel import share_of
 from megatron_ipt.progress import Progress
-from megatron_ipt.selection.config import ScorerConfig, ScoringConfig
+from megatron_ipt.selection.config import LEARNED, ScorerConfig, ScoringConfig
+from megatron_ipt.selection.fitting.learned import SCORER_FOLDER, TRUNK, check_framing
 from megatron_ipt.selection.identity import identity_of, settings_of
 from megatron_ipt.selection.rows import (
     REFUSED,
@@ -42,12 +43,14 @@ from megatron_ipt.selection.rows import (
     shards_of,
 )
 from megatron_ipt.selection.windows import Framing, Ids, Window, by_length, windows
-from megatron_ipt.stages import DOCUMENTS, Units
+from megatron_ipt.stages import DOCUMENTS, SCORER, Units
 
 logger = logging.getLogger(__name__)
 
 _TEXTS_AT_ONCE = 512
 """Given to the tokenizer together."""
+NATS, SCORE = "nats", "score"
+"""What the numbers of a scorer are: log-likelihoods, or predictions of a learned scorer times counted tokens."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,12 @@ def units(config: ScoringConfig, context: StageContext) -> Units:
     return Units(tuple(task.name for task in tasks_of(config, context)))
 
 
+def fitted_scorer(context: StageContext) -> Path | None:
+    """Folder of the scorer that this recipe fits; None if it fits none."""
+    stage = context.inputs.get(SCORER)
+    return None if stage is None else stage / SCORER_FOLDER
+
+
 def gpus_per_task(config: ScoringConfig) -> int:
     """GPUs that one process needs by default: those of its largest scorer."""
     return max((_gpus(scorer) for scorer in config.scorers.values()), default=0)
@@ -121,7 +130,8 @@ def gpus_per_task(config: ScoringConfig) -> int:
 def _gpus(scorer: ScorerConfig) -> int:
     if scorer.engine == "megatron":
         return scorer.megatron.ranks()
-    if scorer.engine == "openai" or (scorer.engine == "transformers" and scorer.transformers.device == "cpu"):
+    on_cpu = scorer.transformers.device == "cpu" and scorer.engine in ("transformers", LEARNED)
+    if scorer.engine == "openai" or on_cpu:
         return 0
     return scorer.tensorrt_llm.tensor_parallel_size if scorer.engine == "tensorrt_llm" else 1
 
@@ -135,6 +145,9 @@ def check(config: ScoringConfig) -> None:
     """
     for name, scorer in config.scorers.items():
         settings = settings_of(name, scorer)
+        if scorer.engine == LEARNED and not scorer.generation.model:
+            # The scorer of this recipe is not fitted yet.
+            continue
         if not load_engine(settings.engine, settings.key("engine")).scores():
             raise RecipeError(f"{settings.key('engine')}: the engine {settings.engine} does not score")
         if settings.chats:
@@ -163,6 +176,7 @@ def summary_of(config: ScoringConfig, context: StageContext) -> dict[str, Any]:
             "model": scorer.generation.model or scorer.engine,
             "engine": scorer.engine,
             **{field: done[0][field] for field in _SAME},
+            "measure": done[0].get("measure", NATS),
             **total,
             "seconds": math.fsum(record["seconds"] for record in done),
             "nats_per_token": math.fsum(record["nll"] for record in done) / max(total["tokens"], 1),
@@ -194,13 +208,22 @@ class _Scoring:
     _forbidden: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     async def work(self) -> None:
-        settings = settings_of(self.name, self.scorer)
+        fitted = fitted_scorer(self.context)
+        settings = settings_of(self.name, self.scorer, fitted)
+        model = Path(settings.generation.model)
+        if self.scorer.engine == LEARNED:
+            if not settings.generation.model:
+                raise RecipeError(
+                    f"{settings.key('generation.model')}: the recipe fits no scorer (section fitting), so name the "
+                    "folder of one"
+                )
+            check_framing(model, self.scorer.prepend_bos, self.scorer.append_eod, settings.prefix)
         engine = open_engine(settings)
         tokenizer = engine.tokenizer
         bos = tokenizer.bos_id if self.scorer.prepend_bos else None
         self._framing = Framing(bos, tokenizer.eos_id, self.scorer.append_eod, self.scorer.eod_mask)
-        self._identity = identity_of(self.name, self.scorer)
-        self._vocab_size = _vocabulary(Path(self.scorer.generation.model))
+        self._identity = identity_of(self.name, self.scorer, fitted)
+        self._vocab_size = _vocabulary(model / TRUNK if self.scorer.engine == LEARNED else model)
         if self.scorer.trained_on:
             self._forbidden = _ids_in(Path(self.scorer.trained_on), settings.key("trained_on"))
         characters = _characters(self.context, len(self.tasks), self.all_tasks)
@@ -295,7 +318,8 @@ class _Scoring:
             )
         with atomic_open(task.array(self.context.directory)) as stream:
             save_rows(rows, stream)
-        own = getattr(self.scorer, self.scorer.engine, None)
+        learned = self.scorer.engine == LEARNED
+        own = self.scorer.transformers if learned else getattr(self.scorer, self.scorer.engine, None)
         ShardMarkers(self.context.directory).finish(
             task.name,
             {
@@ -315,6 +339,7 @@ class _Scoring:
                 "seq_length": self._seq_length,
                 "mask": "eod inputs" if self.scorer.eod_mask else "none",
                 "dtype": str(getattr(own, "dtype", None) or getattr(own, "precision", None) or "as the engine decides"),
+                "measure": SCORE if learned else NATS,
                 "seconds": seconds,
             },
         )

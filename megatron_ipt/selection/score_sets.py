@@ -36,6 +36,7 @@ class RowSource:
         scorers: names of the score sets, the teacher first.
         workers: processes that read documents where there are no scores.
         same_tokenizer: whether all scorers have the same, so that they counted the same tokens.
+        learned: whether the scores are predictions of a learned scorer instead of log-likelihoods.
     """
 
     corpus: Path
@@ -43,6 +44,7 @@ class RowSource:
     scorers: tuple[str, ...] = ()
     workers: int = 1
     same_tokenizer: bool = True
+    learned: bool = False
     _read: dict[str, ShardRows] = field(default_factory=dict)
 
     @cached_property
@@ -138,7 +140,28 @@ def open_source(config: SelectionConfig, corpus: Path, scoring: Path | None) -> 
         if len(names) == 2:
             check_comparable(config, *((name, known[name]) for name in names))
     tokenizers = {known[name]["tokenizer_fingerprint"] for name in names}
-    return RowSource(corpus, scoring if names else None, names, config.workers, len(tokenizers) <= 1)
+    learned = [name for name in names if known[name].get("measure") == "score"]
+    if learned:
+        _check_learned(config, learned[0])
+    return RowSource(corpus, scoring if names else None, names, config.workers, len(tokenizers) <= 1, bool(learned))
+
+
+def _check_learned(config: SelectionConfig, name: str) -> None:
+    """Refuses to take the predictions of a learned scorer for log-likelihoods.
+
+    Raises:
+        RecipeError: names the key.
+    """
+    if config.rule == "difference":
+        raise RecipeError(
+            f"selection.rule: {name} is a learned scorer, whose predictions are no log-likelihoods to be compared; set "
+            "it to gumbel or top_k"
+        )
+    if config.per != "token":
+        raise RecipeError(
+            f"selection.per: {name} is a learned scorer, whose predictions are not divided by {config.per}s; set it to "
+            "token"
+        )
 
 
 def check_comparable(

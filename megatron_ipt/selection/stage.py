@@ -41,7 +41,8 @@ def run(config: SelectionConfig, context: StageContext) -> dict[str, Any]:
     chosen = chosen_rows(decision, config.samples) if config.rule != "random" else {}
     counts, texts = write_corpus(config, context, source, decision, chosen)
     samples = {name: [texts[row] for row in rows] for name, rows in chosen.items()}
-    details = found | {"per": config.per, "scorers": list(source.scorers), "samples": samples}
+    details = found | {"per": config.per, "scorers": list(source.scorers), "learned": source.learned}
+    details["samples"] = samples
     write_json(context.directory / DETAILS, details)
     return {
         **counts,
@@ -69,7 +70,8 @@ def show(config: SelectionConfig, context: StageContext) -> dict[str, Any]:
     if (read_manifest(context.directory) or {}).get("status") != "complete":
         raise StageError(f"{context.directory}: this stage is not complete; run it first")
     details = read_json(context.directory / DETAILS)
-    return {name: details[name] for name in ("rule", "per", "scorers", "cut", "samples")}
+    shown = {name: details[name] for name in ("rule", "per", "scorers", "cut", "samples")}
+    return shown | {"learned": details.get("learned", False)}
 
 
 def check(config: SelectionConfig) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from megatron_ipt.selection.findings.text import one_line
 from megatron_ipt.selection.proxy.stage import DETAILS
-from megatron_ipt.selection.text import one_line
 from megatron_ipt.stages.page import (
     COLORS,
     FAINT,

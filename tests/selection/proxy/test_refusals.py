@@ -11,7 +11,7 @@ import pytest
 from megatron_ipt.errors import InputError, RecipeError, StageError, UserError
 from megatron_ipt.files import read_json, write_json
 from tests.selection.conftest import run
-from tests.selection.proxy.conftest import Pds, counting
+from tests.selection.tiny_llamas import Pds, counting
 
 
 def test_a_target_in_the_training_data(pds: Pds) -> None:

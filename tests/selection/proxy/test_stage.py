@@ -12,8 +12,8 @@ from megatron_ipt.selection.order import spearman
 from megatron_ipt.selection.proxy import stage as proxy_stage
 from megatron_ipt.selection.proxy.stage import improved, read_scores_of
 from tests.selection.conftest import run
-from tests.selection.proxy.conftest import Pds, counting, noise
 from tests.selection.test_stages import files_of
+from tests.selection.tiny_llamas import Pds, counting, noise
 
 EXACT = {"dtype": "float64", "steps": 4}
 MOST = 0.866
