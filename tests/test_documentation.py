@@ -87,6 +87,8 @@ HOW = (
     How(r"examples/udit", "run", "its pairs; the quickstart trains the same model", "--until augment"),
     How(r"examples/miniplm_reference", "run", "a reference that has hardly begun", "training.steps=2"),
     How(r"run examples/miniplm\.yaml($| name=)", "run", "the selection; the quickstart trains alike", "--until tokens"),
+    How(r"run examples/pds", "run", "a scorer of models that hardly began may be refused", "--until proxy", "--until fitting"),
+    How(r"(score|select) examples/pds", "parse", "needs that scorer; tests/selection/fitting runs the recipe"),
     How(r"examples/synthesizer_tiny", "run", "the data of it; tests/tuning trains", "--until tuning"),
     How(r"submit .*--dry-run", "run", "checked by Slurm as well where there is one"),
     How(r" submit ", "parse", "needs Slurm; tests/cluster submits to a real one"),

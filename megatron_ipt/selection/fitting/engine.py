@@ -28,7 +28,7 @@ class LearnedScorer(TransformersEngine):
 
     @property
     def longest_score(self) -> int:
-        return min(super().longest_score, int(self._about["seq_length"]) + 1)
+        return min(super().longest_score, int(self._about["seq_length"]))
 
     def _load(self) -> Any:
         device = self._own.device

@@ -51,7 +51,7 @@ def test_documents_that_help_the_target_are_kept(fitted: Fitted) -> None:
     assert counts["spearman"] > 0.5
     assert counts["documents"] + counts["held_out_documents"] == 40
     summary = read_json(folder / "scoring" / "manifest.json")["counts"]["scorers"]["pds"]
-    assert (summary["measure"], summary["seq_length"], summary["scored"]) == ("score", 16, 40)
+    assert (summary["measure"], summary["seq_length"], summary["scored"]) == ("score", 15, 40)
 
     rows = np.load(folder / "scoring" / "pds" / "synthesis-00000.npy")
     predictions = -rows["nll"] / rows["tokens"]
@@ -138,7 +138,7 @@ def test_files_of_a_scorer_are_checked(fitted: Fitted) -> None:
             RecipeError,
             r"pds\.prepend_bos: is false, and the scorer .* with true",
         ),
-        ({"scorer": {"seq_length": 17}}, RecipeError, r"pds\.seq_length: 17 inputs .* set it to 16 or less"),
+        ({"scorer": {"seq_length": 17}}, RecipeError, r"pds\.seq_length: 17 inputs .* set it to 15 or less"),
         ({"selection": {"rule": "top_k", "per": "byte"}}, RecipeError, r"selection\.per: pds is a learned scorer"),
         ({"fitting": {"held_out": 1.0}}, RecipeError, r"fitting\.held_out: 1 is not between 0 and 1"),
         ({"fitting": {"learning_rate": 0.0}}, RecipeError, r"fitting\.learning_rate: 0 is not above 0"),
