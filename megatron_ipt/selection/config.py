@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from megatron_ipt.config import key
 from megatron_ipt.errors import did_you_mean
@@ -103,6 +103,14 @@ class ScoringConfig:
 
 @dataclass
 class SelectionConfig:
+    SECTION: ClassVar[str] = "selection"
+    SCORED_BY: ClassVar[str] = "scoring"
+    """The section whose scores it reads."""
+    SCORE: ClassVar[str] = "megatron-ipt score"
+    """The command that makes them."""
+    UNIT: ClassVar[str] = "document"
+    """What is kept or left out."""
+
     rule: str = key(
         "",
         "Empty: no such stage. " + "; ".join(f"{name}: {row.help}" for name, row in RULES.items()) + ".",
@@ -190,6 +198,10 @@ class SelectionConfig:
                 )
         if self.domain_minimum > self.share:
             yield "domain_minimum", f"{self.domain_minimum:g} is more than share={self.share:g}"
+
+    def key(self, name: str) -> str:
+        """Full name of a key, for messages."""
+        return f"{self.SECTION}.{name}"
 
     def scorers(self) -> tuple[str, ...]:
         """Names of the scorers whose scores it reads; empty for none, and for the only one there is."""

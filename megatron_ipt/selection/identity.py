@@ -20,20 +20,20 @@ from megatron_ipt.inference.tokenizer import find_tokenizer
 from megatron_ipt.manifest import fingerprint_code, fingerprint_file
 from megatron_ipt.selection.config import LEARNED, ScorerConfig, ScoringConfig
 
-TRANSFORMERS = "transformers"
-_ENGINE_SECTIONS = (TRANSFORMERS, "megatron", "openai", "tensorrt_llm")
+_TRANSFORMERS = "transformers"
+_ENGINE_SECTIONS = (_TRANSFORMERS, "megatron", "openai", "tensorrt_llm")
 
 
 _LEARNED_ENGINE = "megatron_ipt.selection.fitting.engine:LearnedScorer"
 
 
-def settings_of(name: str, scorer: ScorerConfig, fitted: Path | None = None) -> EngineSettings:
+def settings_of(name: str, scorer: ScorerConfig, section: str, fitted: Path | None = None) -> EngineSettings:
     """Settings of the engine of a scorer.
 
     Args:
         fitted: folder of the scorer that this recipe fits, for one whose section names none.
     """
-    prefix = f"scoring.scorers.{name}"
+    prefix = f"{section}.scorers.{name}"
     if scorer.engine != LEARNED:
         return EngineSettings.of(scorer, prefix, scoring=True)
     folder = scorer.generation.model or str(fitted or "")
@@ -44,6 +44,11 @@ def settings_of(name: str, scorer: ScorerConfig, fitted: Path | None = None) -> 
 
 
 def fingerprints(config: ScoringConfig) -> list[dict[str, Any]]:
+    """Fingerprints of the scorers of the stage ``scoring``; see :func:`fingerprints_of`."""
+    return fingerprints_of(config.scorers, "scoring")
+
+
+def fingerprints_of(scorers: dict[str, ScorerConfig], section: str) -> list[dict[str, Any]]:
     """One entry for each scorer, and the code of custom engines.
 
     A scorer that was added since makes a finished stage incomplete, not different.
@@ -51,22 +56,18 @@ def fingerprints(config: ScoringConfig) -> list[dict[str, Any]]:
     Raises:
         InputError: a tokenizer or a file of a model is not where the recipe says.
     """
-    entries = [identity_of(name, scorer) | {"adds": True} for name, scorer in config.scorers.items()]
-    files = dict.fromkeys(own_file(scorer.engine) for scorer in config.scorers.values())
+    entries = [
+        identity_of(settings_of(name, scorer, section), scorer) | {"adds": True} for name, scorer in scorers.items()
+    ]
+    files = dict.fromkeys(own_file(scorer.engine) for scorer in scorers.values())
     return [*entries, *(entry for file in files for entry in fingerprint_code(file))]
 
 
-def identity_of(name: str, scorer: ScorerConfig, fitted: Path | None = None) -> dict[str, Any]:
-    """``{path, model, tokenizer, settings}``: hashes of the model, of its tokenizer and of the keys that matter.
-
-    Args:
-        fitted: as in :func:`settings_of`. Without it, the scorer of this recipe has no model: its stage is an input of
-            ``scoring`` by itself.
-    """
-    settings = settings_of(name, scorer, fitted)
+def identity_of(settings: EngineSettings, scorer: ScorerConfig) -> dict[str, Any]:
+    """``{path, model, tokenizer, settings}``: hashes of the model, of its tokenizer and of the keys that matter."""
     keys = as_dict(scorer, only_output=True)
     for section in _ENGINE_SECTIONS:
-        if section != (TRANSFORMERS if scorer.engine == LEARNED else scorer.engine):
+        if section != (_TRANSFORMERS if scorer.engine == LEARNED else scorer.engine):
             del keys[section]
     return {
         "path": settings.prefix,

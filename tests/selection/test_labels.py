@@ -96,7 +96,7 @@ def test_lines_that_are_no_labels(tmp_path: Path, line: str, message: str) -> No
     path = tmp_path / "labels.jsonl"
     path.write_text('{"id": "d1", "label": "good"}\n' + line)
     with pytest.raises(InputError, match=message):
-        read_labels(path, "good")
+        read_labels(path, "good", "selection")
 
 
 def test_nothing_that_is_kept_depends_on_labels(build: Build, tmp_path: Path) -> None:

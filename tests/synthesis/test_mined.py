@@ -376,8 +376,8 @@ def test_a_fifth_of_the_words_are_keywords(words, expected):
 
 def test_longer_sentences_get_more_keywords():
     sentence = (
-        "The provincial gardens contain ancient cypress terraces, marble fountains, painted pavilions, quarried limestone "
-        "staircases, orchards and carefully restored aqueducts from distant mountains."
+        "The provincial gardens contain ancient cypress terraces, marble fountains, painted pavilions, quarried "
+        "limestone staircases, orchards and carefully restored aqueducts from distant mountains."
     )
     assert len(sentence.split()) == 22
     found = [pair for number in range(20) for pair in Miner(number, everything()).mine("id", sentence, "")[1]]

@@ -44,7 +44,7 @@ class Labels:
     names: list[str]
 
 
-def read_labels(path: Path, good: str) -> Labels:
+def read_labels(path: Path, good: str, section: str) -> Labels:
     """Reads JSON Lines of ``{"id": ..., "label": ...}``.
 
     Raises:
@@ -69,7 +69,7 @@ def read_labels(path: Path, good: str) -> Labels:
     if good not in known or len(known) == 1:
         what = f"no document is labelled {good!r}" if good not in known else f"all documents are labelled {good!r}"
         raise InputError(
-            f"selection.good_label: {what} in {path}; its labels are {', '.join(known) or 'none'}. Documents of this "
+            f"{section}.good_label: {what} in {path}; its labels are {', '.join(known) or 'none'}. Documents of this "
             f"label and of others are needed to compare them.{did_you_mean(good, known)}"
         )
     ids = np.array(list(found), np.uint64)
@@ -95,7 +95,7 @@ def agreement(config: SelectionConfig, source: RowSource, decision: Decision) ->
     """
     assert config.labels
     path = Path(config.labels).expanduser()
-    labels = read_labels(path, config.good_label)
+    labels = read_labels(path, config.good_label, config.SECTION)
     codes = np.full(len(source), -1, np.int32)
     values = {SCORE: decision.values} | {name: np.full(len(source), np.nan) for name in _alone(config, source)}
     for _, place, sets in source:
@@ -108,10 +108,10 @@ def agreement(config: SelectionConfig, source: RowSource, decision: Decision) ->
     present = [name for code, name in enumerate(labels.names) if (codes == code).any()]
     if config.good_label not in present or len(present) < 2:
         raise InputError(
-            f"selection.labels: {path}: of the training documents of this corpus, "
+            f"{config.key('labels')}: {path}: of the training {config.UNIT}s, "
             f"{int((codes == good).sum()):,} are labelled {config.good_label!r} and "
             f"{int(((codes >= 0) & (codes != good)).sum()):,} otherwise; both are needed. Are "
-            "these labels of another corpus?"
+            "these labels of other data?"
         )
     return {
         "good": config.good_label,
