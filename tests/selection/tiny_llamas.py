@@ -39,7 +39,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory, letter_tokenizer: Path) -> C
         if seed not in made:
             torch.manual_seed(seed)
             config = LlamaConfig(
-                vocab_size=len(LETTERS), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                vocab_size=len(LETTERS), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
                 num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.15,
             )  # fmt: skip
             folder = tmp_path_factory.mktemp(f"llama{seed}")

@@ -50,7 +50,7 @@ def scoring_part(stage: StageRecord) -> Part:
         Row(
             (
                 name,
-                f"{found['model']} ({found['engine']})",
+                found["engine"] if found["model"] == found["engine"] else f"{found['model']} ({found['engine']})",
                 exact(found["scored"]),
                 compact(found["tokens"]),
                 _mean(found),

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from megatron_ipt.selection.fitting.stage import DETAILS
+from megatron_ipt.selection.order import ranks
 from megatron_ipt.stages.page import (
-    GREY,
     ORANGE,
     TEAL,
     Caution,
@@ -42,8 +44,8 @@ def part(stage: StageRecord) -> Part:
                     Figure("Spearman", spearman, f"on {plural(counts['held_out_documents'], 'held-out document')}"),
                     Figure("documents", exact(counts["documents"]), "that it learned from"),
                     Figure("epoch", exact(found["epoch"]), f"the best of {len(found['by_epoch'])}"),
-                    Figure("model", found["trunk"]),
-                ]
+                ],
+                f"Trunk: `{found['trunk']}`, on the first {exact(found['seq_length'])} tokens of a document.",
             ),
             *(Caution(f"Warning: {warning}.") for warning in found["warnings"]),
             SideBySide([_epochs(found), _predictions(found)]),
@@ -59,24 +61,18 @@ def _epochs(found: Mapping[str, Any]) -> Chart:
 
 
 def _predictions(found: Mapping[str, Any]) -> Chart:
-    """Held-out documents in the order of their scores, and the means of neighbours."""
-    points = sorted(zip(found["points"]["score"], found["points"]["predicted"]))
+    """Held-out documents in the order of their scores, by their place in the order of predictions."""
+    ranked = [ranks(np.array(found["points"][name])) + 1 for name in ("score", "predicted")]
+    points = sorted(zip(*(each.tolist() for each in ranked)))
     size = max(1, len(points) // _GROUPS)
     groups = [points[first : first + size] for first in range(0, len(points), size)]
-    scores = [score for score, _ in points]
     curves = [
-        Curve("each document", scores, [predicted for _, predicted in points], GREY),
         Curve(
-            "mean of neighbours",
+            "each document" if size == 1 else f"mean of {size}",
             [fmean(score for score, _ in group) for group in groups],
             [fmean(predicted for _, predicted in group) for group in groups],
             TEAL,
         ),
-        Curve("equal", [scores[0], scores[-1]], [scores[0], scores[-1]], ORANGE, dashed=True),
+        Curve("the same order", [1, len(points)], [1, len(points)], ORANGE, dashed=True),
     ]
-    return Chart(
-        "Prediction by score",
-        curves,
-        x_label="score in the proxy run",
-        small="held-out documents, standard deviations",
-    )
+    return Chart("Rank by prediction", curves, x_label="rank by score in the proxy run", small="held-out documents")

@@ -31,6 +31,12 @@ class ProxyConfig:
         "them.",
         affects_output=False,
     )
+    trained_on: str = key(
+        "",
+        "Folder of the stage corpus of the run that trained the starting points. Documents in it must not be scored; "
+        "empty does not check.",
+        affects_output=False,
+    )
     read: ReadOverrides = key(ReadOverrides, "How the files of texts are read.")
     documents: int = key(2048, "Training documents that are scored, a draw from the corpus.", minimum=2)
     seq_length: int = key(1024, "Input tokens of a document or target text; the rest is left out.", minimum=1)

@@ -28,7 +28,7 @@ from megatron_ipt.stages.page import (
 )
 from megatron_ipt.stages.readable import compact, exact, number, percent, plural
 
-_TITLES = {"top": "Documents that help the target most", "bottom": "Documents that harm it most"}
+_TITLES = {"top": "Documents at the top", "bottom": "Documents at the bottom"}
 _MOST_CURVES = len(COLORS) - 1
 
 

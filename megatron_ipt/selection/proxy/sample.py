@@ -22,7 +22,7 @@ from megatron_ipt.parallel import map_shards
 from megatron_ipt.progress import Progress
 from megatron_ipt.seeding import unit_interval
 from megatron_ipt.selection.proxy.config import ProxyConfig
-from megatron_ipt.selection.rows import CorpusShard, documents_of, is_row, shards_of
+from megatron_ipt.selection.rows import CorpusShard, documents_of, hash_of, is_row, shards_of, training_ids
 
 _LISTED = 5
 """Shared texts that an error names."""
@@ -71,7 +71,8 @@ def draw(config: ProxyConfig, corpus: Path, target: Sequence[Document], seed: in
     """(documents of the draw, in the order of the corpus; number of all training documents).
 
     Raises:
-        InputError: the corpus has fewer training documents than are to be drawn, or holds a target text.
+        InputError: the corpus has fewer training documents than are to be drawn, it holds a target text, or the
+            starting points were trained on a document of the draw.
     """
     shards = shards_of(corpus)
     names = names_by_digest(target)
@@ -100,7 +101,9 @@ def draw(config: ProxyConfig, corpus: Path, target: Sequence[Document], seed: in
     made: dict[str, list[Document]] = {}
     for (shard, _), documents_found in map_shards(_read, tasks, (), config.workers):
         made[shard.name] = documents_found
-    return [document for shard, _ in tasks for document in made[shard.name]], documents
+    chosen_documents = [document for shard, _ in tasks for document in made[shard.name]]
+    _refuse_known(config, chosen_documents)
+    return chosen_documents, documents
 
 
 def scan(shard: CorpusShard, seed: int, most: int, target: dict[bytes, str]) -> Scan:
@@ -122,6 +125,19 @@ def scan(shard: CorpusShard, seed: int, most: int, target: dict[bytes, str]) -> 
 def _read(task: tuple[CorpusShard, frozenset[int]]) -> list[Document]:
     shard, rows = task
     return [document for row, (_, document) in enumerate(documents_of(shard.path)) if row in rows]
+
+
+def _refuse_known(config: ProxyConfig, documents: Sequence[Document]) -> None:
+    if not config.trained_on:
+        return
+    ids = np.array([hash_of(document.id) for document in documents], np.uint64)
+    known = np.flatnonzero(np.isin(ids, training_ids(Path(config.trained_on), "proxy.trained_on")))
+    if len(known):
+        raise InputError(
+            f"proxy.trained_on: {len(known):,} documents of the draw, such as {documents[known[0]].id}, were in the "
+            f"training data of the starting points ({config.trained_on}), which have learned what these hold. Reserve "
+            "a slice of the corpus for that training, and score the rest: corpus.slice."
+        )
 
 
 def names_by_digest(documents: Iterable[Document]) -> dict[bytes, str]:

@@ -8,6 +8,7 @@ documents with which the runs of the next one begin.
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ DETAILS = "proxy.json"
 """What the report shows."""
 _SOLUTIONS = "solutions"
 _DRAW = "draw"
-_BINS = 40
+_FEWEST_BINS, _MOST_BINS = 10, 60
 _SHOWN, _SHOWN_CHARACTERS = 10, 600
 _LENGTH_CORRELATION = 0.5
 _AGREEMENT = 0.2
@@ -248,7 +249,7 @@ def _details(
 ) -> dict[str, Any]:  # fmt: skip
     """What the report shows."""
     scores = table["score"]
-    rows, edges = np.histogram(scores, _BINS)
+    rows, edges = np.histogram(scores, min(_MOST_BINS, max(_FEWEST_BINS, math.isqrt(len(scores)))))
     order = np.argsort(-scores, kind="stable")
     agreements = [spearman(one.scores, two.scores) for number, one in enumerate(solved) for two in solved[:number]]
     found = {

@@ -34,6 +34,14 @@ def test_a_target_that_models_are_evaluated_on(pds: Pds, tmp_path: Path) -> None
         run(recipe, until="proxy")
 
 
+def test_documents_that_the_starting_points_know(pds: Pds) -> None:
+    first = run(pds("first", corpus={"slice": [0.0, 0.4]}, documents=2), until="corpus") / "corpus"
+    keys = {"documents": 20, "trained_on": str(first), "steps": 1}
+    with pytest.raises(InputError, match=r"proxy\.trained_on: \d+ documents .*, such as (good|noise)\d+, were"):
+        run(pds("all", **keys), until="proxy")
+    run(pds("rest", corpus={"slice": [0.4, 1.0]}, **keys), until="proxy")
+
+
 def test_a_target_that_begins_as_a_document_does(pds: Pds) -> None:
     """They differ beyond what the model reads of them."""
     texts = {"a": counting(0, 20), "b": counting(1, 20)}

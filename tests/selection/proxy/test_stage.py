@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -49,14 +50,22 @@ def test_documents_that_are_like_the_target_score_high(pds: Pds) -> None:
 
 
 def test_a_shuffled_target_gives_no_signal(pds: Pds) -> None:
-    """Half of the documents count in threes, the others in twos; a target of one prefers it, a shuffled one neither."""
-    texts = {f"good{n}": counting(n, 8 + n % 7) for n in range(16)}
-    texts |= {f"other{n}": counting(n, 8 + n % 7, stride=2) for n in range(16)}
+    """Half of the documents count in threes, the others in sevens; a target of one prefers it, a shuffled one none."""
+    texts = {f"good{n}": counting(n, 8 + n % 7) for n in range(12)}
+    texts |= {f"other{n}": counting(n, 8 + n % 7, stride=7) for n in range(12)}
     ordered = [counting(n, 16) for n in range(10)] * 4
     shuffled = ["".join(np.random.default_rng(n).permutation(list(text))) for n, text in enumerate(ordered)]
-    assert agreement(proxied(pds("ordered", texts=texts, target=ordered))) > 0.8
-    # By chance, the standard deviation of the correlation of 32 rows is 0.18.
-    assert abs(agreement(proxied(pds("shuffled", texts=texts, target=shuffled)))) < 0.35
+    gaps = [gap(proxied(pds(str(n), texts=texts, target=target))) for n, target in enumerate((ordered, shuffled))]
+    # Documents of a half are alike and so are their scores: what tells is how far the halves lie apart.
+    assert abs(gaps[1]) < 0.15 * gaps[0]
+
+
+def gap(folder: Path) -> float:
+    """Mean score of the good documents less that of the others."""
+    scores = scores_of(folder)
+    good = [score for name, score in scores.items() if name.startswith("good")]
+    others = [score for name, score in scores.items() if not name.startswith("good")]
+    return fmean(good) - fmean(others)
 
 
 def test_a_killed_run_repeats_one_start_and_gives_the_same_bytes(pds: Pds, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,11 +119,11 @@ def test_the_draw_depends_on_ids_not_on_shards(pds: Pds) -> None:
 
 
 def test_outer_steps_move_weight_to_what_helps(pds: Pds) -> None:
-    folder = proxied(pds(outer_steps=3, outer_step_size=0.5))
+    folder = proxied(pds(outer_steps=3, outer_step_size=0.5, documents=20, steps=4))
     documents, table = read_scores_of(folder / "proxy", "none")
     is_good = np.array([document.id.startswith("good") for document in documents])
     assert table["weight"].sum() == pytest.approx(1)
-    assert table["weight"][is_good].sum() > 0.9
+    assert table["weight"][is_good].sum() > 0.85
     curves = read_json(folder / "proxy" / "proxy.json")["targets"]
     assert sum(curves[0]) > sum(curves[1]) > sum(curves[2])
     assert len(list((folder / "proxy" / "solutions").glob("*.npy"))) == 3
