@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,15 @@ import pytest
 from megatron_ipt.errors import InputError, RecipeError, StageError, UserError
 from megatron_ipt.files import read_json, read_jsonl, write_json
 from megatron_ipt.recipe import Recipe
+from megatron_ipt.selection.description import FITTING, SCORING
+from megatron_ipt.selection.findings.report import scoring_part
 from megatron_ipt.selection.fitting.learned import load, read_about, texts_of
+from megatron_ipt.selection.fitting.report import part
 from megatron_ipt.selection.identity import model_fingerprint
 from megatron_ipt.selection.order import gumbel_keys, largest, uniform
 from megatron_ipt.selection.rows import hash_of
+from megatron_ipt.stages import Stage
+from megatron_ipt.stages.page import Chart, SideBySide, StageRecord, Table
 from tests.selection.conftest import LETTERS, run
 from tests.selection.tiny_llamas import Pds
 
@@ -45,6 +51,10 @@ def fitted(pds: Pds, llama: Callable[[int], Path]) -> Fitted:
     return make
 
 
+def record(folder: Path, stage: Stage) -> StageRecord:
+    return StageRecord(stage, folder / stage.name, read_json(folder / stage.name / "manifest.json"))
+
+
 def test_documents_that_help_the_target_are_kept(fitted: Fitted) -> None:
     folder = run(fitted(), until="selection")
     counts = read_json(folder / "fitting" / "manifest.json")["counts"]
@@ -68,6 +78,16 @@ def test_documents_that_help_the_target_are_kept(fitted: Fitted) -> None:
     keys = gumbel_keys(predictions, 0.1, uniform(1234, "selection", rows["id"]))
     assert kept == [name for name, flag in zip(texts, largest(keys, 20)) if flag]
     assert sum(name.startswith("good") for name in kept) >= 16
+
+    found = part(record(folder, FITTING))
+    assert found.title == "Scorer" and found.step is not None and found.step.unit == "rank correlation"
+    (charts,) = [element.elements for element in found.elements if isinstance(element, SideBySide)]
+    ranks = charts[1]
+    assert isinstance(ranks, Chart)
+    assert ranks.curves[0].x == sorted(range(1, counts["held_out_documents"] + 1))
+    shown = scoring_part(record(folder, SCORING)).elements[0]
+    assert isinstance(shown, Table) and shown.rows[0].cells[:2] == ("pds", "learned")
+    assert shown.rows[0].cells[4].startswith("score ")
 
 
 def test_a_scorer_of_another_run_and_long_documents(fitted: Fitted) -> None:
@@ -130,29 +150,35 @@ def test_files_of_a_scorer_are_checked(fitted: Fitted) -> None:
         read_about(scorer.parent / "nowhere", "key")
 
 
+def test_a_scorer_is_used_as_it_was_fitted(fitted: Fitted) -> None:
+    # Of one run: what is finished is skipped.
+    for keys, message in (
+        ({"scorer": {"prepend_bos": False}}, r"pds\.prepend_bos: is false, and the scorer .* with true"),
+        ({"scorer": {"seq_length": 17}}, r"pds\.seq_length: 17 inputs .* set it to 15 or less"),
+        ({"selection": {"rule": "top_k", "per": "byte"}}, r"selection\.per: pds is a learned scorer"),
+    ):
+        recipe = fitted(steps=2, **keys)
+        shutil.rmtree(Path(recipe.output_dir) / "scoring", ignore_errors=True)
+        with pytest.raises(RecipeError, match=message):
+            run(recipe, until="selection")
+
+
 @pytest.mark.parametrize(
     ("keys", "error", "message"),
     [
-        (
-            {"scorer": {"prepend_bos": False}},
-            RecipeError,
-            r"pds\.prepend_bos: is false, and the scorer .* with true",
-        ),
-        ({"scorer": {"seq_length": 17}}, RecipeError, r"pds\.seq_length: 17 inputs .* set it to 15 or less"),
-        ({"selection": {"rule": "top_k", "per": "byte"}}, RecipeError, r"selection\.per: pds is a learned scorer"),
-        ({"fitting": {"held_out": 1.0}}, RecipeError, r"fitting\.held_out: 1 is not between 0 and 1"),
-        ({"fitting": {"learning_rate": 0.0}}, RecipeError, r"fitting\.learning_rate: 0 is not above 0"),
-        ({"fitting": {"trunk": "nowhere"}}, InputError, r"fitting\.trunk: nowhere is no Hugging Face folder"),
-        ({"fitting": {"seq_length": 99}}, InputError, r"fitting\.seq_length: 99 is more than the 64 positions"),
+        ({"held_out": 1.0}, RecipeError, r"fitting\.held_out: 1 is not between 0 and 1"),
+        ({"learning_rate": 0.0}, RecipeError, r"fitting\.learning_rate: 0 is not above 0"),
+        ({"trunk": "nowhere"}, InputError, r"fitting\.trunk: nowhere is no Hugging Face folder"),
+        ({"seq_length": 99}, InputError, r"fitting\.seq_length: 99 is more than the 64 positions"),
     ],
 )
 def test_bad_settings(fitted: Fitted, keys: dict[str, Any], error: type[UserError], message: str) -> None:
     with pytest.raises(error, match=message):
-        run(fitted(steps=2, **keys), until="selection")
+        run(fitted(steps=1, documents=8, fitting=keys), until="fitting")
 
 
 def test_no_scorer_at_all(fitted: Fitted) -> None:
-    recipe = fitted(steps=1)
+    recipe = fitted(steps=1, documents=8)
     recipe.skip += ["proxy", "fitting"]
     with pytest.raises(RecipeError, match=r"pds\.generation\.model: the recipe fits no scorer .*\(section fitting\)"):
         run(recipe, until="scoring")

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from megatron_ipt.files import read_json
+from megatron_ipt.selection.description import PROXY
 from megatron_ipt.selection.order import spearman
 from megatron_ipt.selection.proxy import stage as proxy_stage
+from megatron_ipt.selection.proxy.report import part
 from megatron_ipt.selection.proxy.stage import improved, read_scores_of
+from megatron_ipt.selection.rows import hash_of
+from megatron_ipt.selection.score_sets import read_scores
+from megatron_ipt.stages.page import Chart, SideBySide, StageRecord
 from tests.selection.conftest import run
 from tests.selection.test_stages import files_of
 from tests.selection.tiny_llamas import Pds, counting, noise
@@ -47,6 +52,17 @@ def test_documents_that_are_like_the_target_score_high(pds: Pds) -> None:
     assert {sample["id"][:5] for sample in details["samples"]["bottom"]} == {"noise"}
     assert len(details["targets"][0]) == len(details["costates"]) == 6
     assert details["warnings"] == []
+
+    # As a file of scores of the user's.
+    ids, scores = read_scores(folder / "proxy" / "scores.npy", "selection")
+    assert dict(zip(ids.tolist(), scores.tolist())) == {hash_of(name): x for name, x in scores_of(folder).items()}
+
+    found = part(StageRecord(PROXY, folder / "proxy", read_json(folder / "proxy" / "manifest.json")))
+    assert found.step is not None and found.step.amount == "40"
+    (charts,) = [element.elements for element in found.elements if isinstance(element, SideBySide)]
+    for chart, name in zip(charts, ("targets", "costates")):
+        assert isinstance(chart, Chart)
+        assert [curve.y for curve in chart.curves] == (details[name] if name == "targets" else [details[name]])
 
 
 def test_a_shuffled_target_gives_no_signal(pds: Pds) -> None:
