@@ -47,7 +47,7 @@ def model(tmp_path: Path) -> Path:
 def test_documents_on_nature_are_found(model: Path, tmp_path: Path) -> None:
     overrides = (
         f"output_dir={tmp_path / 'run'}", f"proxy.starts=[{model}]", f"fitting.trunk={model}", "proxy.steps=6",
-        "proxy.trained_on=", "proxy.learning_rate=0.3", "proxy.seq_length=128", "fitting.seq_length=128",
+        "proxy.trained_on=''", "proxy.learning_rate=0.3", "proxy.seq_length=128", "fitting.seq_length=128",
     )  # fmt: skip
     run_recipe(load_recipe(REPOSITORY / "examples/pds.yaml", overrides), until="selection")
     proxy = read_json(tmp_path / "run/proxy/proxy.json")
