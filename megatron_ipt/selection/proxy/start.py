@@ -107,17 +107,38 @@ def solve_on_rank(rank: int, start: Start, folder: str) -> Solved:
 
     ranks = start.config.ranks
     device = _device(start.config, rank)
-    if ranks == 1:
-        return _solve(start, device, rank)
+    try:
+        return _solve(start, device, rank) if ranks == 1 else _solve_with_others(start, device, rank, folder)
+    except torch.OutOfMemoryError as error:
+        raise StageError(
+            f"proxy.micro_batch_documents: {start.config.micro_batch_documents} documents of up to "
+            f"{start.config.seq_length} tokens do not fit into the memory of {device}; lower it"
+        ) from error
+
+
+def _solve_with_others(start: Start, device: str, rank: int, folder: str) -> Solved:
+    import torch
+
     configure_logging(first_rank=rank == 0)
     on_gpu = device.startswith("cuda")
     if on_gpu:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group(
-        "nccl" if on_gpu else "gloo", init_method=f"file://{Path(folder) / 'ranks'}", rank=rank, world_size=ranks
+        "nccl" if on_gpu else "gloo",
+        init_method=f"file://{Path(folder) / 'ranks'}",
+        rank=rank,
+        world_size=start.config.ranks,
     )
     try:
         return _solve(start, device, rank)
+    except RuntimeError as error:
+        # Gloo has no error of its own.
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise StageError(
+            f"proxy: rank {rank} of {start.config.ranks} lost another, which was killed or ran out of memory: "
+            f"{str(error).splitlines()[0]}. Finished runs are kept; rerun the same command to resume"
+        ) from error
     finally:
         torch.distributed.destroy_process_group()
 
