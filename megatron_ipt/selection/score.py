@@ -14,7 +14,7 @@ from megatron_ipt.files import read_json
 from megatron_ipt.inference.engine import Engine
 from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_stage, read_manifest
 from megatron_ipt.selection.config import LEARNED, ScoringConfig
-from megatron_ipt.selection.fitting.learned import TRUNK
+from megatron_ipt.selection.fitting.learned import TRUNK, check_framing
 from megatron_ipt.selection.rows import documents_of, is_row, rows_of, shards_of, training_ids
 from megatron_ipt.selection.scoring import (
     ScoreTask,
@@ -98,7 +98,10 @@ class _Documents(Scoring):
         bos = tokenizer.bos_id if self.scorer.prepend_bos else None
         self._framing = Framing(bos, tokenizer.eos_id, self.scorer.append_eod, self.scorer.eod_mask)
         model = Path(self.settings.generation.model)
-        self._vocab_size = _vocabulary(model / TRUNK if self.scorer.engine == LEARNED else model)
+        if self.scorer.engine == LEARNED:
+            check_framing(model, self.scorer.prepend_bos, self.scorer.append_eod, self.settings.prefix)
+            model /= TRUNK
+        self._vocab_size = _vocabulary(model)
         if self.scorer.trained_on:
             self._forbidden = training_ids(Path(self.scorer.trained_on), self.settings.key("trained_on"))
 

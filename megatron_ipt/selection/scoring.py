@@ -27,7 +27,7 @@ from megatron_ipt.manifest import ShardMarkers, StageContext
 from megatron_ipt.parallel import share_of
 from megatron_ipt.progress import Progress
 from megatron_ipt.selection.config import LEARNED, ScorerConfig
-from megatron_ipt.selection.fitting.learned import SCORER_FOLDER, check_framing
+from megatron_ipt.selection.fitting.learned import SCORER_FOLDER
 from megatron_ipt.selection.identity import identity_of, settings_of
 from megatron_ipt.selection.rows import REFUSED, CorpusShard, ShardRows, ids_digest, save_rows
 from megatron_ipt.selection.windows import Flags, Ids, Window, by_length, windows
@@ -220,8 +220,11 @@ class Scoring(ABC):
         run_coroutine(self._work())
 
     async def _work(self) -> None:
-        if self.scorer.engine == LEARNED:
-            self._check_learned()
+        if self.scorer.engine == LEARNED and not self.settings.generation.model:
+            raise RecipeError(
+                f"{self.settings.key('generation.model')}: the recipe fits no scorer for this stage (section fitting), "
+                "so name the folder of one"
+            )
         engine = open_engine(self.settings)
         self.prepare(engine)
         self._identity = identity_of(self.settings, self.scorer)
@@ -235,15 +238,6 @@ class Scoring(ABC):
                     with locked(lock, task.array(self.context.directory), remove=True, advice=advice):
                         if ShardMarkers(self.context.directory).counts(task.name) is None:
                             await self._score(task, engine, bar)
-
-    def _check_learned(self) -> None:
-        model = self.settings.generation.model
-        if not model:
-            raise RecipeError(
-                f"{self.settings.key('generation.model')}: the recipe fits no scorer for this stage (section fitting), "
-                "so name the folder of one"
-            )
-        check_framing(Path(model), self.scorer.prepend_bos, self.scorer.append_eod, self.settings.prefix)
 
     def _windows_of(self, engine: Engine) -> int:
         longest = engine.longest_score - 1
