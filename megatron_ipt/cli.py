@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from megatron_ipt import __version__
-from megatron_ipt.commands import cluster, comparison, datasets, decontamination, evaluation, models, shell
+from megatron_ipt.commands import cluster, comparison, datasets, decontamination, evaluation, in_context, models, shell
 from megatron_ipt.commands.common import (
     EXIT_STATUSES,
     json_option,
@@ -213,6 +213,7 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
             (models.import_, "Hugging Face folder to Megatron-Core checkpoint."),
             (models.export_checkpoint, "Megatron-Core checkpoint to Hugging Face folder."),
             (evaluation.benchmark, "Measure a model with lm-evaluation-harness."),
+            (in_context.in_context, "Accuracy against the number of demonstrations."),
             (evaluation.judge, "Judge the pairs of a synthesizer."),
         ),
     ),
