@@ -47,6 +47,7 @@ class _Numbers(click.ParamType):
 @click.option("--seeds", type=_Numbers(0), default="1,2,3", show_default=True, help="Seeds of the choice.")
 @click.option("--group-tokens", type=click.IntRange(1), help="Maximum tokens per group. Default: the model's context.")
 @click.option("--template", default="", help="Text before an answer, with {context} and {question}.")
+@click.option("--no-bos", is_flag=True, help="Do not begin groups with BOS.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N questions.")
 @click.option("--memory-gib", type=click.FloatRange(0), help="Most memory beside the weights.")
 @click.option("--dtype", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Of the weights.")
@@ -61,6 +62,7 @@ def in_context(
     seeds: tuple[int, ...],
     group_tokens: int | None,
     template: str,
+    no_bos: bool,
     limit: int | None,
     memory_gib: float | None,
     dtype: str,
@@ -81,7 +83,7 @@ def in_context(
     for mode in chosen:
         if mode not in MODES:
             raise click.UsageError(f"--modes: {mode!r} is not one of {', '.join(MODES)}")
-    given = {"group_tokens": group_tokens, "template": template, "memory_gib": memory_gib}
+    given = {"group_tokens": group_tokens, "template": template, "memory_gib": memory_gib, "add_bos_token": not no_bos}
     assert given.keys() <= {field.name for field in fields(InContextConfig)}
     config = from_mapping(InContextConfig, given, "--")
     if not (Path(folder) / "config.json").is_file():

@@ -38,6 +38,11 @@ class InContextConfig:
         "Text before the answer, for questions and demonstrations, with {context} and {question}; an answer follows "
         "after a space. Empty: {context}, an empty line, Question: {question}, Answer:",
     )
+    add_bos_token: bool = key(
+        True,
+        "Begin every group with BOS, as every document in training, where the tokenizer has one. Benchmarks follow "
+        "harness.add_bos_token.",
+    )
     seed: int = key(1234, "Seed of the choice of demonstrations.", minimum=0)
     beams: int = key(3, "Beams in the search for a generated answer; 1: greedy.", minimum=1)
     length_penalty: float = key(

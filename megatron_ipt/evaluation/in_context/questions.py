@@ -65,7 +65,7 @@ def measure(model: LanguageModel, task: Task, config: InContextConfig, answer_to
     """
     refuse_model(model.model)
     tokenizer = model.tokenizer
-    head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    head = [] if tokenizer.bos_token_id is None or not config.add_bos_token else [tokenizer.bos_token_id]
     chosen = choose(config.demonstrations, len(task.pool), config.seed, task.source) if config.mode != "none" else []
     # Without demonstrations, the question itself begins the text.
     asked = [ask(tokenizer, question, config.template, [] if chosen else head) for question in task.questions]
