@@ -13,7 +13,17 @@ from typing import Any
 import click
 
 from megatron_ipt import __version__
-from megatron_ipt.commands import cluster, comparison, datasets, decontamination, evaluation, in_context, models, shell
+from megatron_ipt.commands import (
+    cluster,
+    comparison,
+    datasets,
+    decontamination,
+    evaluation,
+    in_context,
+    models,
+    policy,
+    shell,
+)
 from megatron_ipt.commands.common import (
     EXIT_STATUSES,
     json_option,
@@ -195,6 +205,7 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
         (
             (cluster.status, "Show the progress of each stage, here or on a cluster."),
             (comparison.compare, "Train variants of a recipe and compare the results."),
+            (policy.policy, "Find the weights with which a small model learns fastest."),
         ),
     ),
     (
