@@ -332,6 +332,7 @@ class Trainer:
                 device=torch.cuda.current_device(),
                 seed=self.context.seed,
                 directory=self.context.directory,
+                rows=sum(source.documents for source in self.tokens.train if source.loss_mask is not None),
             )
         )
 

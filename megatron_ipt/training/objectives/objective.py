@@ -62,6 +62,7 @@ class TrainingSetup:
         chunks: of the model on this rank, without wrappers: one, or one for each virtual pipeline stage.
         seed: of the recipe; derive every random choice from it with :func:`megatron_ipt.seeding.derive`.
         directory: of the stage.
+        rows: of the training data that have a loss mask, in all sources.
     """
 
     config: TrainingConfig
@@ -75,6 +76,7 @@ class TrainingSetup:
     device: Any
     seed: int
     directory: Path
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,9 @@ class Objective:
 
         Args:
             batch: ``tokens``, ``labels`` (int64) and ``loss_mask`` (0 or 1), each [batch, seq], and what the other
-                methods have added.
+                methods have added. Where the data are rows with a mask, also ``row`` and ``row_tokens``, the same at
+                all positions of a row: its number over all sources in the order of the data's description, -1 for
+                padding samples, and how many of its tokens are predicted.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 OBJECTIVES: dict[str, str] = {
     "next_token": "megatron_ipt.training.objectives.next_token:NextToken",
+    "weighted_rows": "megatron_ipt.training.objectives.weighted_rows:WeightedRows",
 }
 """Value of ``training.objectives.NAME.objective``: ``module:Class`` of an
 :class:`~megatron_ipt.training.objectives.objective.Objective`."""
