@@ -19,6 +19,7 @@ def save(title: str, results: dict[str, Any], paths: Sequence[Path]) -> None:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -32,10 +33,23 @@ def save(title: str, results: dict[str, Any], paths: Sequence[Path]) -> None:
             axes.grid(linewidth=0.5, alpha=0.6)
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
+            for axis in (axes.xaxis, axes.yaxis):
+                if axis.get_scale() == "log":
+                    axis.set_minor_formatter(NullFormatter() if _decades(axis) > 1 else FuncFormatter(_plain))
+                    axis.set_major_formatter(FuncFormatter(_plain))
         for path in paths:
             date = {"Date": None} if path.suffix == ".svg" else {}
             with atomic_open(path) as stream:
                 figure.savefig(stream, format=path.suffix[1:], dpi=150, metadata=date)
+
+
+def _decades(axis: Any) -> float:
+    low, high = sorted(axis.get_view_interval())
+    return float(np.log10(high / max(low, 1e-300)))
+
+
+def _plain(value: float, _: int) -> str:
+    return f"{value:g}"
 
 
 def _search(axes: Any, results: dict[str, Any]) -> None:
@@ -60,8 +74,8 @@ def _losses(axes: Any, results: dict[str, Any]) -> None:
         reached = results["steps"] / results["speed_up"]
         axes.annotate("", (reached, last), (results["steps"], last), arrowprops={"arrowstyle": "<->", "color": _ORANGE})
         axes.annotate(
-            f"{results['speed_up']:.2f} times as fast", ((reached + results["steps"]) / 2, last), xytext=(0, 4),
-            textcoords="offset points", ha="center", color=_ORANGE, fontsize=8,
+            f"{results['speed_up']:.2f} times as fast", (results["steps"], last), xytext=(0, 5),
+            textcoords="offset points", ha="right", color=_ORANGE, fontsize=8,
         )  # fmt: skip
     axes.set_yscale("log")
     axes.set_xlabel("steps")
