@@ -104,7 +104,13 @@ HOW = (
     How(r"name=continued", "run", "data stages; tests/convert trains from imported weights", "--until tokens"),
     How(r"name=mine .*steps=", "run", "the data stages of it", "--until tokens"),
     How(r"tensor_model_parallel_size=2", "parse", "a whole run under two ranks: tests/training does such"),
-    How(r"^megatron-ipt (benchmark|judge|compare|tuning-data)|tools/bench_", "parse", "minutes; its own room's tests"),
+    How(r"examples/in_context/topics", "skip", "needs WikiText-2"),
+    How(r"^megatron-ipt policy .*perceptron\.yaml( |$)", "run", "a search of minutes", "steps=20 epochs=2"),
+    How(
+        r"^megatron-ipt (benchmark|judge|compare|tuning-data|in-context|policy)|tools/bench_",
+        "parse",
+        "minutes; its own room's tests",
+    ),
 )
 """The first row that matches decides; a command that none matches is run as it stands."""
 

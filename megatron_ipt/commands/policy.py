@@ -22,7 +22,7 @@ def policy(policy: str, overrides: tuple[str, ...], overwrite: bool, as_json: bo
 
     \b
     Example:
-      megatron-ipt policy examples/policy_perceptron.yaml epochs=20
+      megatron-ipt policy examples/learning_law/perceptron.yaml epochs=20
     """
     from megatron_ipt.research.learning_law.config import load_policy
     from megatron_ipt.research.learning_law.study import run_study, table
