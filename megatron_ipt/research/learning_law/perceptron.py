@@ -38,11 +38,14 @@ class Labelled(NamedTuple):
 
 def losses(theta: Theta, batch: Labelled) -> torch.Tensor:
     """Cross-entropy of each label in nats, [examples]."""
+    assert not isinstance(theta, dict)
+    return _losses_of(batch.inputs @ theta, batch.labels)
+
+
+def _losses_of(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     import torch
 
-    assert not isinstance(theta, dict)
-    scores = batch.inputs @ theta
-    return torch.nn.functional.softplus(scores) - batch.labels * scores
+    return torch.nn.functional.softplus(scores) - labels * scores
 
 
 class PerceptronCalculus:
@@ -52,8 +55,9 @@ class PerceptronCalculus:
         self._desired = desired
 
     def gradient(self, theta: Any, batch: Labelled, weights: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        residuals = (batch.inputs @ theta).sigmoid_().sub_(batch.labels)
-        return losses(theta, batch), batch.inputs.mT @ (weights.to(theta) * residuals)
+        scores = batch.inputs @ theta
+        residuals = scores.sigmoid().sub_(batch.labels)
+        return _losses_of(scores, batch.labels), batch.inputs.mT @ (weights.to(theta) * residuals)
 
     def slopes(self, theta: Any, batch: Labelled, direction: Any) -> torch.Tensor:
         residuals = (batch.inputs @ theta).sigmoid_().sub_(batch.labels)
@@ -69,8 +73,10 @@ class PerceptronCalculus:
 
     def target(self, theta: Any) -> tuple[torch.Tensor, Any]:
         count = len(self._desired.labels)
-        residuals = (self._desired.inputs @ theta).sigmoid_().sub_(self._desired.labels)
-        return losses(theta, self._desired).mean().double(), self._desired.inputs.mT @ residuals / count
+        scores = self._desired.inputs @ theta
+        residuals = scores.sigmoid().sub_(self._desired.labels)
+        value = _losses_of(scores, self._desired.labels).mean().double()
+        return value, self._desired.inputs.mT @ residuals / count
 
 
 def perceptron(config: PerceptronConfig, learning_rate: float, seed: int, dtype: torch.dtype) -> Model:
