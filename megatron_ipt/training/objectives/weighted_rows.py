@@ -7,6 +7,8 @@ found for, that weight is 1. Rows are told by their number in the training data,
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,7 @@ class WeightedRows(Objective):
         if not options.policy:
             raise RecipeError("weighted_rows: options.policy is required: the folder of a policy")
         self._weights: Any = None
+        self._digest = ""
 
     def setup(self, setup: TrainingSetup) -> None:
         """Reads the policy.
@@ -68,6 +71,18 @@ class WeightedRows(Objective):
                 "a mask; use the data that it was found for"
             )
         self._weights = weights
+        self._digest = hashlib.blake2b(weights.data, digest_size=16).hexdigest()
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"policy": self._digest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises StageError if the policy has changed since the run began."""
+        if state.get("policy") != self._digest:
+            raise StageError(
+                f"{self.options.policy}: is another policy than the one that this training began with; restore it, or "
+                "begin again with --overwrite"
+            )
 
     def before_step(self, step: Step, batches: list[Batch]) -> list[Batch]:
         import torch

@@ -89,6 +89,14 @@ def test_parts_of_sequences_add_up(written):
     assert sum(float(found.count(part)) for part in parts) == pytest.approx(float(found.count(ready)), rel=1e-6)
 
 
+def test_a_run_continues_with_the_policy_that_it_began_with(written):
+    state = term(written).state_dict()
+    term(written).load_state_dict(dict(state))
+    write_policy(written, policy(seed=1), {})
+    with pytest.raises(StageError, match="is another policy than the one that this training began with"):
+        term(written).load_state_dict(state)
+
+
 def test_policies_of_another_training_are_refused(written, tmp_path):
     with pytest.raises(RecipeError, match=r"is a policy for 4 steps, but this training has 5; set training\.steps=4"):
         term(written, steps=5)
