@@ -26,7 +26,7 @@ from megatron_ipt.selection.pds.vectors import Theta, detached, plus, zeros_like
 if TYPE_CHECKING:
     import torch
 
-_LONGER, _SHORTER = 1.5, 0.5
+_LONGER, _SHORTER = 1.25, 0.5
 _CANCELLATION = 1e-9
 """Falls of the area, relative, below which a difference of two areas says little; the mean of the gains at both ends
 says more there."""
