@@ -66,21 +66,16 @@ def _search(axes: Any, results: dict[str, Any]) -> None:
 
 
 def _losses(axes: Any, results: dict[str, Any]) -> None:
-    for name, color in _NAMES.items():
-        curve = results["test"][name]
-        axes.plot(range(len(curve)), curve, color=color, label=name)
-    if results["speed_up"]:
-        last = results["test"]["conventional"][-1]
-        reached = results["steps"] / results["speed_up"]
-        axes.annotate("", (reached, last), (results["steps"], last), arrowprops={"arrowstyle": "<->", "color": _ORANGE})
-        axes.annotate(
-            f"{results['speed_up']:.2f} times as fast", (results["steps"], last), xytext=(0, 5),
-            textcoords="offset points", ha="right", color=_ORANGE, fontsize=8,
-        )  # fmt: skip
+    for kind, style in (("test", "-"), ("desired", (0, (3, 2)))):
+        for name, color in _NAMES.items():
+            curve = results[kind][name]
+            speed = results["speed_up"][kind] if name == "policy" else None
+            label = f"{name}, {kind}" + (f": {speed:.2f} times as fast" if speed else "")
+            axes.plot(range(len(curve)), curve, color=color, linestyle=style, linewidth=1.3, label=label)
     axes.set_yscale("log")
     axes.set_xlabel("steps")
-    axes.set_ylabel("loss of test examples (nats)")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylabel("loss (nats)")
+    axes.legend(frameon=False, fontsize=7)
     axes.set_title("Training", fontsize=9)
 
 

@@ -187,8 +187,8 @@ def _results(
     model: Model, search: Search, best: Gradient, points: list[dict[str, Any]], damaged: list[bool]
 ) -> dict[str, Any]:
     steps = len(search.weights)
-    policy = _test_curve(model, search.weights)
-    conventional = _test_curve(model, uniform(steps, model.examples))
+    policy, _ = _curves(model, search.weights)
+    conventional, desired = _curves(model, uniform(steps, model.examples))
     found = optimality(search.weights, best.gains)
     return {
         "model": model.name,
@@ -197,7 +197,7 @@ def _results(
         "epochs": search.epoch,
         "area": {"conventional": search.history[0]["area"], "policy": best.area},
         "optimality": {**asdict(found), "first_gap": search.history[0]["gap"]},
-        "speed_up": speed_up(conventional, policy),
+        "speed_up": {"desired": speed_up(desired, best.desired.numpy()), "test": speed_up(conventional, policy)},
         "last_loss": {"conventional": float(conventional[-1]), "policy": float(policy[-1])},
         "compression": {
             "conventional": compression_ratio(conventional, model.vocabulary),
@@ -208,12 +208,16 @@ def _results(
         "weight_of_damaged": _weight_of(search.weights, damaged),
         "history": search.history,
         "points": points,
+        "desired": {"conventional": desired.tolist(), "policy": best.desired.tolist()},
         "test": {"conventional": conventional.tolist(), "policy": policy.tolist()},
     }
 
 
-def _test_curve(model: Model, weights: torch.Tensor) -> Any:
-    return np.array([float(model.test(theta)) for theta in trajectory(model, weights)])
+def _curves(model: Model, weights: torch.Tensor) -> tuple[Any, Any]:
+    """Losses of test and of desired examples before each step and after the last."""
+    pairs = [(float(model.test(theta)), float(model.calculus.target(theta)[0])) for theta in trajectory(model, weights)]
+    test, desired = np.array(pairs).T
+    return test, desired
 
 
 def _laws(curves: dict[str, Any]) -> dict[str, Any]:
@@ -244,12 +248,17 @@ def table(results: dict[str, Any]) -> str:
 
     rows = [
         ("area under the desired loss", *(f"{results['area'][name]:.4f}" for name in ("conventional", "policy"))),
+        ("last desired loss", *(f"{results['desired'][name][-1]:.4f}" for name in ("conventional", "policy"))),
         ("last test loss", *(f"{results['last_loss'][name]:.4f}" for name in ("conventional", "policy"))),
-        ("compression ratio", *(f"{results['compression'][name]:.3f}" for name in ("conventional", "policy"))),
-        ("scaling law, B", law("conventional", "scale"), law("policy", "scale")),
-        ("scaling law, β", law("conventional", "exponent"), law("policy", "exponent")),
+        ("compression ratio of test", *(f"{results['compression'][name]:.3f}" for name in ("conventional", "policy"))),
+        ("scaling law of test, B", law("conventional", "scale"), law("policy", "scale")),
+        ("scaling law of test, β", law("conventional", "exponent"), law("policy", "exponent")),
         ("left to gain, first order", *(f"{results['optimality'][name]:.3g}" for name in ("first_gap", "gap"))),
-        ("speed-up", "1", "never as low" if results["speed_up"] is None else f"{results['speed_up']:.2f}"),
-    ]  # fmt: skip
+        *((f"speed-up, {name}", "1", _times(results["speed_up"][name])) for name in ("desired", "test")),
+    ]
     lines = ["| | conventional | policy |", "|---|--:|--:|"]
     return "\n".join(lines + [f"| {name} | {one} | {other} |" for name, one, other in rows])
+
+
+def _times(speed: float | None) -> str:
+    return "never as low" if speed is None else f"{speed:.2f}"

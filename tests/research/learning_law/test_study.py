@@ -38,8 +38,11 @@ def test_a_study_of_the_perceptron(whole):
     results = read_json(whole / study.RESULTS)
     assert results["area"]["policy"] < results["area"]["conventional"]
     assert results["optimality"]["gap"] < results["optimality"]["first_gap"]
-    assert results["last_loss"]["policy"] < results["last_loss"]["conventional"] and results["speed_up"] > 1
+    assert results["last_loss"]["policy"] < results["last_loss"]["conventional"] and results["speed_up"]["test"] > 1
     assert results["compression"]["policy"] > results["compression"]["conventional"]
+    assert results["speed_up"]["desired"] > 1
+    assert sum(results["desired"]["policy"]) / 30 == pytest.approx(results["area"]["policy"], rel=1e-12)
+    assert sum(results["desired"]["conventional"]) / 30 == pytest.approx(results["area"]["conventional"], rel=1e-12)
     assert len(results["test"]["policy"]) == 31 and results["epochs"] == 12
     assert [point["epoch"] for point in results["points"]] == sorted(study.snapshots(12, 3)) == [0, 2, 5, 12]
     assert results["points"][-1]["compression"] == pytest.approx(results["compression"]["policy"], rel=1e-12)
