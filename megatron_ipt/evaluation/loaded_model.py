@@ -139,13 +139,8 @@ class _Checkpoint(LoadedModel):
         return self._model.score(requests)
 
     def _continue(self, ids: list[int], max_new_tokens: int) -> list[int]:
-        """Computes the whole sequence for every token: a checkpoint is for looking; export it to generate much."""
-        new: list[int] = []
-        for _ in range(max_new_tokens):
-            new.append(int(self._model.logits([[*ids, *new]])[0, -1].argmax()))
-            if new[-1] == self.tokenizer.eos_token_id:
-                return new[:-1]
-        return new
+        end = self.tokenizer.eos_token_id
+        return self._model.generate([ids], max_new_tokens, () if end is None else (end,))[0]
 
     def close(self) -> None:
         self._model.close()
