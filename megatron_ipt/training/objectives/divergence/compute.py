@@ -1,0 +1,218 @@
+"""Divergences over a vocabulary that tensor parallelism splits, with gradients in closed form.
+
+Ranks exchange a few numbers for each position in the forward pass (largest logits, sums of exponentials, sums of the
+result) and nothing in the backward pass, in which each computes the gradient of its own columns from its logits and
+what was kept: five numbers for each position. Logits are read in parts of bounded size; the only
+new tensor of their size is the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from megatron_ipt.training.objectives.divergence import kinds
+from megatron_ipt.training.objectives.divergence.kinds import Both, Kind
+from megatron_ipt.training.objectives.divergence.shard import Shard, rows_of
+from megatron_ipt.training.objectives.vocabulary import row_parts
+
+PART_ON_GPU = 1 << 22
+"""Numbers at a time: about eight tensors of 16 MiB live during the computation of a part."""
+
+
+class Comparison(NamedTuple):
+    """What two models say of each position, at temperature 1 and in nats; no gradients, [...].
+
+    Attributes:
+        same_top: 1 where both find the same entry most probable; of equal ones, the one with the lowest id counts.
+    """
+
+    forward_kl: torch.Tensor
+    reverse_kl: torch.Tensor
+    student_entropy: torch.Tensor
+    teacher_entropy: torch.Tensor
+    same_top: torch.Tensor
+
+
+_COMPARED = (kinds.FORWARD_KL.values, kinds.REVERSE_KL.values, kinds.ENTROPY.values, kinds.teacher_entropy)
+"""In the order of :class:`Comparison`."""
+
+
+def divergence(
+    kind: Kind,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    vocabulary: int,
+    group: Any = None,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """A divergence in nats for each position, [...]; fp32, or fp64 for such logits.
+
+    Its gradient with respect to the student's logits is exact, and exactly 0 for padding. The teacher is a constant.
+
+    Args:
+        student, teacher: logits of the same columns, [..., vocabulary / ranks of the group]. They are not changed.
+        vocabulary: entries without padding; columns from there on are not looked at.
+        group: process group that splits the vocabulary; None if this rank has all of it.
+        temperature: divides the logits of both.
+
+    Raises:
+        ValueError: shapes do not fit, or the temperature is not positive.
+    """
+    shard = _checked(student, teacher, vocabulary, group, temperature)
+    result: torch.Tensor = _Divergence.apply(student, teacher, kind, shard, temperature, False)[0]
+    return result
+
+
+def divergence_with_comparison(
+    kind: Kind,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    vocabulary: int,
+    group: Any = None,
+    temperature: float = 1.0,
+) -> tuple[torch.Tensor, Comparison]:
+    """:func:`divergence` and :func:`compare` with little more work than the first alone at temperature 1."""
+    if temperature != 1:
+        result = divergence(kind, student, teacher, vocabulary, group, temperature)
+        return result, compare(student, teacher, vocabulary, group)
+    shard = _checked(student, teacher, vocabulary, group, temperature)
+    result, *compared = _Divergence.apply(student, teacher, kind, shard, temperature, True)
+    return result, Comparison(*compared)
+
+
+@torch.no_grad()
+def compare(student: torch.Tensor, teacher: torch.Tensor, vocabulary: int, group: Any = None) -> Comparison:
+    """Both KL divergences, both entropies, and whether the models agree; arguments as of :func:`divergence`."""
+    shard = _checked(student, teacher, vocabulary, group, 1.0)
+    return Comparison(*_Divergence.apply(student, teacher, kinds.FORWARD_KL, shard, 1.0, True)[1:])
+
+
+def entropy(logits: torch.Tensor, vocabulary: int, group: Any = None, temperature: float = 1.0) -> torch.Tensor:
+    """Entropy in nats for each position, [...], with its gradient; arguments as of :func:`divergence`."""
+    return divergence(kinds.ENTROPY, logits, logits.detach(), vocabulary, group, temperature)
+
+
+def _checked(student: torch.Tensor, teacher: torch.Tensor, vocabulary: int, group: Any, temperature: float) -> Shard:
+    if student.shape != teacher.shape:
+        raise ValueError(f"student's logits are {list(student.shape)}, the teacher's {list(teacher.shape)}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature: {temperature} is not a positive number")
+    return Shard.of(student, vocabulary, group)
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        kind: Kind,
+        shard: Shard,
+        temperature: float,
+        compares: bool,
+    ) -> tuple[torch.Tensor, ...]:
+        rows = rows_of(student), rows_of(teacher)
+        normalizers = log_normalizers(rows, shard, temperature)
+        functions = [kind.values, kind.weighted]
+        if compares:
+            functions += _COMPARED
+        sums = normalizers.new_empty(len(functions), len(rows[0]))
+        for both, to in _parts(rows, normalizers, shard, temperature, sums.t()):
+            found: dict[Any, torch.Tensor] = {}
+            for index, function in enumerate(functions):
+                if function not in found:
+                    found[function] = function(both).sum(-1)
+                to[:, index] = found[function]
+        shard.sum(sums)
+        context.save_for_backward(student, teacher, normalizers, sums[1])
+        context.how = kind, shard, temperature
+        results = [sums[0], *sums[2:]] + ([_same_top(rows, normalizers, shard).to(sums.dtype)] if compares else [])
+        shaped = [result.view(student.shape[:-1]) for result in results]
+        context.mark_non_differentiable(*shaped[1:])
+        return tuple(shaped)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        student, teacher, normalizers, means = context.saved_tensors
+        kind, shard, temperature = context.how
+        gradients = torch.zeros_like(student, memory_format=torch.contiguous_format)
+        rows = rows_of(student), rows_of(teacher)
+        along = gradient.flatten() / temperature
+        others = rows_of(gradients), means, along
+        for both, to, mean, factor in _parts(rows, normalizers, shard, temperature, *others):
+            slope = kind.weighted(both).sub(both.q.mul_(mean.unsqueeze(-1)))
+            to[:, : shard.size].copy_(slope.mul_(factor.unsqueeze(-1)))
+        return gradients, None, None, None, None, None
+
+
+def log_normalizers(rows: tuple[torch.Tensor, ...], shard: Shard, temperature: float) -> torch.Tensor:
+    """What makes log-probabilities of logits: for each row the largest logit, which is subtracted first, and the
+    logarithm of the sum of what is left; [models, rows, 2], fp32 or fp64.
+
+    Args:
+        rows: logits of each model, [rows, columns].
+    """
+    largest = shard.max(torch.stack([_largest(logits, shard) for logits in rows]))
+    sums = torch.empty_like(largest)
+    for logits, most, to in zip(rows, largest, sums):
+        for part, shift, total in row_parts(logits, most, to, on_gpu=PART_ON_GPU):
+            torch.sum(_shifted(part, shift.unsqueeze(-1), shard, temperature).exp_(), -1, out=total)
+    return torch.stack([largest, shard.sum(sums).log_()], -1)
+
+
+def log_probabilities(logits: torch.Tensor, normalizer: torch.Tensor, shard: Shard, temperature: float) -> torch.Tensor:
+    """Log-probabilities of the entries on this rank in fp32 or fp64, [rows, entries].
+
+    Args:
+        normalizer: of these rows, [rows, 2].
+    """
+    largest, log_sum = normalizer.split(1, -1)
+    return _shifted(logits, largest, shard, temperature).sub_(log_sum)
+
+
+def _shifted(logits: torch.Tensor, largest: torch.Tensor, shard: Shard, temperature: float) -> torch.Tensor:
+    shifted = logits[:, : shard.size].to(largest.dtype) - largest
+    return shifted if temperature == 1 else shifted.div_(temperature)
+
+
+def _largest(logits: torch.Tensor, shard: Shard) -> torch.Tensor:
+    """The largest logit of each row, in the precision of the computation; minus infinity where all is padding."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    if not shard.size:
+        return torch.full_like(logits[:, 0], -torch.inf, dtype=dtype)
+    return logits[:, : shard.size].amax(-1).to(dtype)
+
+
+def _same_top(rows: tuple[torch.Tensor, ...], normalizers: torch.Tensor, shard: Shard) -> torch.Tensor:
+    """Whether the first of the largest logits is the same entry for both models, [rows]."""
+    largest = normalizers[..., 0]
+    ids = torch.full_like(largest, torch.iinfo(torch.int64).max, dtype=torch.int64)
+    if shard.size:
+        for logits, most, to in zip(rows, largest, ids):
+            found = logits[:, : shard.size].argmax(-1)
+            # A rank whose largest one is smaller than another's drops out.
+            is_largest = logits.gather(-1, found.unsqueeze(-1)).squeeze(-1) == most
+            to.copy_(torch.where(is_largest, found + shard.first, to))
+    own, other = shard.min(ids)
+    return own == other
+
+
+def _parts(
+    rows: tuple[torch.Tensor, torch.Tensor],
+    normalizers: torch.Tensor,
+    shard: Shard,
+    temperature: float,
+    *others: torch.Tensor,
+) -> Iterator[tuple[Any, ...]]:
+    """(both distributions, others) of some rows at a time."""
+    student, teacher = rows
+    for own, for_own, other, for_other, *rest in row_parts(
+        student, normalizers[0], teacher, normalizers[1], *others, on_gpu=PART_ON_GPU
+    ):
+        log_q = log_probabilities(own, for_own, shard, temperature)
+        log_p = log_probabilities(other, for_other, shard, temperature)
+        yield Both(log_q.exp(), log_p.exp(), log_q, log_p), *rest
