@@ -330,6 +330,8 @@ class Trainer:
                 model_config=megatron_config,
                 chunks=self.modules,
                 device=torch.cuda.current_device(),
+                tokens=self.tokens,
+                whole_weights=partial(whole_parameters, self.chunks),
                 seed=self.context.seed,
                 directory=self.context.directory,
             )

@@ -10,9 +10,10 @@ changes where activations lie, not what is computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,12 +51,23 @@ class Decoder:
     Args:
         module: the one chunk of the model on this rank, without wrappers.
         vocab_size: entries of the vocabulary that mean something.
+        output: maps hidden states [rows, hidden size] to the logits of this rank's columns of the vocabulary, which the
+            tensor-parallel ranks of the run split; by default the output layer of ``module``.
+        schedule: Megatron-Core's, for the process groups of ``module``; by default those of the run.
+        stages: pipeline stages of ``module``; by default those of the run.
 
     Raises:
         StageError: the layout of the model does not allow decoding.
     """
 
-    def __init__(self, module: Any, vocab_size: int):
+    def __init__(
+        self,
+        module: Any,
+        vocab_size: int,
+        output: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        schedule: Callable[..., Any] | None = None,
+        stages: int | None = None,
+    ):
         config = module.config
         for name, why in _CANNOT_DECODE.items():
             if (getattr(config, name) or 1) > 1:
@@ -64,11 +76,9 @@ class Decoder:
             raise StageError("generation: not in fp8, whose kernels need more than a token at a time; use bf16")
         self._module = module
         self._vocab_size = vocab_size
-
-    @property
-    def has_logits(self) -> bool:
-        """Whether this rank gets logits: it is of the last pipeline stage."""
-        return bool(self._module.post_process)
+        self._output = output or partial(output_logits, module)
+        self._schedule = schedule or get_forward_backward_func()
+        self._stages = stages or parallel_state.get_pipeline_model_parallel_world_size()
 
     def cache(self, rows: int, length: int) -> StaticInferenceContext:
         """An empty cache for ``rows`` texts of up to ``length`` tokens; memory is taken when a layer first writes."""
@@ -94,12 +104,16 @@ class Decoder:
 
         Returns:
             Logits [rows, vocab size] in fp32 of what follows the last token of each row, for each batch; an empty list
-            where :attr:`has_logits` is false.
+            on ranks that are not of the last pipeline stage of the run.
         """
-        if parallel_state.get_pipeline_model_parallel_world_size() == 1:
+        is_last = parallel_state.is_pipeline_last_stage()
+        if self._stages == 1:
+            # Whole on every rank, so it need not run where nobody asks for its logits.
+            if not is_last:
+                return []
             return [self._logits(self._hidden(feed)) for feed in feeds]
         rows, width = feeds[0].tokens.shape
-        results: list[torch.Tensor] = get_forward_backward_func()(
+        results: list[torch.Tensor] = self._schedule(
             forward_step_func=self._step,
             data_iterator=iter(feeds),
             model=self._module,
@@ -109,7 +123,7 @@ class Decoder:
             forward_only=True,
             collect_non_loss_data=True,
         )
-        return results if self.has_logits else []
+        return results if is_last else []
 
     def _step(self, feeds: Iterator[Feed], module: Any) -> tuple[torch.Tensor, Any]:
         return self._hidden(next(feeds)), lambda hidden, non_loss_data: self._logits(hidden)
@@ -124,7 +138,7 @@ class Decoder:
         return hidden
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        part = output_logits(self._module, hidden[-1])
+        part = self._output(hidden[-1])
         return gather_from_tensor_model_parallel_region(part)[:, : self._vocab_size].float()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from megatron_ipt.training.objectives.dpkd import sequence_dpkd, token_dpkd  # noqa: E402
+from megatron_ipt.training.objectives.dpkd.loss import sequence_dpkd, token_dpkd  # noqa: E402
 from tests.training.objectives.languages import Language, two_letters  # noqa: E402
 
 

@@ -1,0 +1,236 @@
+"""Base of objectives that train on responses drawn in rounds (MiniLLM, DPKD).
+
+At the first step of a round every copy of the model answers its share of the round's prompts, and all ranks then hold
+all responses. Each step adds micro-batches of them to those of the data, which other terms learn from; neither sees the
+tokens of the other. Responses are part of the checkpoint, and those of a round that had not begun are drawn again from
+the same random numbers, so a resumed run continues as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megatron_ipt.errors import RecipeError
+from megatron_ipt.progress import counted
+from megatron_ipt.training.objectives.objective import (
+    LOGITS,
+    TOKEN_LOSSES,
+    Batch,
+    MetricSums,
+    ModelOutputs,
+    Objective,
+    Step,
+    TrainingSetup,
+)
+from megatron_ipt.training.teacher.config import DistillationConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from megatron_ipt.training.rollouts.choice import Choice
+    from megatron_ipt.training.rollouts.prompts import Prompt
+    from megatron_ipt.training.rollouts.rounds import Responses
+
+logger = logging.getLogger(__name__)
+
+RESPONSE_MASK = "response_mask"
+"""Key in a batch: 1 where the label is a token of the response, [batch, seq]. Batches without it are those of the data."""
+LOGS = "response_logs"
+"""Key in a batch: log-probabilities of the labels when they were drawn, [batch, seq, 3]."""
+_FIGURES = "response_figures"
+_SECONDS = "rollout_seconds"
+METRICS = ("response_tokens", "truncated", "repetition", _SECONDS)
+"""Tokens of a response; share of those that no end token ended; share of 4-grams that occur before in the response;
+seconds of a step in which responses were drawn."""
+
+
+class OnPolicy(Objective):
+    """See the module.
+
+    Attributes:
+        responses_per_unit: responses that belong together: in the same micro-batch, one after the other.
+    """
+
+    Options = DistillationConfig
+    needs = frozenset({TOKEN_LOSSES, LOGITS})
+    in_validation = False
+    responses_per_unit = 1
+
+    def setup(self, setup: TrainingSetup) -> None:
+        from megatron.core import parallel_state
+
+        from megatron_ipt.training.rollouts.decoder import Decoder
+        from megatron_ipt.training.rollouts.generate import Limits
+        from megatron_ipt.training.rollouts.prompts import Prompts
+        from megatron_ipt.training.teacher.model import Teacher
+
+        own = self.options.on_policy
+        self._setup, self._own = setup, own
+        self._rounds = self._make_rounds()
+        self._teacher = Teacher(self.options.teacher, setup)
+        self._group = parallel_state.get_tensor_model_parallel_group()
+        self._student = Decoder(setup.chunks[0], self._teacher.vocabulary)
+        positions = min(setup.config.seq_length(), setup.shape.max_position_embeddings)
+        longest = positions - own.max_new_tokens
+        if longest < 1:
+            raise RecipeError(
+                f"training.distillation.on_policy.max_new_tokens: {own.max_new_tokens} leaves no room for a prompt in "
+                f"{positions} tokens of training.data.seq_length"
+            )
+        self._prompts = Prompts(
+            self._prompt_data(), setup.config.seq_length(), min(longest, own.max_prompt_tokens or longest), setup.seed
+        )
+        logger.info(
+            "distillation: %s to continue, %d left out as too long", counted(len(self._prompts), "prompt"),
+            self._prompts.too_long,
+        )  # fmt: skip
+        end = setup.tokens.eod_id
+        self._limits = Limits(own.max_new_tokens, positions, (end,), own.generation_batch_size)
+        self._responses: Responses | None = None
+        # Beside nothing else, the micro-batches of the data need not run.
+        self._data_is_used = any(term.weight for term in setup.config.objectives.values()) or self.options.alpha < 1
+
+    def before_step(self, step: Step, batches: list[Batch]) -> list[Batch]:
+        began = time.monotonic()
+        place = self._rounds.place(step.number)
+        if self._responses is None or self._responses.round != place.round:
+            with self._setup.whole_weights():
+                self._responses = self._draw(place.round)
+        seconds = time.monotonic() - began
+        units = self._rounds.units_of(place, self._setup.seed)
+        made = self._micro_batches(self._responses, units)
+        made[0][_SECONDS] = made[0][RESPONSE_MASK].new_tensor(seconds)
+        return [*(batches if self._data_is_used else ()), *self.with_teacher(made)]
+
+    def loss(self, outputs: ModelOutputs, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
+        assert outputs.token_losses is not None and outputs.logits is not None
+        if RESPONSE_MASK not in batch:
+            return (outputs.token_losses * 0.0).sum(), {}
+        figures, rows = batch[_FIGURES], batch[RESPONSE_MASK].new_tensor(float(len(batch[_FIGURES])))
+        metrics: MetricSums = {name: (figures[:, column].sum(), rows) for column, name in enumerate(METRICS[:3])}
+        if _SECONDS in batch:
+            metrics[_SECONDS] = batch[_SECONDS], batch[_SECONDS].new_tensor(1.0)
+        loss, own = self.response_loss(outputs, batch)
+        return loss, metrics | own
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {} if self._responses is None else self._responses.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        from megatron_ipt.training.rollouts.rounds import Responses
+
+        self._responses = Responses.from_state_dict(state)
+
+    def response_loss(self, outputs: ModelOutputs, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
+        """The sum over a micro-batch of responses, and the metrics of the objective."""
+        raise NotImplementedError
+
+    def with_teacher(self, batches: list[Batch]) -> list[Batch]:
+        """The micro-batches of responses with what the loss needs of the teacher."""
+        return batches
+
+    def choices(self) -> list[Choice]:
+        """How each of the responses to a prompt is drawn; the teacher helps where any has a share of it."""
+        raise NotImplementedError
+
+    def extras(self, rows: npt.NDArray[np.int64], responses: Responses) -> dict[str, npt.NDArray[np.float32]]:
+        """More tensors of a step, [rows, seq length], from all of the step's rows."""
+        return {}
+
+    def _make_rounds(self) -> Any:
+        from megatron_ipt.training.rollouts.rounds import Rounds
+
+        config, own = self._setup.config, self._own
+        key, per_unit = "training.distillation.on_policy", self.responses_per_unit
+        if config.batch_ramp.start is not None:
+            raise RecipeError("training.batch_ramp.start: not with responses drawn in rounds, whose steps are alike")
+        batch = own.batch_size or config.global_batch_size
+        at_once = config.micro_batch_size * self._setup.layout.data
+        if batch % at_once:
+            raise RecipeError(
+                f"{key}.batch_size: {batch} is not divisible by micro_batch_size={config.micro_batch_size} x "
+                f"{self._setup.layout.data} data-parallel ranks"
+            )
+        if config.micro_batch_size % per_unit:
+            raise RecipeError(
+                f"training.micro_batch_size: {config.micro_batch_size} is not divisible by {per_unit}; the responses "
+                "that are compared have to be in one micro-batch"
+            )
+        units = batch // per_unit
+        if own.rollouts % units:
+            raise RecipeError(
+                f"{key}.rollouts: {own.rollouts} is not divisible by {units}, the prompts of a step of {batch} responses"
+            )
+        return Rounds(own.rollouts, own.inner_epochs, units)
+
+    def _prompt_data(self) -> Any:
+        from megatron_ipt.training.data.batches import TokenData
+
+        if self._own.prompts is None:
+            return self._setup.tokens
+        data = TokenData.read(Path(self._own.prompts))
+        if data.vocab_size != self._setup.tokens.vocab_size:
+            raise RecipeError(
+                f"training.distillation.on_policy.prompts: {self._own.prompts} was tokenized with a vocabulary of "
+                f"{data.vocab_size}, the training data with one of {self._setup.tokens.vocab_size}; use one tokenizer"
+            )
+        return data
+
+    def _draw(self, number: int) -> Responses:
+        """The responses of round ``number``, on all ranks: those to all prompts by the first of the choices, then those
+        by the second."""
+        import torch
+        from megatron.core import parallel_state
+
+        from megatron_ipt.seeding import derive
+        from megatron_ipt.training.rollouts.generate import generate
+        from megatron_ipt.training.rollouts.rounds import Responses
+
+        total, ranks = self._own.rollouts, self._setup.layout.data
+        mine = range(parallel_state.get_data_parallel_rank(), total, ranks)
+        prompts: list[Prompt] = self._prompts.at([number * total + index for index in mine])
+        choices = self.choices()
+        teacher = self._teacher.decoder() if any(choice.teacher_share for choice in choices) else None
+        drawn = []
+        for kind, choice in enumerate(choices):
+            seeds = [derive(self._setup.seed, "response", kind, prompt.name) for prompt in prompts]
+            ids = [prompt.ids for prompt in prompts]
+            texts = generate(self._student, ids, seeds, choice, self._limits, teacher)
+            drawn += [(kind * total + index, *found) for index, found in zip(mine, zip(ids, texts))]
+        gathered: list[Any] = [drawn]
+        if ranks > 1:
+            gathered = [None] * ranks
+            torch.distributed.all_gather_object(gathered, drawn, group=parallel_state.get_data_parallel_group())
+        every = sorted((one for part in gathered for one in part), key=lambda one: one[0])
+        return Responses.of(number, [prompt for _, prompt, _ in every], [text for *_, text in every])
+
+    def _micro_batches(self, responses: Responses, units: npt.NDArray[np.int64]) -> list[Batch]:
+        """This rank's micro-batches of a step."""
+        import numpy as np
+        import torch
+        from megatron.core import parallel_state
+
+        setup, size = self._setup, self._setup.config.micro_batch_size
+        rows = (units[:, None] + self._own.rollouts * np.arange(self.responses_per_unit)).reshape(-1)
+        extras = self.extras(rows, responses)
+        made = []
+        for first in range(parallel_state.get_data_parallel_rank() * size, len(rows), size * setup.layout.data):
+            part = rows[first : first + size]
+            values = responses.rows(part, setup.config.seq_length())
+            figures = [
+                (responses.lengths[row], not responses.finished[row], responses.repetition(row)) for row in part
+            ]
+            batch = {name: torch.from_numpy(values[name]) for name in ("tokens", "labels")}
+            batch["loss_mask"] = torch.zeros(values["response_mask"].shape)
+            batch[RESPONSE_MASK] = torch.from_numpy(values["response_mask"])
+            batch[LOGS] = torch.from_numpy(values["logs"])
+            batch[_FIGURES] = torch.tensor(figures, dtype=torch.float32)
+            batch |= {name: torch.from_numpy(value[first : first + size]) for name, value in extras.items()}
+            made.append({name: tensor.to(setup.device) for name, tensor in batch.items()})
+        return made
