@@ -15,10 +15,9 @@ pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_that_split_the_vocabulary_find_what_one_finds(ranks: int, tmp_path: Path) -> None:
+def test_ranks_that_split_the_vocabulary_find_what_one_finds(tmp_path: Path) -> None:
     """With padding at the end, and on a rank that holds nothing but padding; without a word in the backward pass."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     result = subprocess.run(
         [*command, "-m", "tests.training.objectives.divergence.compare_ranks", str(tmp_path / "found.json")],
         env=dict(os.environ, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo"), cwd=REPOSITORY, capture_output=True,
