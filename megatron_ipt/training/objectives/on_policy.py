@@ -223,9 +223,7 @@ class OnPolicy(Objective):
         for first in range(parallel_state.get_data_parallel_rank() * size, len(rows), size * setup.layout.data):
             part = rows[first : first + size]
             values = responses.rows(part, setup.config.seq_length())
-            figures = [
-                (responses.lengths[row], not responses.finished[row], responses.repetition(row)) for row in part
-            ]
+            figures = [(responses.lengths[row], not responses.finished[row], responses.repetition(row)) for row in part]
             batch = {name: torch.from_numpy(values[name]) for name in ("tokens", "labels")}
             batch["loss_mask"] = torch.zeros(values["response_mask"].shape)
             batch[RESPONSE_MASK] = torch.from_numpy(values["response_mask"])

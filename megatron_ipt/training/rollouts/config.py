@@ -55,8 +55,8 @@ class MiniLLMConfig:
     )
     importance: str = key(
         "token",
-        "paper: weight for having drawn from the mixture. token: the token's own factor (the paper); prefix: the product "
-        "up to it; exact: without bias; none.",
+        "paper: weight for having drawn from the mixture. token: the token's own factor (the paper); prefix: the "
+        "product up to it; exact: without bias; none.",
         choices=("token", "prefix", "exact", "none"),
     )
     length_norm: bool = key(True, "Divide the sum of later rewards by their number (the paper: by one less).")

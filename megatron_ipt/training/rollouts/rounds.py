@@ -1,8 +1,8 @@
 """Rounds of a training on its own responses, and what is kept of them.
 
-A round draws responses to a number of prompts and then trains on them for some epochs. Every rank holds all responses of
-the round, which are few numbers, so each step may take any of them, in an order that depends on the seed and not on the
-ranks; and a checkpoint within a round has them all.
+A round draws responses to a number of prompts and then trains on them for some epochs. Every rank holds all of them,
+which are few numbers, so each step may take any, in an order that depends on the seed and not on the ranks; and a
+checkpoint within a round has them all.
 """
 
 from __future__ import annotations
@@ -102,7 +102,10 @@ class Responses:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Responses:
-        return cls(**{name: value if isinstance(value, int) else value.numpy() for name, value in state.items()})
+        values: dict[str, Any] = {
+            name: value if isinstance(value, int) else value.numpy() for name, value in state.items()
+        }
+        return cls(**values)
 
     def rows(self, indices: npt.NDArray[np.int64], seq_length: int) -> dict[str, npt.NDArray[Any]]:
         """Samples as the model reads them: position i predicts token i + 1.

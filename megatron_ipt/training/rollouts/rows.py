@@ -88,7 +88,10 @@ class OwnResponses:
     def _marked(self, batch: Batch) -> Batch:
         """A copy that may be written to."""
         own = batch["loss_mask"].new_zeros(len(batch["tokens"]))
-        return {name: tensor.clone() for name, tensor in batch.items()} | {OWN: own, FIGURES: own.new_zeros(len(own), 3)}
+        return {name: tensor.clone() for name, tensor in batch.items()} | {
+            OWN: own,
+            FIGURES: own.new_zeros(len(own), 3),
+        }
 
     def _write(self, batch: Batch, row: _Row, text: Continuation) -> None:
         response = Responses.of(0, [row.prompt], [text])

@@ -1,0 +1,111 @@
+"""Trainings on the student's own responses: MiniLLM, DPKD and GKD, under several layouts, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megatron_ipt.training.loop.metrics import read_metrics
+from megatron_ipt.tuning.rows import RowWriter
+from tests.training.conftest import documents
+from tests.training.test_runs import PIPELINE, TENSOR, Jobs
+
+pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
+pytestmark = pytest.mark.slow
+
+SEQUENCE = 32
+COMMON = (
+    f"data.seq_length={SEQUENCE}", "model.num_layers=2", "model.init_method_std=0.1", "validation.eval_iters=0",
+    "logging.tensorboard=false", "micro_batch_size=2", "global_batch_size=4", "schedule.lr_decay_iters=6",
+    "schedule.lr_warmup_iters=0", "checkpoint.save_interval=3", "steps=6", "optimizer.lr=0.002",
+)  # fmt: skip
+ROUNDS = {"rollouts": 8, "inner_epochs": 2, "max_new_tokens": 12, "generation_batch_size": 3}
+"""Two steps an epoch, four a round: step 4 resumes within an epoch, step 5 begins a round."""
+
+
+def write_rows(folder: Path, rows: int, seed: int) -> Path:
+    """A prompt and a response of a random walk in each row; a few rows hold two."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    texts = iter(documents(3 * rows, seed))
+    with RowWriter(folder / "train", np.uint16) as writer:
+        for row in range(rows):
+            ids: list[int] = []
+            mask: list[int] = []
+            lengths = []
+            for _ in range(2 if row % 4 == 0 else 1):
+                prompt, response = int(generator.integers(2, 9)), int(generator.integers(2, 7))
+                text = next(texts)[: prompt + response - 1]
+                ids += [*text, 2]
+                mask += [0] * prompt + [1] * response
+                lengths.append(len(text) + 1)
+            writer.add(np.array(ids), np.array(mask), np.array(lengths, np.int32))
+    train = {"name": "train", "prefix": "train", "loss_mask": "train-loss-mask", "seq_length": SEQUENCE, "weight": 1.0,
+             "documents": rows, "tokens": writer.tokens, "loss_tokens": writer.loss_tokens}  # fmt: skip
+    description = {"vocab_size": 500, "bos_id": 1, "eod_id": 2, "pad_id": None, "train": [train], "valid": []}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+def distillation(teacher: Path, objective: str, own: dict[str, Any], **others: Any) -> str:
+    section = {"teacher": {"path": str(teacher)}, "objective": objective, "on_policy": own} | others
+    return "distillation=" + json.dumps(section)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("prompts") / "tuning", 24, 3)
+
+
+@pytest.fixture(scope="module")
+def root(rows: Path, tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs on one rank."""
+    root = tmp_path_factory.mktemp("on-policy")
+    jobs = Jobs(root, rows)
+    jobs.add("teacher", *COMMON, "steps=3", "model.num_layers=4", tokens=tokens)
+    teacher = root / "teacher/checkpoints"
+    for name, settings in settings_of(teacher, rows).items():
+        jobs.add(name, *COMMON, settings)
+        jobs.add(f"{name}-begun", *COMMON, "steps=3", settings)
+        jobs.add(f"{name}-resumed", *COMMON, settings, copy=f"{name}-begun")
+    jobs.run(1)
+    return root
+
+
+def settings_of(teacher: Path, rows: Path, **layout: Any) -> dict[str, str]:
+    def section(objective: str, own: dict[str, Any], **others: Any) -> str:
+        return distillation(teacher, objective, own, **others).replace(
+            '"teacher": {', '"teacher": {' + "".join(f'"{key}": {value}, ' for key, value in layout.items())
+        )
+
+    return {
+        "minillm": section("minillm", ROUNDS, alpha=0.5, minillm={"teacher_share": 0.3}),
+        "released": section("minillm", ROUNDS | {"batch_size": 8}, minillm={"form": "released"}),
+        "dpkd": section("dpkd", ROUNDS | {"rollouts": 4}),
+        "gkd": section("jsd", {"fraction": 0.6, "max_new_tokens": 12, "temperature": 0.9}),
+    }
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [record for record in read_metrics(folder / "metrics.jsonl") if "loss" in record]
+
+
+NAMES = ("minillm", "released", "dpkd", "gkd")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_run_is_the_same_to_the_last_bit(name: str, root: Path) -> None:
+    whole, resumed = records(root / name), records(root / f"{name}-resumed")
+    assert len(whole) == len(resumed) == 6
+    for one, other in zip(whole, resumed):
+        for record in (one, other):
+            record["metrics"] = {key: value for key, value in record["metrics"].items() if "seconds" not in key}
+        assert [one[key] for key in ("loss", "grad_norm", "metrics")] == [
+            other[key] for key in ("loss", "grad_norm", "metrics")
+        ]
+    assert len({record["loss"] for record in whole}) == 6
