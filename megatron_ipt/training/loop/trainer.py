@@ -83,7 +83,7 @@ class Trainer:
         self.steps = number_of_steps(config.steps, config.tokens, config.epochs, epoch, self.seq_length, self.ramp)
         self._on_first_rank(partial(check_sources, self.tokens, self.seq_length, config.data.eod_mask_loss))
         self.builder = self._data_builder()
-        self.objectives = Loss(load_terms(config.objectives), self.precision != "fp32")
+        self.objectives = Loss(load_terms(config.objectives, config.distillation), self.precision != "fp32")
         self.validation = Validation(
             config, self.tokens, self.builder, self.layout, self.objectives, partial(self._forward, True)
         )

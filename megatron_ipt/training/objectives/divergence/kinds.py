@@ -144,3 +144,20 @@ def _mixture(log_a: torch.Tensor, log_b: torch.Tensor, share_of_a: float) -> tor
     if share_of_a == 0:
         return log_b
     return torch.logaddexp(log_a + math.log(share_of_a), log_b + math.log1p(-share_of_a))
+
+
+def kind_named(objective: str, beta: float, skew: float) -> Kind:
+    """The divergence that ``training.distillation.objective`` names.
+
+    Args:
+        beta: of ``jsd``.
+        skew: of ``skew_forward_kl`` and ``skew_reverse_kl``.
+    """
+    kinds: dict[str, Callable[[], Kind]] = {
+        "forward_kl": lambda: FORWARD_KL,
+        "reverse_kl": lambda: REVERSE_KL,
+        "jsd": lambda: jensen_shannon(beta),
+        "skew_forward_kl": lambda: skewed_forward(skew),
+        "skew_reverse_kl": lambda: skewed_reverse(skew),
+    }
+    return kinds[objective]()
