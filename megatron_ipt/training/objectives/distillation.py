@@ -30,6 +30,9 @@ COMPARED = {
     "top1_agreement": "same_top",
 }
 """Metric, and the field of the comparison that it is the mean of."""
+OWN_METRICS = ("own_responses", "response_tokens", "truncated", "repetition", "rollout_seconds")
+"""Of the student's own responses in place of those of the data: their share of the rows; tokens; share of those that no
+end token ended; share of 4-grams that occur before in the response; seconds of a step in which they were drawn."""
 TEACHER_LOSS, TEACHER_SECONDS = "teacher_loss", "teacher_seconds"
 
 
@@ -40,23 +43,35 @@ class Distillation(Objective):
     needs = frozenset({LOGITS})
     metrics = (*COMPARED, TEACHER_LOSS, TEACHER_SECONDS)
 
+    def __init__(self, options: DistillationConfig):
+        super().__init__(options)
+        if options.on_policy.fraction:
+            self.metrics = (*self.metrics, *OWN_METRICS)
+
     def setup(self, setup: TrainingSetup) -> None:
         from megatron.core import parallel_state
 
         from megatron_ipt.training.objectives.divergence.kinds import kind_named
+        from megatron_ipt.training.rollouts.rows import OwnResponses
         from megatron_ipt.training.teacher.model import Teacher
 
         options: DistillationConfig = self.options
         self._teacher = Teacher(options.teacher, setup)
         self._kind = kind_named(options.objective, options.beta, options.skew)
         self._group = parallel_state.get_tensor_model_parallel_group()
+        self._own = None
+        if options.on_policy.fraction:
+            self._own = OwnResponses(options.on_policy, setup, self._teacher.vocabulary)
 
     def before_step(self, step: Step, batches: list[Batch]) -> list[Batch]:
+        if self._own is not None:
+            batches = self._own.replace(step, batches)
         return self._teacher.before_step(batches)
 
     def loss(self, outputs: ModelOutputs, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
         from megatron_ipt.training.objectives.divergence import divergence_with_comparison
         from megatron_ipt.training.objectives.vocabulary import cross_entropy
+        from megatron_ipt.training.rollouts.rows import OWN, own_figures
         from megatron_ipt.training.teacher.model import HIDDEN, SECONDS
 
         assert outputs.logits is not None
@@ -73,4 +88,6 @@ class Distillation(Objective):
         metrics[TEACHER_LOSS] = mean(cross_entropy(teacher, batch["labels"]))
         seconds, one = batch[SECONDS].to(mask)
         metrics[TEACHER_SECONDS] = seconds, one
+        if OWN in batch:
+            metrics |= own_figures(batch)
         return (values * mask).sum(), metrics

@@ -27,8 +27,6 @@ from megatron_ipt.training.ranks.layout import Layout
 if TYPE_CHECKING:
     import torch
 
-    from megatron_ipt.training.data.batches import TokenData
-
 TOKEN_LOSSES = "token_losses"
 LOGITS = "logits"
 
@@ -63,7 +61,7 @@ class TrainingSetup:
         precision: ``fp32``, ``bf16`` or ``fp8``.
         model_config: Megatron-Core's ``TransformerConfig`` of the model.
         chunks: of the model on this rank, without wrappers: one, or one for each virtual pipeline stage.
-        tokens: the data that is trained on.
+        tokens: the data that is trained on, a :class:`~megatron_ipt.training.data.batches.TokenData`.
         whole_weights: a context in which every rank has the current weights of its part, for text generated with the
             model between two steps.
         seed: of the recipe; derive every random choice from it with :func:`megatron_ipt.seeding.derive`.
@@ -79,7 +77,7 @@ class TrainingSetup:
     model_config: Any
     chunks: Sequence[Any]
     device: Any
-    tokens: TokenData
+    tokens: Any
     whole_weights: Callable[[], AbstractContextManager[None]]
     seed: int
     directory: Path

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESPONSE_MASK = "response_mask"
-"""Key in a batch: 1 where the label is a token of the response, [batch, seq]. Batches without it are those of the data."""
+"""Key in a batch: 1 where the label is a token of the response, [batch, seq]; missing in batches of the data."""
 LOGS = "response_logs"
 """Key in a batch: log-probabilities of the labels when they were drawn, [batch, seq, 3]."""
 _FIGURES = "response_figures"
@@ -164,9 +164,7 @@ class OnPolicy(Objective):
             )
         units = batch // per_unit
         if own.rollouts % units:
-            raise RecipeError(
-                f"{key}.rollouts: {own.rollouts} is not divisible by {units}, the prompts of a step of {batch} responses"
-            )
+            raise RecipeError(f"{key}.rollouts: {own.rollouts} is not divisible by {units}, the prompts of a step")
         return Rounds(own.rollouts, own.inner_epochs, units)
 
     def _prompt_data(self) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from megatron_ipt.config import key
 from megatron_ipt.training.objectives.table import TEACHER_OBJECTIVES
+from megatron_ipt.training.rollouts.config import DPKDConfig, MiniLLMConfig, OnPolicyConfig
 
 
 @dataclass
@@ -52,13 +53,45 @@ class DistillationConfig:
         maximum=1,
     )
 
+    on_policy: OnPolicyConfig = key(OnPolicyConfig, "Learning from responses that the student draws.")
+    minillm: MiniLLMConfig = key(MiniLLMConfig, "Of objective minillm.")
+    dpkd: DPKDConfig = key(DPKDConfig, "Of objective dpkd.")
+
     @property
     def is_on(self) -> bool:
         return self.teacher.path is not None
 
+    @property
+    def draws_in_rounds(self) -> bool:
+        """Whether responses are drawn in rounds, beside the data."""
+        return self.objective == "minillm" or (self.objective == "dpkd" and self.dpkd.form == "sequence")
+
+    def _problems_on_policy(self) -> Iterator[tuple[str, str]]:
+        own = self.on_policy
+        if self.objective in ("minillm", "dpkd"):
+            if self.temperature != 1:
+                yield "temperature", f"must be 1 with objective {self.objective}, which is found {self.temperature:g}"
+            if own.fraction:
+                yield "on_policy.fraction", f"not with objective {self.objective}, which draws its responses in rounds"
+        if self.objective == "minillm" and own.temperature != 1:
+            yield (
+                "on_policy.temperature",
+                f"{own.temperature:g}, but minillm's gradient is an expectation over draws at 1; importance weights do "
+                "not know of another temperature",
+            )
+        if own.fraction and self.alpha < 1:
+            yield (
+                "alpha",
+                f"{self.alpha:g} would train the next-token loss on what the student itself has written; with "
+                "on_policy.fraction it must be 1",
+            )
+        if self.objective == "dpkd" and self.dpkd.form == "sequence" and not own.temperature:
+            yield "on_policy.temperature", "at 0 there is one response of each model; use a value above 0"
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.temperature:
             yield "temperature", "must be above 0"
+        yield from self._problems_on_policy()
         if self.objective == "jsd" and self.beta in (0, 1):
             instead = "forward_kl" if self.beta == 0 else "reverse_kl"
             yield (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from megatron_ipt.training.loop.metrics import read_metrics
 from megatron_ipt.tuning.rows import RowWriter
 from tests.training.conftest import documents
-from tests.training.test_runs import PIPELINE, TENSOR, Jobs
+from tests.training.test_runs import Jobs
 
 pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
 pytestmark = pytest.mark.slow
@@ -77,6 +76,23 @@ def root(rows: Path, tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return root
 
 
+@pytest.fixture(scope="module")
+def two_ranks(root: Path, rows: Path) -> Path:
+    jobs = Jobs(root, rows)
+    teacher = root / "teacher/checkpoints"
+    whole, pipelined = settings_of(teacher, rows), settings_of(teacher, rows, pipeline_model_parallel_size=2)
+    sequence = "parallel.sequence_parallel=true"
+    jobs.add("minillm-tensor", *COMMON, TENSOR, sequence, whole["minillm"])
+    jobs.add("released-data", *COMMON, "nproc=2", whole["released"])
+    jobs.add("minillm-data-resumed", *COMMON, "nproc=2", whole["minillm"], copy="minillm-begun")
+    jobs.add("dpkd-pipeline", *COMMON, PIPELINE, pipelined["dpkd"])
+    jobs.add("gkd-pipeline", *COMMON, PIPELINE, whole["gkd"])
+    overlapped = ("parallel.overlap_grad_reduce=true", "parallel.overlap_param_gather=true")
+    jobs.add("gkd-data", *COMMON, "nproc=2", *overlapped, whole["gkd"])
+    jobs.run(2)
+    return root
+
+
 def settings_of(teacher: Path, rows: Path, **layout: Any) -> dict[str, str]:
     def section(objective: str, own: dict[str, Any], **others: Any) -> str:
         return distillation(teacher, objective, own, **others).replace(
@@ -93,6 +109,20 @@ def settings_of(teacher: Path, rows: Path, **layout: Any) -> dict[str, str]:
 
 def records(folder: Path) -> list[dict[str, Any]]:
     return [record for record in read_metrics(folder / "metrics.jsonl") if "loss" in record]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["minillm-tensor", "released-data", "minillm-data-resumed", "dpkd-pipeline", "gkd-pipeline", "gkd-data"],
+)
+def test_the_layout_does_not_matter(name: str, two_ranks: Path) -> None:
+    one, other = records(two_ranks / name.partition("-")[0]), records(two_ranks / name)
+    assert len(one) == len(other) == 6
+    for first, second in zip(one, other):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-3, abs=1e-5)
+        assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-3)
+        for key in first["metrics"].keys() - {"distillation/rollout_seconds", "distillation/teacher_seconds"}:
+            assert second["metrics"][key] == pytest.approx(first["metrics"][key], rel=1e-3, abs=1e-5), key
 
 
 NAMES = ("minillm", "released", "dpkd", "gkd")
