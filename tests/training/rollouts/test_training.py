@@ -12,7 +12,7 @@ import pytest
 from megatron_ipt.training.loop.metrics import read_metrics
 from megatron_ipt.tuning.rows import RowWriter
 from tests.training.conftest import documents
-from tests.training.test_runs import Jobs
+from tests.training.test_runs import PIPELINE, TENSOR, Jobs
 
 pytest.importorskip("megatron.core", reason="training needs Megatron-Core")
 pytestmark = pytest.mark.slow
