@@ -28,7 +28,7 @@ def check(**section: Any) -> TrainingConfig:
         ({"objective": "minillm", "minillm": {"teacher_share": 1}}, "minillm.teacher_share: at 1 the weights"),
         (
             {"objective": "minillm", "minillm": {"importance": "exact"}},
-            "minillm.clip: importance exact is without bias",
+            "minillm.clip: importance exact is without",
         ),
         ({"objective": "minillm", "minillm": {"form": "released", "clip": None}}, "minillm.clip: form released bounds"),
         ({"objective": "minilm"}, "Did you mean minillm?"),
