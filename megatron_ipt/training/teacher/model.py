@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
@@ -82,7 +83,10 @@ class Teacher:
         self._seq_length, self._micro_batch_size = setup.config.seq_length(), setup.config.micro_batch_size
         self.vocabulary = min(source.vocab_size, setup.vocab_size)
         self._build(config, setup)
-        self._output = self._take_output_layer(setup)
+        width = setup.padded_vocab_size // setup.layout.tensor
+        first = width * parallel_state.get_tensor_model_parallel_rank()
+        self._common = min(max(self.vocabulary - first, 0), width)
+        self._output = self._take_output_layer(width)
 
     @torch.no_grad()
     def before_step(self, batches: Sequence[Batch]) -> list[Batch]:
@@ -104,13 +108,16 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The teacher's logits of the columns that this rank has of the student's, [batch, seq, columns].
+        """The teacher's logits of the columns that this rank has of the student's, [batch, seq, columns]; those of
+        columns that the models do not have in common are minus infinity.
 
         Args:
             hidden: what :meth:`before_step` has added to the batch, [seq, batch, hidden].
         """
         assert self._output is not None
-        return torch.nn.functional.linear(hidden.transpose(0, 1), self._output)
+        found = torch.nn.functional.linear(hidden.transpose(0, 1), self._output)
+        found[..., self._common :] = -torch.inf
+        return found
 
     def decoder(self) -> Decoder:
         """The teacher as it reads a few tokens at a time, for text that both models write together.
@@ -161,15 +168,15 @@ class Teacher:
             pg_collection=self._groups,
         )
 
-    def _take_output_layer(self, setup: TrainingSetup) -> torch.Tensor | None:
-        """Moves the output layer to where the loss is computed; None on other ranks."""
+    def _take_output_layer(self, width: int) -> torch.Tensor | None:
+        """Moves the output layer to where the loss is computed: each of those ranks gets the rows of its columns,
+        [width, hidden]; None on others."""
         module = self._module
         weight = None
         if module.post_process:
             tied = module.share_embeddings_and_output_weights
             weight = module.shared_embedding_or_output_weight() if tied else module.output_layer.weight
             weight = weight.detach()
-        width = setup.padded_vocab_size // setup.layout.tensor
         learners = [rank for turn in self._first_turns() for rank in turn.learners]
         is_learner = self._rank in learners
         output = None

@@ -28,6 +28,7 @@ from megatron_ipt.training.cpu import cuda_stand_in
 from megatron_ipt.training.loop.stop import StopRequest
 from megatron_ipt.training.ranks import layout
 from tests.training.objectives.divergence.formulas import FORMULAS
+from tests.training.teacher.models import read_teacher
 
 RUN = (
     "model.preset=tiny", "model.num_layers=2", "model.num_query_groups=4", "model.init_method_std=0.1",
@@ -50,7 +51,7 @@ def shards(chunk: Any, of: str) -> Iterator[tuple[tuple[Any, ...], tuple[slice, 
         if isinstance(shard, ShardedTensor):
             axes = shard.prepend_axis_num
             place = tuple(slice(a, a + b) for a, b in zip(shard.global_offset[axes:], shard.data.shape))
-            yield (shard.key, *shard.global_offset[:axes]), place, shard.data
+            yield (shard.key, *shard.global_offset[:axes]), place, shard.data.detach().clone()
     for name, parameter in chunk.named_parameters():
         parameter.data = weights[name]
 
@@ -69,7 +70,6 @@ def whole_batch(trainer: Any) -> dict[str, torch.Tensor]:
 def reference(trainer: Any, teacher: Path) -> tuple[dict[Any, torch.Tensor], dict[str, float]]:
     """Gradients of all parameters by name and layer, and figures."""
     from megatron.core.process_groups_config import ProcessGroupCollection
-    from transformers import AutoModelForCausalLM
 
     from megatron_ipt.training.model.build import build_model, transformer_config
 
@@ -82,14 +82,16 @@ def reference(trainer: Any, teacher: Path) -> tuple[dict[Any, torch.Tensor], dic
     batch, settings = whole_batch(trainer), trainer.config.distillation
     student = model(batch["tokens"], None, None)[..., : trainer.vocab_size]
     with torch.no_grad():
-        taught = AutoModelForCausalLM.from_pretrained(teacher)(batch["tokens"]).logits
+        taught = read_teacher(teacher)(batch["tokens"]).logits
     q, p = ((logits.double() / settings.temperature).softmax(-1) for logits in (student, taught))
     number = {"jsd": f" {settings.beta}", "skew_reverse_kl": f" {settings.skew}"}.get(settings.objective, "")
     mask, count = batch["loss_mask"], batch["loss_mask"].sum()
     kd = (FORMULAS[settings.objective + number](q, p) * mask).sum() / count
 
     def next_token(logits: torch.Tensor) -> torch.Tensor:
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).double(), batch["labels"].flatten(), reduction="none")
+        losses = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).double(), batch["labels"].flatten(), reduction="none"
+        )
         return (losses.view_as(mask) * mask).sum() / count
 
     (settings.alpha * kd + (1 - settings.alpha) * next_token(student)).backward()
@@ -98,19 +100,15 @@ def reference(trainer: Any, teacher: Path) -> tuple[dict[Any, torch.Tensor], dic
     means["top1_agreement"] = ((student.argmax(-1) == taught.argmax(-1)) * mask).sum().item() / count.item()
     means["teacher_loss"] = next_token(taught).item()
     figures = {"next_token/loss": next_token(student).item(), "distillation/loss": kd.item()}
-    return (
-        {name: data.clone() for name, _, data in shards_of_whole(model)},
-        figures | {f"distillation/{name}": value for name, value in means.items()},
-    )
+    return whole_gradients(model), figures | {f"distillation/{name}": value for name, value in means.items()}
 
 
-def shards_of_whole(model: Any) -> Iterator[tuple[Any, Any, torch.Tensor]]:
-    """Gate and up, which are separate shards, as the one tensor that they are."""
+def whole_gradients(model: Any) -> dict[Any, torch.Tensor]:
+    """By name and layer; gate and up, which are separate shards, as the one tensor that they are."""
     joined: dict[Any, list[torch.Tensor]] = {}
-    for name, place, data in shards(model, "grad"):
+    for name, _, data in shards(model, "grad"):
         joined.setdefault(name, []).append(data)
-    for name, parts in joined.items():
-        yield name, None, torch.cat(parts)
+    return {name: torch.cat(parts) for name, parts in joined.items()}
 
 
 def compare(job: dict[str, Any]) -> dict[str, float]:

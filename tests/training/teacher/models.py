@@ -31,3 +31,14 @@ def write_teachers(folder: Path) -> dict[str, Path]:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         model.save_pretrained(made.setdefault(name, folder / name))
     return made
+
+
+def read_teacher(folder: Path) -> Any:
+    """The model again, where torch is patched: from_pretrained would leave its rotation undefined there."""
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    assert set(missing) <= {"lm_head.weight"} and not unexpected
+    return model.eval()
