@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.progress import counted
+from megatron_ipt.training.objectives.distillation import COMPARED, TEACHER_LOSS, TEACHER_SECONDS
 from megatron_ipt.training.objectives.objective import (
     LOGITS,
     TOKEN_LOSSES,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+    from megatron_ipt.training.objectives.minillm.paper import Sampled
     from megatron_ipt.training.rollouts.choice import Choice
     from megatron_ipt.training.rollouts.prompts import Prompt
     from megatron_ipt.training.rollouts.rounds import Responses
@@ -45,13 +47,13 @@ LOGS = "response_logs"
 """Key in a batch: log-probabilities of the labels when they were drawn, [batch, seq, 3]."""
 _FIGURES = "response_figures"
 _SECONDS = "rollout_seconds"
-METRICS = ("response_tokens", "truncated", "repetition", _SECONDS)
-"""Tokens of a response; share of those that no end token ended; share of 4-grams that occur before in the response;
-seconds of a step in which responses were drawn."""
+METRICS = (*COMPARED, TEACHER_LOSS, TEACHER_SECONDS, "response_tokens", "truncated", "repetition", _SECONDS)
+"""What is logged of any distillation, at the tokens of responses (in validation, of the data); tokens of a response;
+share of responses that no end token ended; share of 4-grams that occur before in them; seconds of drawing in a step."""
 
 
 class OnPolicy(Objective):
-    """See the module.
+    """See the module. In validation it is the reverse KL of the tokens of the data.
 
     Attributes:
         responses_per_unit: responses that belong together: in the same micro-batch, one after the other.
@@ -59,7 +61,6 @@ class OnPolicy(Objective):
 
     Options = DistillationConfig
     needs = frozenset({TOKEN_LOSSES, LOGITS})
-    in_validation = False
     responses_per_unit = 1
 
     def setup(self, setup: TrainingSetup) -> None:
@@ -97,6 +98,8 @@ class OnPolicy(Objective):
         self._data_is_used = any(term.weight for term in setup.config.objectives.values()) or self.options.alpha < 1
 
     def before_step(self, step: Step, batches: list[Batch]) -> list[Batch]:
+        if not step.training:
+            return self._teacher.before_step(batches)
         began = time.monotonic()
         place = self._rounds.place(step.number)
         if self._responses is None or self._responses.round != place.round:
@@ -106,17 +109,51 @@ class OnPolicy(Objective):
         units = self._rounds.units_of(place, self._setup.seed)
         made = self._micro_batches(self._responses, units)
         made[0][_SECONDS] = made[0][RESPONSE_MASK].new_tensor(seconds)
-        return [*(batches if self._data_is_used else ()), *self.with_teacher(made)]
+        return [*(batches if self._data_is_used else ()), *self._teacher.before_step(made)]
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        from megatron_ipt.training.teacher.model import HIDDEN
+
+        if RESPONSE_MASK in batch:
+            return self.count_responses(batch[RESPONSE_MASK])
+        return batch["loss_mask"].sum() if HIDDEN in batch else batch["loss_mask"].new_zeros(())
 
     def loss(self, outputs: ModelOutputs, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
+        import torch
+
+        from megatron_ipt.training.objectives.divergence import divergence_with_comparison
+        from megatron_ipt.training.objectives.divergence.kinds import REVERSE_KL
+        from megatron_ipt.training.objectives.minillm.paper import Sampled
+        from megatron_ipt.training.objectives.vocabulary import cross_entropy
+        from megatron_ipt.training.teacher.model import HIDDEN, SECONDS
+
         assert outputs.token_losses is not None and outputs.logits is not None
-        if RESPONSE_MASK not in batch:
+        mask = batch.get(RESPONSE_MASK, batch["loss_mask"])
+        counted = mask > 0
+        if HIDDEN not in batch or not counted.any():
             return (outputs.token_losses * 0.0).sum(), {}
-        figures, rows = batch[_FIGURES], batch[RESPONSE_MASK].new_tensor(float(len(batch[_FIGURES])))
-        metrics: MetricSums = {name: (figures[:, column].sum(), rows) for column, name in enumerate(METRICS[:3])}
+        teacher = self._teacher.logits(batch[HIDDEN].transpose(0, 1)[counted].unsqueeze(1))
+        single, compared = divergence_with_comparison(
+            REVERSE_KL, outputs.logits[counted], teacher.squeeze(0), self._teacher.vocabulary, self._group
+        )
+        of_labels = cross_entropy(teacher, batch["labels"][counted].unsqueeze(0)).squeeze(0)
+        tokens, one = mask.sum(), mask.new_ones(())
+        metrics: MetricSums = {name: (getattr(compared, field).sum(), tokens) for name, field in COMPARED.items()}
+        seconds, ranks = batch[SECONDS].to(mask)
+        metrics |= {TEACHER_LOSS: (of_labels.sum(), tokens), TEACHER_SECONDS: (seconds, ranks)}
+        if RESPONSE_MASK not in batch:
+            return single.sum(), metrics
+        figures = batch[_FIGURES]
+        for column, name in enumerate(("response_tokens", "truncated", "repetition")):
+            metrics[name] = figures[:, column].sum(), one * len(figures)
         if _SECONDS in batch:
-            metrics[_SECONDS] = batch[_SECONDS], batch[_SECONDS].new_tensor(1.0)
-        loss, own = self.response_loss(outputs, batch)
+            metrics[_SECONDS] = batch[_SECONDS], one
+        nothing = torch.zeros_like(mask)
+        sampled = Sampled(
+            -outputs.token_losses, nothing.masked_scatter(counted, -of_labels), batch[LOGS][..., 2],
+            nothing.masked_scatter(counted, single), mask,
+        )  # fmt: skip
+        loss, own = self.response_loss(sampled, batch)
         return loss, metrics | own
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -127,13 +164,13 @@ class OnPolicy(Objective):
 
         self._responses = Responses.from_state_dict(state)
 
-    def response_loss(self, outputs: ModelOutputs, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
-        """The sum over a micro-batch of responses, and the metrics of the objective."""
+    def count_responses(self, mask: torch.Tensor) -> torch.Tensor:
+        """How many items :meth:`response_loss` sums over, from the mask [batch, seq] of the responses."""
         raise NotImplementedError
 
-    def with_teacher(self, batches: list[Batch]) -> list[Batch]:
-        """The micro-batches of responses with what the loss needs of the teacher."""
-        return batches
+    def response_loss(self, sampled: Sampled, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
+        """The sum over a micro-batch of responses, and the metrics of the objective."""
+        raise NotImplementedError
 
     def choices(self) -> list[Choice]:
         """How each of the responses to a prompt is drawn; the teacher helps where any has a share of it."""

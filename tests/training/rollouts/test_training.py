@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 SEQUENCE = 32
 COMMON = (
-    f"data.seq_length={SEQUENCE}", "model.num_layers=2", "model.init_method_std=0.1", "validation.eval_iters=0",
+    f"data.seq_length={SEQUENCE}", "model.num_layers=2", "model.init_method_std=0.1", "validation.eval_interval=6",
     "logging.tensorboard=false", "micro_batch_size=2", "global_batch_size=4", "schedule.lr_decay_iters=6",
     "schedule.lr_warmup_iters=0", "checkpoint.save_interval=3", "steps=6", "optimizer.lr=0.002",
 )  # fmt: skip
@@ -33,10 +33,17 @@ ROUNDS = {"rollouts": 8, "inner_epochs": 2, "max_new_tokens": 12, "generation_ba
 
 def write_rows(folder: Path, rows: int, seed: int) -> Path:
     """A prompt and a response of a random walk in each row; a few rows hold two."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = {split: write_split(folder, split, number, seed) for split, number in (("train", rows), ("valid", 5))}
+    description = {"vocab_size": 500, "bos_id": 1, "eod_id": 2, "pad_id": None}
+    (folder / "dataset.json").write_text(json.dumps(description | {name: [entry] for name, entry in entries.items()}))
+    return folder
+
+
+def write_split(folder: Path, name: str, rows: int, seed: int) -> dict[str, Any]:
     generator = np.random.default_rng(seed)
     texts = iter(documents(3 * rows, seed))
-    with RowWriter(folder / "train", np.uint16) as writer:
+    with RowWriter(folder / name, np.uint16) as writer:
         for row in range(rows):
             ids: list[int] = []
             mask: list[int] = []
@@ -48,11 +55,8 @@ def write_rows(folder: Path, rows: int, seed: int) -> Path:
                 mask += [0] * prompt + [1] * response
                 lengths.append(len(text) + 1)
             writer.add(np.array(ids), np.array(mask), np.array(lengths, np.int32))
-    train = {"name": "train", "prefix": "train", "loss_mask": "train-loss-mask", "seq_length": SEQUENCE, "weight": 1.0,
-             "documents": rows, "tokens": writer.tokens, "loss_tokens": writer.loss_tokens}  # fmt: skip
-    description = {"vocab_size": 500, "bos_id": 1, "eod_id": 2, "pad_id": None, "train": [train], "valid": []}
-    (folder / "dataset.json").write_text(json.dumps(description))
-    return folder
+    return {"name": name, "prefix": name, "loss_mask": f"{name}-loss-mask", "seq_length": SEQUENCE, "weight": 1.0,
+            "documents": rows, "tokens": writer.tokens, "loss_tokens": writer.loss_tokens}  # fmt: skip
 
 
 def distillation(teacher: Path, objective: str, own: dict[str, Any], **others: Any) -> str:
@@ -130,6 +134,18 @@ def test_the_layout_does_not_matter(name: str, two_ranks: Path) -> None:
 
 
 NAMES = ("minillm", "released", "dpkd", "gkd")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_validation_compares_the_models_on_the_data(name: str, root: Path) -> None:
+    last = list(read_metrics(root / name / "metrics.jsonl"))[-1]["valid_metrics"]["valid"]
+    compared = {"forward_kl", "reverse_kl", "student_entropy", "teacher_entropy", "top1_agreement", "teacher_loss"}
+    names = {f"distillation/{metric}" for metric in compared | {"loss", "teacher_seconds"}}
+    # Nothing of what is only drawn in training.
+    assert last.keys() == names | {"next_token/loss"}
+    if name != "gkd":
+        assert last["distillation/loss"] == pytest.approx(last["distillation/reverse_kl"])
+    assert 0 < last["distillation/forward_kl"] < 1
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from megatron_ipt.training.objectives.objective import LOGITS, Batch, MetricSums, ModelOutputs, Objective
-from megatron_ipt.training.objectives.on_policy import LOGS, METRICS, RESPONSE_MASK, OnPolicy
-from megatron_ipt.training.teacher.config import DistillationConfig
+from megatron_ipt.training.objectives.distillation import Distillation
+from megatron_ipt.training.objectives.objective import Batch, MetricSums, Objective
+from megatron_ipt.training.objectives.on_policy import METRICS, OnPolicy
 
 if TYPE_CHECKING:
     import torch
 
-    from megatron_ipt.training.objectives.objective import Step, TrainingSetup
+    from megatron_ipt.training.objectives.divergence import Comparison
+    from megatron_ipt.training.objectives.minillm.paper import Sampled
     from megatron_ipt.training.rollouts.choice import Choice
 
 
 class PairDPKD(OnPolicy):
-    """Whole responses: a mean over pairs of one drawn from the teacher and one from the student, to the same prompt.
-
-    The teacher is not asked again while a round is trained on: its log-probabilities are those of the draw.
-    """
+    """Whole responses: a mean over pairs of one drawn from the teacher and one from the student, to the same prompt."""
 
     responses_per_unit = 2
     metrics = (*METRICS, "margin", "preferred")
@@ -30,51 +28,30 @@ class PairDPKD(OnPolicy):
         temperature = self.options.on_policy.temperature
         return [Choice(temperature, 1.0), Choice(temperature, 0.0)]
 
-    def count(self, batch: Batch) -> torch.Tensor:
-        if RESPONSE_MASK not in batch:
-            return batch["loss_mask"].new_zeros(())
-        return batch[RESPONSE_MASK].any(-1).sum() / self.responses_per_unit
+    def count_responses(self, mask: torch.Tensor) -> torch.Tensor:
+        return mask.any(-1).sum() / self.responses_per_unit
 
-    def response_loss(self, outputs: ModelOutputs, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
+    def response_loss(self, sampled: Sampled, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
         from megatron_ipt.training.objectives.dpkd.loss import sequence_dpkd
 
-        assert outputs.token_losses is not None
-        own, mask = self.options.dpkd, batch[RESPONSE_MASK]
-        log_q, log_p = -outputs.token_losses, batch[LOGS][..., 1]
+        own = self.options.dpkd
+        log_q, log_p, mask = sampled.log_q, sampled.log_p, sampled.mask
         of_teacher, of_student = ((log_q[each::2], log_p[each::2], mask[each::2]) for each in range(2))
         losses, margins = sequence_dpkd(of_teacher, of_student, own.beta, own.length_norm)
         pairs = mask.new_tensor(float(len(losses)))
         return losses.sum(), {"margin": (margins.sum(), pairs), "preferred": ((margins > 0).float().sum(), pairs)}
 
 
-class TokenDPKD(Objective):
+class TokenDPKD(Distillation):
     """Single positions of the data, as the authors' program has it: a mean over the tokens of the loss mask."""
 
-    Options = DistillationConfig
-    needs = frozenset({LOGITS})
-    metrics = ("same_token",)
-
-    def setup(self, setup: TrainingSetup) -> None:
-        from megatron.core import parallel_state
-
-        from megatron_ipt.training.teacher.model import Teacher
-
-        self._teacher = Teacher(self.options.teacher, setup)
-        self._group = parallel_state.get_tensor_model_parallel_group()
-
-    def before_step(self, step: Step, batches: list[Batch]) -> list[Batch]:
-        return self._teacher.before_step(batches)
-
-    def loss(self, outputs: ModelOutputs, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
+    def values(self, logits: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, Comparison]:
+        from megatron_ipt.training.objectives.divergence import compare
         from megatron_ipt.training.objectives.dpkd.loss import token_dpkd
-        from megatron_ipt.training.teacher.model import HIDDEN
 
-        assert outputs.logits is not None
-        teacher, mask = self._teacher.logits(batch[HIDDEN]), batch["loss_mask"]
-        losses, same = token_dpkd(
-            outputs.logits, teacher, self._teacher.vocabulary, self._group, self.options.dpkd.beta
-        )
-        return (losses * mask).sum(), {"same_token": ((same * mask).sum(), mask.sum())}
+        vocabulary, group = self._teacher.vocabulary, self._group
+        losses, _ = token_dpkd(logits, teacher, vocabulary, group, self.options.dpkd.beta)
+        return losses, compare(logits, teacher, vocabulary, group)
 
 
 def objective_of(options: Any) -> Objective:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megatron_ipt.training.objectives.objective import Batch, MetricSums, ModelOutputs
-from megatron_ipt.training.objectives.on_policy import LOGS, METRICS, RESPONSE_MASK, OnPolicy
+from megatron_ipt.training.objectives.objective import Batch, MetricSums
+from megatron_ipt.training.objectives.on_policy import LOGS, METRICS, OnPolicy
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
 
+    from megatron_ipt.training.objectives.minillm.paper import Sampled
     from megatron_ipt.training.rollouts.choice import Choice
     from megatron_ipt.training.rollouts.rounds import Responses
 
@@ -21,20 +22,14 @@ _ADVANTAGES = "advantages"
 class MiniLLM(OnPolicy):
     """In the form of the paper, a mean over responses of sums over their tokens; in the released form, over tokens."""
 
-    metrics = (*METRICS, "reverse_kl", "reward", "importance", "clipped")
+    metrics = (*METRICS, "reward", "importance", "clipped")
 
     def choices(self) -> list[Choice]:
         from megatron_ipt.training.rollouts.choice import Choice
 
         return [Choice(1.0, self.options.minillm.teacher_share)]
 
-    def with_teacher(self, batches: list[Batch]) -> list[Batch]:
-        return self._teacher.before_step(batches)
-
-    def count(self, batch: Batch) -> torch.Tensor:
-        if RESPONSE_MASK not in batch:
-            return batch["loss_mask"].new_zeros(())
-        mask = batch[RESPONSE_MASK]
+    def count_responses(self, mask: torch.Tensor) -> torch.Tensor:
         return mask.any(-1).sum() if self.options.minillm.form == "paper" else mask.sum()
 
     def extras(self, rows: npt.NDArray[np.int64], responses: Responses) -> dict[str, npt.NDArray[np.float32]]:
@@ -57,38 +52,23 @@ class MiniLLM(OnPolicy):
         found[mask > 0] = advantages[places]
         return {_ADVANTAGES: found.numpy()}
 
-    def response_loss(self, outputs: ModelOutputs, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
+    def response_loss(self, sampled: Sampled, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
         import torch
 
-        from megatron_ipt.training.objectives.divergence import reverse_kl
-        from megatron_ipt.training.objectives.minillm.paper import Sampled, paper_loss
+        from megatron_ipt.training.objectives.minillm.paper import paper_loss
         from megatron_ipt.training.objectives.minillm.released import released_loss
-        from megatron_ipt.training.rollouts.log_probabilities import log_probabilities_of
-        from megatron_ipt.training.teacher.model import HIDDEN
 
-        assert outputs.token_losses is not None and outputs.logits is not None
-        own, mask = self.options.minillm, batch[RESPONSE_MASK]
-        counted, vocabulary = mask > 0, self._teacher.vocabulary
-        teacher = self._teacher.logits(batch[HIDDEN].transpose(0, 1)[counted].unsqueeze(1)).squeeze(0)
-        of_counted = reverse_kl(outputs.logits[counted], teacher, vocabulary, self._group)
-        log_p = log_probabilities_of(batch["labels"][counted], teacher, vocabulary, self._group)
-        nothing = torch.zeros_like(mask)
-        sampled = Sampled(
-            -outputs.token_losses, nothing.masked_scatter(counted, log_p), batch[LOGS][..., 2],
-            nothing.masked_scatter(counted, of_counted), mask,
-        )  # fmt: skip
+        own, mask = self.options.minillm, sampled.mask
         if own.form == "paper":
-            found = paper_loss(sampled, own.importance, own.length_norm, own.clip)
-            loss, reward, weights, clipped = found
+            loss, reward, weights, clipped = paper_loss(sampled, own.importance, own.length_norm, own.clip)
         else:
-            then, weights = batch[LOGS][..., 0], (batch[LOGS][..., 0] - batch[LOGS][..., 2]).exp()
-            reward = torch.where(counted, sampled.log_p - then, 0.0)
+            then, drawn_from = batch[LOGS][..., 0], batch[LOGS][..., 2]
+            weights, reward = (then - drawn_from).exp(), torch.where(mask > 0, sampled.log_p - then, 0.0)
             loss, clipped = released_loss(
                 sampled.log_q, then, batch[_ADVANTAGES], weights, sampled.single, mask, own.clip
             )
         tokens = mask.sum()
         return loss, {
-            "reverse_kl": (sampled.single.detach().sum(), tokens),
             "reward": (reward.sum(), tokens),
             "importance": ((weights * mask).sum(), tokens),
             "clipped": (clipped.sum(), tokens),
