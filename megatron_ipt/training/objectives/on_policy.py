@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.errors import RecipeError
+from megatron_ipt.models import divisibility
 from megatron_ipt.progress import counted
 from megatron_ipt.training.objectives.distillation import COMPARED, TEACHER_LOSS, TEACHER_SECONDS
 from megatron_ipt.training.objectives.objective import (
@@ -79,11 +80,6 @@ class OnPolicy(Objective):
         self._student = Decoder(setup.chunks[0], self._teacher.vocabulary)
         positions = min(setup.config.seq_length(), setup.shape.max_position_embeddings)
         longest = positions - own.max_new_tokens
-        if longest < 1:
-            raise RecipeError(
-                f"training.distillation.on_policy.max_new_tokens: {own.max_new_tokens} leaves no room for a prompt in "
-                f"{positions} tokens of training.data.seq_length"
-            )
         self._prompts = Prompts(
             self._prompt_data(), setup.config.seq_length(), min(longest, own.max_prompt_tokens or longest), setup.seed
         )
@@ -184,25 +180,15 @@ class OnPolicy(Objective):
         from megatron_ipt.training.rollouts.rounds import Rounds
 
         config, own = self._setup.config, self._own
-        key, per_unit = "training.distillation.on_policy", self.responses_per_unit
-        if config.batch_ramp.start is not None:
-            raise RecipeError("training.batch_ramp.start: not with responses drawn in rounds, whose steps are alike")
         batch = own.batch_size or config.global_batch_size
         at_once = config.micro_batch_size * self._setup.layout.data
         if batch % at_once:
             raise RecipeError(
-                f"{key}.batch_size: {batch} is not divisible by micro_batch_size={config.micro_batch_size} x "
-                f"{self._setup.layout.data} data-parallel ranks"
+                f"training.distillation.on_policy.batch_size: {batch} is not divisible by micro_batch_size="
+                f"{config.micro_batch_size} x {self._setup.layout.data} data-parallel ranks; nearest that are: "
+                f"{divisibility.multiples(batch, at_once)}"
             )
-        if config.micro_batch_size % per_unit:
-            raise RecipeError(
-                f"training.micro_batch_size: {config.micro_batch_size} is not divisible by {per_unit}; the responses "
-                "that are compared have to be in one micro-batch"
-            )
-        units = batch // per_unit
-        if own.rollouts % units:
-            raise RecipeError(f"{key}.rollouts: {own.rollouts} is not divisible by {units}, the prompts of a step")
-        return Rounds(own.rollouts, own.inner_epochs, units)
+        return Rounds(own.rollouts, own.inner_epochs, batch // self.responses_per_unit)
 
     def _prompt_data(self) -> Any:
         from megatron_ipt.training.data.batches import TokenData

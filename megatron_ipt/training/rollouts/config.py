@@ -41,6 +41,14 @@ class OnPolicyConfig:
     generation_batch_size: int = key(64, "Responses that a rank draws at a time.", minimum=1)
 
 
+CANNOT_DRAW = {
+    "context_parallel_size": "a single token cannot be split over ranks",
+    "expert_model_parallel_size": "data-parallel ranks would have to step together, and their texts end at other times",
+    "virtual_pipeline_model_parallel_size": "Megatron-Core does not decode with interleaved stages",
+}
+"""Keys of ``training.parallel`` that have to be 1 or empty where a model draws responses, and why."""
+
+
 @dataclass
 class MiniLLMConfig:
     """MiniLLM: policy gradient of the reverse KL of whole responses."""

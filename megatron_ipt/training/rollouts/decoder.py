@@ -24,12 +24,7 @@ from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_regi
 
 from megatron_ipt.errors import StageError
 from megatron_ipt.training.model.last_layer import output_logits, stopped_before_output
-
-_CANNOT_DECODE = {
-    "context_parallel_size": "a single token cannot be split over ranks",
-    "expert_model_parallel_size": "data-parallel ranks would have to step together, and their texts end at other times",
-    "virtual_pipeline_model_parallel_size": "Megatron-Core does not decode with interleaved stages",
-}
+from megatron_ipt.training.rollouts.config import CANNOT_DRAW
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class Decoder:
         stages: int | None = None,
     ):
         config = module.config
-        for name, why in _CANNOT_DECODE.items():
+        for name, why in CANNOT_DRAW.items():
             if (getattr(config, name) or 1) > 1:
                 raise StageError(f"generation: not with {name}={getattr(config, name)}: {why}")
         if config.fp8:
