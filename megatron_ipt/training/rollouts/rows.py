@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from megatron.core import parallel_state
 
+from megatron_ipt.errors import RecipeError
 from megatron_ipt.seeding import derive, unit_interval
 from megatron_ipt.training.objectives.objective import Batch, Step, TrainingSetup
 from megatron_ipt.training.rollouts.choice import Choice
@@ -45,9 +46,17 @@ class OwnResponses:
 
     Args:
         vocabulary: ids that may be drawn are below it.
+
+    Raises:
+        RecipeError: the data has no prompts.
     """
 
     def __init__(self, config: OnPolicyConfig, setup: TrainingSetup, vocabulary: int):
+        if all(source.loss_mask is None for source in setup.tokens.train):
+            raise RecipeError(
+                f"training.distillation.on_policy.fraction: {setup.tokens.directory / 'dataset.json'} lists no rows with a "
+                "loss mask, so there are no prompts to continue; train on the output of a tuning stage"
+            )
         self._config, self._setup = config, setup
         self._decoder = Decoder(setup.chunks[0], vocabulary)
         positions = min(setup.config.seq_length(), setup.shape.max_position_embeddings)

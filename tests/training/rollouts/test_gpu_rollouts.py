@@ -1,4 +1,4 @@
-"""Drawn responses on a GPU: Transformer Engine's attention with a cache, and objectives in bf16. Skipped without one."""
+"""Drawn responses on a GPU: Transformer Engine attention with a cache, and objectives in bf16. Skipped without one."""
 
 from __future__ import annotations
 

@@ -80,6 +80,7 @@ def root(rows: Path, tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         jobs.add(name, *COMMON, settings)
         jobs.add(f"{name}-begun", *COMMON, "steps=3", settings)
         jobs.add(f"{name}-resumed", *COMMON, settings, copy=f"{name}-begun")
+    jobs.add("no-prompts", *COMMON, settings_of(teacher, rows)["gkd"], tokens=tokens)
     jobs.run(1)
     return root
 
@@ -90,7 +91,9 @@ def two_ranks(root: Path, rows: Path) -> Path:
     teacher = root / "teacher/checkpoints"
     whole, pipelined = settings_of(teacher, rows), settings_of(teacher, rows, pipeline_model_parallel_size=2)
     sequence = "parallel.sequence_parallel=true"
-    jobs.add("minillm-tensor", *COMMON, TENSOR, sequence, whole["minillm"])
+    divided = settings_of(teacher, rows, tensor_model_parallel_size=2)
+    jobs.add("minillm-tensor", *COMMON, TENSOR, sequence, divided["minillm"])
+    jobs.add("dpkd-tensor", *COMMON, TENSOR, whole["dpkd"])
     jobs.add("released-data", *COMMON, "nproc=2", whole["released"])
     jobs.add("minillm-data-resumed", *COMMON, "nproc=2", whole["minillm"], copy="minillm-begun")
     jobs.add("dpkd-pipeline", *COMMON, PIPELINE, pipelined["dpkd"])
@@ -121,7 +124,15 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "name",
-    ["minillm-tensor", "released-data", "minillm-data-resumed", "dpkd-pipeline", "gkd-pipeline", "gkd-data"],
+    [
+        "minillm-tensor",
+        "dpkd-tensor",
+        "released-data",
+        "minillm-data-resumed",
+        "dpkd-pipeline",
+        "gkd-pipeline",
+        "gkd-data",
+    ],
 )
 def test_the_layout_does_not_matter(name: str, two_ranks: Path) -> None:
     one, other = records(two_ranks / name.partition("-")[0]), records(two_ranks / name)
@@ -173,3 +184,8 @@ def test_loss_and_gradient_are_those_of_loops_over_the_tokens(root: Path, rows: 
     assert found.keys() == {"paper", "exact", "released", "dpkd"}
     for name, differences in found.items():
         assert all(abs(value) < 5e-6 for value in differences.values()), (name, differences)
+
+
+def test_text_without_prompts_is_refused(root: Path) -> None:
+    message = (root / "no-prompts/error.txt").read_text()
+    assert "on_policy.fraction" in message and "lists no rows with a loss mask" in message
