@@ -54,7 +54,7 @@ class OwnResponses:
     def __init__(self, config: OnPolicyConfig, setup: TrainingSetup, vocabulary: int):
         if all(source.loss_mask is None for source in setup.tokens.train):
             raise RecipeError(
-                f"training.distillation.on_policy.fraction: {setup.tokens.directory / 'dataset.json'} lists no rows with a "
+                f"training.distillation.on_policy.fraction: {setup.tokens.directory} has no rows with a "
                 "loss mask, so there are no prompts to continue; train on the output of a tuning stage"
             )
         self._config, self._setup = config, setup

@@ -133,7 +133,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
         "gkd-pipeline",
         "gkd-data",
     ],
-)
+)  # fmt: skip
 def test_the_layout_does_not_matter(name: str, two_ranks: Path) -> None:
     one, other = records(two_ranks / name.partition("-")[0]), records(two_ranks / name)
     assert len(one) == len(other) == 6
@@ -188,4 +188,4 @@ def test_loss_and_gradient_are_those_of_loops_over_the_tokens(root: Path, rows: 
 
 def test_text_without_prompts_is_refused(root: Path) -> None:
     message = (root / "no-prompts/error.txt").read_text()
-    assert "on_policy.fraction" in message and "lists no rows with a loss mask" in message
+    assert "on_policy.fraction" in message and "has no rows with a loss mask" in message
