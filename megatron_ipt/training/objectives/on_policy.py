@@ -80,15 +80,16 @@ class OnPolicy(Objective):
         self._student = Decoder(setup.chunks[0], self._teacher.vocabulary)
         positions = min(setup.config.seq_length(), setup.shape.max_position_embeddings)
         longest = positions - own.max_new_tokens
+        data = self._prompt_data()
         self._prompts = Prompts(
-            self._prompt_data(), setup.config.seq_length(), min(longest, own.max_prompt_tokens or longest), setup.seed
+            data, setup.config.seq_length(), min(longest, own.max_prompt_tokens or longest), setup.seed
         )
         logger.info(
             "distillation: %s to continue, %d left out as too long", counted(len(self._prompts), "prompt"),
             self._prompts.too_long,
         )  # fmt: skip
-        end = setup.tokens.eod_id
-        self._limits = Limits(own.max_new_tokens, positions, (end,), own.generation_batch_size)
+        # Of the prompts: in a chat, other tokens end a message than end a document.
+        self._limits = Limits(own.max_new_tokens, positions, (data.eod_id,), own.generation_batch_size)
         self._responses: Responses | None = None
         # Beside nothing else, the micro-batches of the data need not run.
         self._data_is_used = any(term.weight for term in setup.config.objectives.values()) or self.options.alpha < 1
@@ -169,8 +170,12 @@ class OnPolicy(Objective):
         raise NotImplementedError
 
     def choices(self) -> list[Choice]:
-        """How each of the responses to a prompt is drawn; the teacher helps where any has a share of it."""
+        """How each of the responses to a prompt is drawn."""
         raise NotImplementedError
+
+    def draws_with_teacher(self) -> bool:
+        """Whether the teacher reads responses while they are drawn: to write them, or to say how likely they are."""
+        return any(choice.teacher_share for choice in self.choices())
 
     def extras(self, rows: npt.NDArray[np.int64], responses: Responses) -> dict[str, npt.NDArray[np.float32]]:
         """More tensors of a step, [rows, seq length], from all of the step's rows."""
@@ -217,7 +222,7 @@ class OnPolicy(Objective):
         mine = range(parallel_state.get_data_parallel_rank(), total, ranks)
         prompts: list[Prompt] = self._prompts.at([number * total + index for index in mine])
         choices = self.choices()
-        teacher = self._teacher.decoder() if any(choice.teacher_share for choice in choices) else None
+        teacher = self._teacher.decoder() if self.draws_with_teacher() else None
         drawn = []
         for kind, choice in enumerate(choices):
             seeds = [derive(self._setup.seed, "response", kind, prompt.name) for prompt in prompts]

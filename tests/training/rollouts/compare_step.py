@@ -36,6 +36,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "minillm": {"teacher_share": 0.6, "importance": "exact", "clip": None, "length_norm": False},
     },
     "released": {"objective": "minillm", "on_policy": ROUND, "minillm": {"form": "released", "teacher_share": 0.6}},
+    "alone": {"objective": "minillm", "on_policy": ROUND, "minillm": {"form": "released", "teacher_share": 0.0}},
     "dpkd": {"objective": "dpkd", "on_policy": ROUND | {"rollouts": 2}, "dpkd": {"beta": 0.7}},
 }  # fmt: skip
 
@@ -43,7 +44,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 class Response:
     """Log-probabilities of both models, one token at a time."""
 
-    def __init__(self, ids: list[int], start: int, model: Any, teacher: Any, vocab_size: int):
+    def __init__(self, ids: list[int], start: int, model: Any, teacher: Any, vocab_size: int, share: float):
         tokens = torch.tensor([ids])
         log_q = model(tokens, None, None)[0, :, :vocab_size].double().log_softmax(-1)
         with torch.no_grad():
@@ -53,7 +54,7 @@ class Response:
         self.kl = [(log_q[i].exp() * (log_q[i] - log_p[i])).sum() for i in range(start - 1, len(ids) - 1)]
         self.then = [value.item() for value in self.q]
         self.r = [p - q for p, q in zip(self.p, self.then)]
-        self.w = [math.exp(q) / (0.6 * math.exp(p) + 0.4 * math.exp(q)) for q, p in zip(self.then, self.p)]
+        self.w = [math.exp(q) / (share * math.exp(p) + (1 - share) * math.exp(q)) for q, p in zip(self.then, self.p)]
 
 
 def paper(responses: list[Response]) -> Any:
@@ -131,8 +132,10 @@ def compare(name: str, rows: Path, checkpoint: Path) -> dict[str, float]:
     drawn = trainer.objectives.state_dict()["distillation"]
     responses = []
     for ids, start, length in zip(*(drawn[key].tolist() for key in ("ids", "prompt_lengths", "lengths"))):
-        responses.append(Response(ids[: start + length], start, model, teacher, trainer.vocab_size))
-    loss = {"paper": paper, "exact": exact, "released": released, "dpkd": dpkd}[name](responses)
+        share = config.distillation.minillm.teacher_share
+        responses.append(Response(ids[: start + length], start, model, teacher, trainer.vocab_size, share))
+    formulas = {"paper": paper, "exact": exact, "released": released, "alone": released, "dpkd": dpkd}
+    loss = formulas[name](responses)
     own = loss.item()
     if config.distillation.alpha < 1:
         losses = [

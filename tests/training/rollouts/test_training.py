@@ -173,7 +173,7 @@ def test_a_resumed_run_is_the_same_to_the_last_bit(name: str, root: Path) -> Non
 
 
 def test_loss_and_gradient_are_those_of_loops_over_the_tokens(root: Path, rows: Path) -> None:
-    """MiniLLM in three forms and DPKD, on responses that were drawn in the step; with the loss of the data, too."""
+    """MiniLLM in four forms and DPKD, on responses that were drawn in the step; with the loss of the data, too."""
     teacher = root / "teacher/checkpoints/iter_0000003"
     result = subprocess.run(
         [sys.executable, "-m", "tests.training.rollouts.compare_step", str(rows), str(teacher)],
@@ -181,7 +181,7 @@ def test_loss_and_gradient_are_those_of_loops_over_the_tokens(root: Path, rows: 
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
-    assert found.keys() == {"paper", "exact", "released", "dpkd"}
+    assert found.keys() == {"paper", "exact", "released", "alone", "dpkd"}
     for name, differences in found.items():
         assert all(abs(value) < 5e-6 for value in differences.values()), (name, differences)
 

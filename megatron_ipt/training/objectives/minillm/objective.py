@@ -29,6 +29,10 @@ class MiniLLM(OnPolicy):
 
         return [Choice(1.0, self.options.minillm.teacher_share)]
 
+    def draws_with_teacher(self) -> bool:
+        # The released form takes its rewards from there.
+        return super().draws_with_teacher() or self.options.minillm.form == "released"
+
     def count_responses(self, mask: torch.Tensor) -> torch.Tensor:
         return mask.any(-1).sum() if self.options.minillm.form == "paper" else mask.sum()
 
