@@ -87,6 +87,7 @@ HOW = (
     How(r"examples/udit", "run", "its pairs; the quickstart trains the same model", "--until augment"),
     How(r"examples/miniplm_reference", "run", "a reference that has hardly begun", "training.steps=2"),
     How(r"run examples/miniplm\.yaml($| name=)", "run", "the selection; the quickstart trains alike", "--until tokens"),
+    How(r"examples/distill_quickstart", "run", "two steps; tests/training/teacher trains", "training.steps=2"),
     How(r"examples/synthesizer_tiny", "run", "the data of it; tests/tuning trains", "--until tuning"),
     How(r"submit .*--dry-run", "run", "checked by Slurm as well where there is one"),
     How(r" submit ", "parse", "needs Slurm; tests/cluster submits to a real one"),

@@ -21,13 +21,18 @@ from megatron_ipt.training.objectives.vocabulary import row_parts
 
 PART_ON_GPU = 1 << 22
 """Numbers at a time: about eight tensors of 16 MiB live during the computation of a part."""
+_FLOOR = -1e37
+"""Stands for the logarithm of 0, so that 0 times it is 0."""
+_INFINITE = 1e10
+"""Nats above which a divergence contains it."""
 
 
 class Comparison(NamedTuple):
     """What two models say of each position, at temperature 1 and in nats; no gradients, [...].
 
     Attributes:
-        same_top: 1 where both find the same entry most probable; of equal ones, the one with the lowest id counts.
+        same_top: 1 where the teacher's most probable entry (of equal ones the one with the lowest id) is one that the
+            student finds most probable, too.
     """
 
     forward_kl: torch.Tensor
@@ -37,7 +42,7 @@ class Comparison(NamedTuple):
     same_top: torch.Tensor
 
 
-_COMPARED = (kinds.FORWARD_KL.values, kinds.REVERSE_KL.values, kinds.ENTROPY.values, kinds.teacher_entropy)
+_COMPARED = (kinds.forward_kl, kinds.reverse_kl, kinds.student_entropy, kinds.teacher_entropy)
 """In the order of :class:`Comparison`."""
 
 
@@ -117,7 +122,7 @@ class _Divergence(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         rows = rows_of(student), rows_of(teacher)
         normalizers = log_normalizers(rows, shard, temperature)
-        functions = [kind.values, kind.weighted]
+        functions = [kind.value, kind.mean]
         if compares:
             functions += _COMPARED
         sums = normalizers.new_empty(len(functions), len(rows[0]))
@@ -125,12 +130,13 @@ class _Divergence(torch.autograd.Function):
             found: dict[Any, torch.Tensor] = {}
             for index, function in enumerate(functions):
                 if function not in found:
-                    found[function] = function(both).sum(-1)
+                    found[function] = function(both)
                 to[:, index] = found[function]
-        shard.sum(sums)
+        # What is as far apart as the floor allows is infinitely far apart.
+        shard.sum(sums).masked_fill_(sums > _INFINITE, torch.inf)
         context.save_for_backward(student, teacher, normalizers, sums[1])
         context.how = kind, shard, temperature
-        results = [sums[0], *sums[2:]] + ([_same_top(rows, normalizers, shard).to(sums.dtype)] if compares else [])
+        results = [sums[0], *sums[2:]] + ([_same_top(rows, normalizers, shard)] if compares else [])
         shaped = [result.view(student.shape[:-1]) for result in results]
         context.mark_non_differentiable(*shaped[1:])
         return tuple(shaped)
@@ -188,17 +194,21 @@ def _largest(logits: torch.Tensor, shard: Shard) -> torch.Tensor:
 
 
 def _same_top(rows: tuple[torch.Tensor, ...], normalizers: torch.Tensor, shard: Shard) -> torch.Tensor:
-    """Whether the first of the largest logits is the same entry for both models, [rows]."""
-    largest = normalizers[..., 0]
-    ids = torch.full_like(largest, torch.iinfo(torch.int64).max, dtype=torch.int64)
+    """See :class:`Comparison`; [rows], 0 or 1."""
+    (student, teacher), largest = rows, normalizers[..., 0]
+    ids = torch.full_like(largest[1], torch.iinfo(torch.int64).max, dtype=torch.int64)
+    same = torch.zeros_like(largest[0])
     if shard.size:
-        for logits, most, to in zip(rows, largest, ids):
-            found = logits[:, : shard.size].argmax(-1)
-            # A rank whose largest one is smaller than another's drops out.
-            is_largest = logits.gather(-1, found.unsqueeze(-1)).squeeze(-1) == most
-            to.copy_(torch.where(is_largest, found + shard.first, to))
-    own, other = shard.min(ids)
-    return own == other
+        found = teacher[:, : shard.size].argmax(-1, keepdim=True)
+        # A rank whose largest one is smaller than another's drops out.
+        is_top = teacher.gather(-1, found).squeeze(-1) == largest[1]
+        ids = torch.where(is_top, found.squeeze(-1) + shard.first, ids)
+    shard.min(ids)
+    if shard.size:
+        column = (ids - shard.first).clamp(0, shard.size - 1).unsqueeze(-1)
+        is_here = (ids >= shard.first) & (ids < shard.first + shard.size)
+        same = ((student.gather(-1, column).squeeze(-1) == largest[0]) & is_here).to(same.dtype)
+    return shard.max(same)
 
 
 def _parts(
@@ -213,6 +223,6 @@ def _parts(
     for own, for_own, other, for_other, *rest in row_parts(
         student, normalizers[0], teacher, normalizers[1], *others, on_gpu=PART_ON_GPU
     ):
-        log_q = log_probabilities(own, for_own, shard, temperature)
-        log_p = log_probabilities(other, for_other, shard, temperature)
+        log_q = log_probabilities(own, for_own, shard, temperature).clamp_(min=_FLOOR)
+        log_p = log_probabilities(other, for_other, shard, temperature).clamp_(min=_FLOOR)
         yield Both(log_q.exp(), log_p.exp(), log_q, log_p), *rest

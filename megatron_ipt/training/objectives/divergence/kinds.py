@@ -4,8 +4,8 @@ A divergence is a sum over the vocabulary of f(p, q). Its gradient with respect 
 
     q_j * df/dq_j - q_j * sum_v q_v * df/dq_v
 
-so all that is needed besides f is ``q * df/dq``. A constant in df/dq cancels and is left out. Everything is computed
-from logarithms: a probability that is too small for its precision is 0, but its logarithm is still exact.
+so all that is needed besides f is ``q * df/dq`` and its sum. A constant in df/dq cancels and is left out. Everything is
+computed from logarithms: a probability that is too small for its precision is 0, but its logarithm is still exact.
 
 Reverse and forward KL: Gu et al., "MiniLLM" (arXiv:2306.08543, section 2). Generalized Jensen-Shannon divergence:
 Agarwal et al., "On-Policy Distillation of Language Models" (arXiv:2306.13649, section 2). Skewed KL: Ko et al.,
@@ -16,58 +16,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
 
-class Both(NamedTuple):
-    """Student (q) and teacher (p): probabilities and their logarithms, [rows, entries]."""
+@dataclass
+class Both:
+    """Student (q) and teacher (p): probabilities and their logarithms, all finite, [rows, entries]."""
 
     q: torch.Tensor
     p: torch.Tensor
     log_q: torch.Tensor
     log_p: torch.Tensor
 
-
-OfEntries = Callable[[Both], torch.Tensor]
+    @cached_property
+    def log_ratio(self) -> torch.Tensor:
+        """``log(p / q)``."""
+        return self.log_p - self.log_q
 
 
 class Kind(NamedTuple):
     """Attributes:
-    values: f of each entry, [rows, entries].
-    weighted: ``q * df/dq`` of each entry, up to a constant in df/dq.
+    value: sum of f over the entries, [rows].
+    weighted: ``q * df/dq`` of each entry, up to a constant in df/dq: [rows, entries].
+    mean: sum of that over the entries, [rows].
     """
 
-    values: OfEntries
-    weighted: OfEntries
+    value: Callable[[Both], torch.Tensor]
+    weighted: Callable[[Both], torch.Tensor]
+    mean: Callable[[Both], torch.Tensor]
 
 
-def weigh(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """Product in which a weight of 0 always gives 0, whatever the number is."""
-    return (weights * numbers).masked_fill_(weights == 0, 0)
+def _dot(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = torch.linalg.vecdot(weights, numbers)
+    return found
 
 
-def _forward_values(both: Both) -> torch.Tensor:
-    return weigh(both.p, both.log_p - both.log_q)
+def forward_kl(both: Both) -> torch.Tensor:
+    """KL(p || q) of each row."""
+    return _dot(both.p, both.log_ratio)
 
 
-def _reverse_values(both: Both) -> torch.Tensor:
-    return weigh(both.q, both.log_q - both.log_p)
+def reverse_kl(both: Both) -> torch.Tensor:
+    """KL(q || p) of each row."""
+    return -_dot(both.q, both.log_ratio)
 
 
-def _student_entropy(both: Both) -> torch.Tensor:
-    return weigh(both.q, -both.log_q)
+def student_entropy(both: Both) -> torch.Tensor:
+    """Of each row."""
+    return -_dot(both.q, both.log_q)
 
 
 def teacher_entropy(both: Both) -> torch.Tensor:
-    """What each entry adds to the teacher's entropy."""
-    return weigh(both.p, -both.log_p)
+    """Of each row."""
+    return -_dot(both.p, both.log_p)
 
 
-FORWARD_KL = Kind(_forward_values, lambda both: -both.p)
-REVERSE_KL = Kind(_reverse_values, _reverse_values)
-ENTROPY = Kind(_student_entropy, _student_entropy)
+FORWARD_KL = Kind(forward_kl, lambda both: -both.p, lambda both: -both.p.sum(-1))
+REVERSE_KL = Kind(reverse_kl, lambda both: -both.q * both.log_ratio, reverse_kl)
+ENTROPY = Kind(student_entropy, lambda both: -both.q * both.log_q, student_entropy)
 """Of the student."""
 
 
@@ -85,14 +95,14 @@ def jensen_shannon(beta: float) -> Kind:
     def middle(both: Both) -> torch.Tensor:
         return _mixture(both.log_p, both.log_q, beta)
 
-    def values(both: Both) -> torch.Tensor:
+    def value(both: Both) -> torch.Tensor:
         log_m = middle(both)
-        return beta * weigh(both.p, both.log_p - log_m) + (1 - beta) * weigh(both.q, both.log_q - log_m)
+        return beta * _dot(both.p, both.log_p - log_m) + (1 - beta) * _dot(both.q, both.log_q - log_m)
 
     def weighted(both: Both) -> torch.Tensor:
-        return (1 - beta) * weigh(both.q, both.log_q - middle(both))
+        return (both.log_q - middle(both)).mul_(both.q).mul_(1 - beta)
 
-    return Kind(values, weighted)
+    return Kind(value, weighted, lambda both: (1 - beta) * _dot(both.q, both.log_q - middle(both)))
 
 
 def skewed_forward(skew: float) -> Kind:
@@ -103,14 +113,13 @@ def skewed_forward(skew: float) -> Kind:
     """
     _check_skew(skew)
 
-    def values(both: Both) -> torch.Tensor:
-        return weigh(both.p, both.log_p - _mixture(both.log_p, both.log_q, skew))
+    def mixture(both: Both) -> torch.Tensor:
+        return _mixture(both.log_p, both.log_q, skew)
 
     def weighted(both: Both) -> torch.Tensor:
-        ratio = (both.log_q - _mixture(both.log_p, both.log_q, skew)).exp_()
-        return weigh(both.p, ratio.mul_(skew - 1))
+        return (both.log_q - mixture(both)).exp_().mul_(both.p).mul_(skew - 1)
 
-    return Kind(values, weighted)
+    return Kind(lambda both: _dot(both.p, both.log_p - mixture(both)), weighted, lambda both: weighted(both).sum(-1))
 
 
 def skewed_reverse(skew: float) -> Kind:
@@ -124,14 +133,11 @@ def skewed_reverse(skew: float) -> Kind:
     def distance(both: Both) -> torch.Tensor:
         return both.log_q - _mixture(both.log_q, both.log_p, skew)
 
-    def values(both: Both) -> torch.Tensor:
-        return weigh(both.q, distance(both))
-
     def weighted(both: Both) -> torch.Tensor:
         log_ratio = distance(both)
-        return weigh(both.q, log_ratio - skew * log_ratio.exp())
+        return (log_ratio - skew * log_ratio.exp()).mul_(both.q)
 
-    return Kind(values, weighted)
+    return Kind(lambda both: _dot(both.q, distance(both)), weighted, lambda both: weighted(both).sum(-1))
 
 
 def _check_skew(skew: float) -> None:

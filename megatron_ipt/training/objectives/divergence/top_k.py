@@ -13,7 +13,6 @@ import torch
 from torch.distributed import all_gather
 
 from megatron_ipt.training.objectives.divergence.compute import PART_ON_GPU, log_normalizers, log_probabilities
-from megatron_ipt.training.objectives.divergence.kinds import weigh
 from megatron_ipt.training.objectives.divergence.shard import Shard, rows_of
 from megatron_ipt.training.objectives.vocabulary import row_parts
 
@@ -90,8 +89,8 @@ class _TopKForwardKL(torch.autograd.Function):
         log_rest_q = _log_rest(rows, normalizer, ids, shard, temperature)
         context.save_for_backward(student, normalizer, ids, log_p.exp(), log_rest_p - log_rest_q)
         context.how = shard, temperature
-        rest = weigh(log_rest_p.exp(), log_rest_p - log_rest_q)
-        return weigh(log_p.exp(), log_p - log_q).sum(-1).add_(rest).view(student.shape[:-1])
+        rest = _weigh(log_rest_p.exp(), log_rest_p - log_rest_q)
+        return _weigh(log_p.exp(), log_p - log_q).sum(-1).add_(rest).view(student.shape[:-1])
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -109,6 +108,11 @@ class _TopKForwardKL(torch.autograd.Function):
             q.mul_(-torch.expm1(ratio.nan_to_num(nan=0.0)).unsqueeze(-1)).scatter_(-1, place, at_chosen)
             to[:, : shard.size] = q[:, : shard.size].mul_(factor.unsqueeze(-1))
         return gradients, None, None, None, None, None
+
+
+def _weigh(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Product in which a weight of 0 always gives 0, whatever the number is."""
+    return (weights * numbers).masked_fill_(weights == 0, 0)
 
 
 def _with_spare_column(

@@ -160,14 +160,15 @@ def test_entries_that_a_model_rules_out() -> None:
 def test_comparison() -> None:
     student, teacher = logits(40, VOCABULARY), logits(40, VOCABULARY, seed=1)
     student[:20] = teacher[:20] + 0.1 * student[:20]
-    student[3, 5] = student[3].max()
+    student[3, 5] = student[3].max()  # A second entry that is as probable.
     q, p = student.softmax(-1), teacher.softmax(-1)
     found = d.compare(student, teacher, VOCABULARY)
     assert torch.allclose(found.forward_kl, FORMULAS["forward_kl"](q, p))
     assert torch.allclose(found.reverse_kl, FORMULAS["reverse_kl"](q, p))
     assert torch.allclose(found.student_entropy, FORMULAS["entropy"](q, p))
     assert torch.allclose(found.teacher_entropy, FORMULAS["entropy"](p, q))
-    assert torch.equal(found.same_top, (student.argmax(-1) == teacher.argmax(-1)).double())
+    of_teacher = student.gather(-1, teacher.argmax(-1, keepdim=True)).squeeze(-1)
+    assert torch.equal(found.same_top, (of_teacher == student.amax(-1)).double())
     assert 0 < found.same_top.mean() < 1
 
 
@@ -186,6 +187,7 @@ def test_of_equal_logits_the_first_counts() -> None:
     chosen = d.top_k(rows, 3, 6)
     assert chosen.ids.tolist() == [[1, 2, 3], [0, 1, 2], [0, 3, 1]]
     assert d.compare(rows, rows.flip(0), 6).same_top.tolist() == [0, 1, 0]
+    assert d.compare(rows, torch.eye(6)[:3], 6).same_top.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
