@@ -141,8 +141,8 @@ def _notes(config: TrainingConfig, problem: Problem, found: bool, own: bool) -> 
         )
     if config.distillation.is_on and (config.distillation.draws_in_rounds or config.distillation.on_policy.fraction):
         notes.append(
-            "Responses that the student draws are not counted: the seconds and caches of drawing them, and their tokens "
-            "in a step beside those of the data."
+            "Responses that the student draws are not counted: the seconds and caches of drawing them, and their "
+            "tokens in a step beside those of the data."
         )
     if not own:
         notes.append(
