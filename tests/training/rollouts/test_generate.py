@@ -63,24 +63,29 @@ def found(
     root = tmp_path_factory.mktemp("found")
 
     @cache
-    def run(layout: str) -> dict[str, Any]:
-        job, output = root / f"{layout}.json", root / f"{layout}-found.json"
-        checkpoints = {
-            family: [f"{folder}-checkpoints/release" for folder in folders[family].values()]
-            for family in PARALLEL.get(layout, FAMILIES)
-        }
-        job.write_text(json.dumps({"parallel": LAYOUTS[layout], "families": checkpoints, "output": str(output)}))
-        ranks = 1 if layout == "one" else 2
+    def run(ranks: int) -> None:
+        jobs = []
+        for layout in PARALLEL if ranks > 1 else ("one",):
+            checkpoints = {
+                family: [f"{folder}-checkpoints/release" for folder in folders[family].values()]
+                for family in PARALLEL.get(layout, FAMILIES)
+            }
+            jobs.append({"parallel": LAYOUTS[layout], "families": checkpoints, "output": str(root / layout)})
+        path = root / f"jobs-{ranks}.json"
+        path.write_text(json.dumps(jobs))
         result = subprocess.run(
-            local.command(ranks, "tests.training.rollouts.texts", job),
+            local.command(ranks, "tests.training.rollouts.texts", path),
             env=local.environment(ranks) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
             cwd=REPOSITORY, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr[-3000:]
-        answer: dict[str, Any] = json.loads(output.read_text())
+
+    def found_in(layout: str) -> dict[str, Any]:
+        run(1 if layout == "one" else 2)
+        answer: dict[str, Any] = json.loads((root / layout).read_text())
         return answer
 
-    return run
+    return cache(found_in)
 
 
 @cache

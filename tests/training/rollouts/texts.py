@@ -1,6 +1,6 @@
-"""One rank that decodes with checkpoints of several families: ``-m tests.training.rollouts.texts JOB.json``.
+"""One rank that decodes with checkpoints of several families: ``-m tests.training.rollouts.texts JOBS.json``.
 
-The job names the layout and, by family, the folder of a model and of its teacher; what was found goes to ``output``.
+A job names a layout and, by family, the folder of a model and of its teacher; what was found goes to its ``output``.
 """
 
 from __future__ import annotations
@@ -70,21 +70,30 @@ def found_by(model: Any, teacher: Any) -> dict[str, Any]:
     return found
 
 
-def main(job: dict[str, Any]) -> None:
+def main(jobs: list[dict[str, Any]]) -> None:
     from megatron_ipt.training.cpu import cuda_stand_in
     from megatron_ipt.training.ranks import layout
 
     cuda_stand_in.install()
     layout.start_process_group()
-    parallel = ParallelConfig(**job["parallel"])
-    layout.start_model_parallel(TrainingConfig(parallel=parallel))
 
     import torch
+
+    for job in jobs:
+        decode(job)
+        torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def decode(job: dict[str, Any]) -> None:
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
+    from megatron_ipt.training.ranks import layout
     from megatron_ipt.training.scoring.forward_model import ForwardModel
 
+    parallel = ParallelConfig(**job["parallel"])
+    layout.start_model_parallel(TrainingConfig(parallel=parallel))
     model_parallel_cuda_manual_seed(1)
     found = {}
     for family, folders in job["families"].items():
@@ -93,8 +102,7 @@ def main(job: dict[str, Any]) -> None:
     # Every rank knows the texts; the last stage knows the logits.
     if parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0:
         Path(job["output"]).write_text(json.dumps(found))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    parallel_state.destroy_model_parallel()
 
 
 if __name__ == "__main__":
