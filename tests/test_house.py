@@ -32,6 +32,7 @@ FLOW = (
     "augment",
     "tokens",
     "tuning",
+    "row_selection",
     "training",
     "convert",
     "evaluation",
@@ -42,9 +43,7 @@ FLOW = (
 ABOVE = ("recipe", "pipeline", "api", "comparison", "cluster", "commands", "cli", "__main__")
 """What runs the rooms: each imports everything below it."""
 
-DATA_ROOMS = (
-    "models", "corpus", "inference", "selection", "synthesis", "decontamination", "augment", "tokens", "tuning",
-)  # fmt: skip
+DATA_ROOMS = FLOW[: FLOW.index("training")]
 STARTS_LIGHT = (*SHARED_GROUND, *DATA_ROOMS, "recipe", "pipeline", "cluster", "commands", "cli")
 HEAVY = (
     "torch", "transformers", "megatron", "transformer_engine", "tensorrt_llm", "vllm", "openai", "lm_eval", "datasets",
