@@ -78,8 +78,8 @@ def root(rows: Path, tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     teacher = root / "teacher/checkpoints"
     for name, settings in settings_of(teacher, rows).items():
         jobs.add(name, *COMMON, settings)
-        jobs.add(f"{name}-begun", *COMMON, "steps=3", settings)
-        jobs.add(f"{name}-resumed", *COMMON, settings, copy=f"{name}-begun")
+        # As if it had been killed after its first checkpoint.
+        jobs.add(f"{name}-resumed", *COMMON, settings, copy=name, tracker="3")
     jobs.add("no-prompts", *COMMON, settings_of(teacher, rows)["gkd"], tokens=tokens)
     jobs.run(1)
     return root
@@ -95,7 +95,7 @@ def two_ranks(root: Path, rows: Path) -> Path:
     jobs.add("minillm-tensor", *COMMON, TENSOR, sequence, divided["minillm"])
     jobs.add("dpkd-tensor", *COMMON, TENSOR, whole["dpkd"])
     jobs.add("released-data", *COMMON, "nproc=2", whole["released"])
-    jobs.add("minillm-data-resumed", *COMMON, "nproc=2", whole["minillm"], copy="minillm-begun")
+    jobs.add("minillm-data-resumed", *COMMON, "nproc=2", whole["minillm"], copy="minillm", tracker="3")
     jobs.add("dpkd-pipeline", *COMMON, PIPELINE, pipelined["dpkd"])
     jobs.add("gkd-pipeline", *COMMON, PIPELINE, whole["gkd"])
     overlapped = ("parallel.overlap_grad_reduce=true", "parallel.overlap_param_gather=true")
