@@ -58,16 +58,22 @@ def load_hugging_face_weights(
     state = chunk.sharded_state_dict(metadata={"dp_cp_group": groups.dp_cp})
     apply_factories(state)
     with ExitStack() as stack:
-        source = _open(folder, stack)
-        _check(folder, source, dict(hugging_face_shapes(shape, vocab_size)))
+        source = open_weights(folder, dict(hugging_face_shapes(shape, vocab_size)), stack)
         for shard in nested_values(state):
             if isinstance(shard, ShardedTensor) and shard.data is not None:
                 index = tuple(shard.global_offset[: shard.prepend_axis_num])
                 _fill(shard, tensors[shard.key, index], source)
 
 
-def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """Slices of all tensors by name."""
+def open_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]], stack: ExitStack) -> dict[str, Any]:
+    """The tensors of ``folder`` by name, of which parts can be read until ``stack`` is closed.
+
+    Args:
+        shapes: of the tensors that there must be.
+
+    Raises:
+        InputError: a file cannot be read, or a tensor is missing or of another shape.
+    """
     source: dict[str, Any] = {}
     for path in weight_files(folder):
         try:
@@ -75,6 +81,7 @@ def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
         source |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    _check(folder, source, shapes)
     return source
 
 

@@ -78,7 +78,6 @@ class Teacher:
         )
         self._rank, self._device = torch.distributed.get_rank(), setup.device
         self._cluster = next(ranks for ranks in self._layout.clusters() if self._rank in ranks)
-        self._cell = self._cluster.index(self._rank) // self._layout.cell_ranks
         self._groups, self._peers = create_groups(self._layout)
         self._seq_length, self._micro_batch_size = setup.config.seq_length(), setup.config.micro_batch_size
         self.vocabulary = min(source.vocab_size, setup.vocab_size)
@@ -228,10 +227,12 @@ class Teacher:
         cells: list[list[Batch]] = [[{} for _ in own] for _ in range(self._layout.cells)]
         for index, batch in enumerate(own):
             for name, tensor in batch.items():
-                gathered = [torch.empty_like(tensor) for _ in cells]
-                torch.distributed.all_gather(gathered, tensor.contiguous(), group=self._peers)
+                # Not every backend exchanges booleans.
+                sent = tensor.contiguous().view(torch.uint8) if tensor.dtype is torch.bool else tensor.contiguous()
+                gathered = [torch.empty_like(sent) for _ in cells]
+                torch.distributed.all_gather(gathered, sent, group=self._peers)
                 for cell, found in zip(cells, gathered):
-                    cell[index][name] = found
+                    cell[index][name] = found.view(tensor.dtype)
         return cells
 
     def _run(self, inputs: Sequence[Batch]) -> list[torch.Tensor]:

@@ -67,6 +67,16 @@ def whole_batch(trainer: Any) -> dict[str, torch.Tensor]:
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
+@torch.no_grad()
+def teacher_logits(folder: Path, tokens: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """From transformers, which takes long to import: one rank does."""
+    logits = torch.empty(*tokens.shape, vocabulary)
+    if dist.get_rank() == 0:
+        logits = read_teacher(folder)(tokens).logits.contiguous()
+    dist.broadcast(logits, 0)
+    return logits
+
+
 def reference(trainer: Any, teacher: Path) -> tuple[dict[Any, torch.Tensor], dict[str, float]]:
     """Gradients of all parameters by name and layer, and figures."""
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -79,10 +89,13 @@ def reference(trainer: Any, teacher: Path) -> tuple[dict[Any, torch.Tensor], dic
     alone = replace(trainer.config, parallel=ParallelConfig(use_distributed_optimizer=False))
     config = transformer_config(trainer.shape, alone, "fp32")
     (model,) = build_model(trainer.shape, trainer.vocab_size, trainer.padded_vocab_size, config, 17, groups=groups)
+    for module in model.modules():
+        # The attention takes the context-parallel size from the groups of the run; this model has whole sequences.
+        if hasattr(module, "context_size"):
+            module.context_size = 1
     batch, settings = whole_batch(trainer), trainer.config.distillation
     student = model(batch["tokens"], None, None)[..., : trainer.vocab_size]
-    with torch.no_grad():
-        taught = read_teacher(teacher)(batch["tokens"]).logits
+    taught = teacher_logits(teacher, batch["tokens"], trainer.vocab_size)
     q, p = ((logits.double() / settings.temperature).softmax(-1) for logits in (student, taught))
     number = {"jsd": f" {settings.beta}", "skew_reverse_kl": f" {settings.skew}"}.get(settings.objective, "")
     mask, count = batch["loss_mask"], batch["loss_mask"].sum()

@@ -26,9 +26,15 @@ TENSOR, PIPELINE, CONTEXT = (
 )
 OWN_TENSOR, OWN_PIPELINE = (f"distillation.teacher.{kind}_model_parallel_size=" for kind in ("tensor", "pipeline"))
 LAYOUTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "tensor and data, teacher in stages": ("llama", (TENSOR + "2", OWN_PIPELINE + "2")),
-    "stages and data, teacher tensor parallel": (
-        "qwen2", (PIPELINE + "2", OWN_TENSOR + "2", "distillation.objective=jsd", "distillation.alpha=0.3"),
+    "tensor, sequence and data, teacher in stages": (
+        "llama", (TENSOR + "2", "parallel.sequence_parallel=true", OWN_PIPELINE + "2"),
+    ),
+    "interleaved stages and data, teacher tensor parallel": (
+        "qwen2",
+        (
+            PIPELINE + "2", "parallel.virtual_pipeline_model_parallel_size=2", "model.num_layers=4", OWN_TENSOR + "2",
+            "distillation.objective=jsd", "distillation.alpha=0.3",
+        ),
     ),
     "tensor and stages, teacher whole": (
         "qwen2", (TENSOR + "2", PIPELINE + "2", "distillation.objective=skew_reverse_kl", "distillation.alpha=0.5"),
@@ -36,7 +42,6 @@ LAYOUTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "data, one teacher in stages and tensor parallel for all": (
         "qwen2", (OWN_TENSOR + "2", OWN_PIPELINE + "2", "distillation.objective=reverse_kl"),
     ),
-    "tensor and stages, teacher only tensor parallel": ("llama", (TENSOR + "2", PIPELINE + "2", OWN_TENSOR + "4")),
     "tensor and context, teacher in stages": ("llama", (TENSOR + "2", CONTEXT + "2", OWN_PIPELINE + "2")),
     "tensor, teacher in stages": ("qwen2", (TENSOR + "4", OWN_PIPELINE + "4", "distillation.temperature=2")),
 }  # fmt: skip

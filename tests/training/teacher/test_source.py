@@ -10,9 +10,11 @@ import pytest
 
 from megatron_ipt.config import load
 from megatron_ipt.errors import InputError, RecipeError
+from megatron_ipt.manifest import StageContext
+from megatron_ipt.stages import TOKENS
 from megatron_ipt.training.checkpoints.model_file import ModelFile
 from megatron_ipt.training.config import TrainingConfig
-from megatron_ipt.training.stage import check, fingerprints
+from megatron_ipt.training.stage import check, fingerprints, run
 from megatron_ipt.training.teacher.config import TeacherConfig
 from megatron_ipt.training.teacher.source import TeacherSource, check_tokenizers, read_entries
 
@@ -151,6 +153,24 @@ def test_terms_that_distillation_adds_are_not_listed_again() -> None:
     overrides = ["distillation.teacher.path=here", "objectives={next_token: {weight: 1}}"]
     with pytest.raises(RecipeError, match=r"objectives.next_token: is added by training.distillation"):
         load(TrainingConfig, None, overrides)
+
+
+def test_a_teacher_with_another_tokenizer_is_refused_before_any_rank_starts(tmp_path: Path, tokens: Path) -> None:
+    teacher = write_teacher(tmp_path / "teacher")
+    config = load(TrainingConfig, None, [f"distillation.teacher.path={teacher}", "data.seq_length=64"])
+    started = []
+
+    class Launcher:
+        def launch(self, config: TrainingConfig, context: StageContext) -> dict[str, Any]:
+            started.append(config)
+            return {"steps": 1}
+
+    context = StageContext("training", tmp_path / "training", 17, {TOKENS: tokens})
+    assert run(config, context, Launcher())["steps"] == 1
+    write_tokenizer(teacher, WORDS | {"c": 3, "b": 4})
+    with pytest.raises(InputError, match="the teacher's tokenizer differs"):
+        run(config, context, Launcher())
+    assert len(started) == 1
 
 
 def test_files_without_a_model(tmp_path: Path) -> None:
