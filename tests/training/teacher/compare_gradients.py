@@ -69,10 +69,10 @@ def whole_batch(trainer: Any) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def teacher_logits(folder: Path, tokens: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """From transformers, which takes long to import: one rank does."""
+    """Of the entries that the models have in common, from transformers. That takes long to import: one rank does."""
     logits = torch.empty(*tokens.shape, vocabulary)
     if dist.get_rank() == 0:
-        logits = read_teacher(folder)(tokens).logits.contiguous()
+        logits = read_teacher(folder)(tokens).logits[..., :vocabulary].contiguous()
     dist.broadcast(logits, 0)
     return logits
 

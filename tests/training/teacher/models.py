@@ -13,14 +13,14 @@ _SIZES = {
 
 
 def write_teachers(folder: Path) -> dict[str, Path]:
-    """A Llama with an output layer of its own, and a Qwen2 that shares it with its embedding."""
+    """A Llama with an output layer of its own, and a Qwen2 that shares it with its embedding, which is padded."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     made = {}
     kinds: dict[str, Any] = {
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**_SIZES, tie_word_embeddings=False)),
-        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SIZES, tie_word_embeddings=True)),
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SIZES | {"vocab_size": 523}, tie_word_embeddings=True)),
     }
     for name, make in kinds.items():
         torch.manual_seed(3)

@@ -121,12 +121,18 @@ class _Divergence(torch.autograd.Function):
         compares: bool,
     ) -> tuple[torch.Tensor, ...]:
         rows = rows_of(student), rows_of(teacher)
-        normalizers = log_normalizers(rows, shard, temperature)
         functions = [kind.value, kind.mean]
         if compares:
             functions += _COMPARED
-        sums = normalizers.new_empty(len(functions), len(rows[0]))
-        for both, to in _parts(rows, normalizers, shard, temperature, sums.t()):
+        dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+        sums = torch.empty(len(functions), len(rows[0]), dtype=dtype, device=student.device)
+        if shard.group is None:
+            normalizers = torch.empty(2, len(rows[0]), 2, dtype=dtype, device=student.device)
+            parts: Iterator[Any] = _parts_alone(rows, normalizers, shard, temperature, sums.t())
+        else:
+            normalizers = log_normalizers(rows, shard, temperature)
+            parts = _parts(rows, normalizers, shard, temperature, sums.t())
+        for both, to in parts:
             found: dict[Any, torch.Tensor] = {}
             for index, function in enumerate(functions):
                 if function not in found:
@@ -145,7 +151,8 @@ class _Divergence(torch.autograd.Function):
     def backward(context: Any, gradient: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
         student, teacher, normalizers, means = context.saved_tensors
         kind, shard, temperature = context.how
-        gradients = torch.zeros_like(student, memory_format=torch.contiguous_format)
+        gradients = torch.empty_like(student, memory_format=torch.contiguous_format)
+        gradients[..., shard.size :] = 0
         rows = rows_of(student), rows_of(teacher)
         along = gradient.flatten() / temperature
         others = rows_of(gradients), means, along
@@ -209,6 +216,37 @@ def _same_top(rows: tuple[torch.Tensor, ...], normalizers: torch.Tensor, shard: 
         is_here = (ids >= shard.first) & (ids < shard.first + shard.size)
         same = ((student.gather(-1, column).squeeze(-1) == largest[0]) & is_here).to(same.dtype)
     return shard.max(same)
+
+
+def _parts_alone(
+    rows: tuple[torch.Tensor, torch.Tensor],
+    normalizers: torch.Tensor,
+    shard: Shard,
+    temperature: float,
+    *others: torch.Tensor,
+) -> Iterator[tuple[Any, ...]]:
+    """As :func:`_parts` on a rank that has the whole vocabulary: finds the normalizers on the way, so that logits are
+    read once and only one exponential is taken of each."""
+    student, teacher = rows
+    for own, to_own, other, to_other, *rest in row_parts(
+        student, normalizers[0], teacher, normalizers[1], *others, on_gpu=PART_ON_GPU
+    ):
+        log_q, q = _distribution(own, to_own, shard, temperature)
+        log_p, p = _distribution(other, to_other, shard, temperature)
+        yield Both(q, p, log_q, log_p), *rest
+
+
+def _distribution(
+    logits: torch.Tensor, normalizer: torch.Tensor, shard: Shard, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities, none below the floor, and probabilities; fills ``normalizer`` [rows, 2]."""
+    largest, log_sum = normalizer.split(1, -1)
+    torch.amax(logits[:, : shard.size].to(normalizer.dtype), -1, keepdim=True, out=largest)
+    shifted = _shifted(logits, largest, shard, temperature)
+    probabilities = shifted.exp()
+    total = probabilities.sum(-1, keepdim=True)
+    torch.log(total, out=log_sum)
+    return shifted.sub_(log_sum).clamp_(min=_FLOOR), probabilities.div_(total)
 
 
 def _parts(
