@@ -23,6 +23,7 @@ from megatron_ipt.corpus.documents import Document
 from megatron_ipt.corpus.stage import LANES
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import iter_lines, list_shards
+from megatron_ipt.manifest import fingerprint_stage
 
 ROW = np.dtype(
     [("id", "<u8"), ("nll", "<f8"), ("tokens", "<i4"), ("bytes", "<i4"), ("domain", "<i4"), ("source", "<i4")]
@@ -53,6 +54,16 @@ class CorpusShard:
 def shards_of(corpus: Path) -> list[CorpusShard]:
     """Every shard of a corpus, in the order of rows."""
     return [CorpusShard(lane, path) for lane in LANES for path in list_shards(corpus / lane)]
+
+
+def identity_of_corpus(corpus: Path) -> str:
+    """Hash of what a finished corpus is made of, without the seed, so that runs of other seeds can use its scores;
+    which documents a shard has is checked shard by shard.
+
+    Raises:
+        StageError: the corpus is not complete.
+    """
+    return str(fingerprint_stage(corpus, ignore=("seed",))["identity"])
 
 
 def hash_of(document_id: str) -> int:
@@ -137,3 +148,20 @@ def unscored(shard: CorpusShard) -> ShardRows:
 def save_rows(rows: Rows, stream: Any) -> None:
     """Writes rows as ``.npy``."""
     np.lib.format.write_array(stream, rows, allow_pickle=False)
+
+
+def training_ids(folder: Path, key: str) -> npt.NDArray[np.uint64]:
+    """Hashes of the ids of the training documents in a folder of the stage corpus, sorted.
+
+    Raises:
+        InputError: there is none.
+    """
+    ids = [
+        hash_of(document.id)
+        for shard in shards_of(folder)
+        for _, document in documents_of(shard.path)
+        if is_row(document)
+    ]
+    if not ids:
+        raise InputError(f"{key}: {folder}: no training documents; name the folder of the stage corpus of a run")
+    return np.sort(np.array(ids, np.uint64))

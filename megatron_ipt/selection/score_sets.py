@@ -17,10 +17,20 @@ import orjson
 
 from megatron_ipt.errors import InputError, RecipeError, StageError, did_you_mean
 from megatron_ipt.files import iter_lines
-from megatron_ipt.manifest import ShardMarkers, fingerprint_stage, read_manifest
+from megatron_ipt.manifest import ShardMarkers, read_manifest
 from megatron_ipt.parallel import map_shards
 from megatron_ipt.selection.config import SelectionConfig
-from megatron_ipt.selection.rows import ROW, CorpusShard, Rows, ShardRows, hash_of, ids_digest, shards_of, unscored
+from megatron_ipt.selection.rows import (
+    ROW,
+    CorpusShard,
+    Rows,
+    ShardRows,
+    hash_of,
+    identity_of_corpus,
+    ids_digest,
+    shards_of,
+    unscored,
+)
 
 Values = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -37,6 +47,7 @@ class RowSource:
         workers: processes that read documents where there are no scores.
         score: the command that scores.
         same_tokenizer: whether all scorers have the same, so that they counted the same tokens.
+        learned: whether the scores are predictions of a learned scorer instead of log-likelihoods.
     """
 
     corpus: Path
@@ -45,6 +56,7 @@ class RowSource:
     workers: int = 1
     same_tokenizer: bool = True
     score: str = SelectionConfig.SCORE
+    learned: bool = False
     _read: dict[str, ShardRows] = field(default_factory=dict)
 
     @cached_property
@@ -145,7 +157,7 @@ def open_source(
                 f"{config.key(key)}: {name!r} is not a scorer; there are {listed}.{did_you_mean(name, known)}"
             )
     if names:
-        own = fingerprint_stage(corpus)["identity"] if identity is None else identity()
+        own = identity_of_corpus(corpus) if identity is None else identity()
         for name in names:
             if known[name]["corpus_identity"] != own:
                 raise StageError(
@@ -156,7 +168,28 @@ def open_source(
             check_comparable(config, *((name, known[name]) for name in names))
     tokenizers = {known[name]["tokenizer_fingerprint"] for name in names}
     same = len(tokenizers) <= 1
-    return make(corpus, scoring if names else None, names, config.workers, same, config.SCORE)
+    learned = [name for name in names if known[name].get("measure") == "score"]
+    if learned:
+        _check_learned(config, learned[0])
+    return make(corpus, scoring if names else None, names, config.workers, same, config.SCORE, bool(learned))
+
+
+def _check_learned(config: SelectionConfig, name: str) -> None:
+    """Refuses to take the predictions of a learned scorer for log-likelihoods.
+
+    Raises:
+        RecipeError: names the key.
+    """
+    if config.rule == "difference":
+        raise RecipeError(
+            f"{config.key('rule')}: {name} is a learned scorer, whose predictions are no log-likelihoods to be "
+            "compared; set it to gumbel or top_k"
+        )
+    if config.per != "token":
+        raise RecipeError(
+            f"{config.key('per')}: {name} is a learned scorer, whose predictions are not divided by {config.per}s; set "
+            "it to token"
+        )
 
 
 def check_comparable(
