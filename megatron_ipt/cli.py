@@ -223,6 +223,7 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
         (
             (models.import_, "Hugging Face folder to Megatron-Core checkpoint."),
             (models.export_checkpoint, "Megatron-Core checkpoint to Hugging Face folder."),
+            (models.generate, "Continue prompts with a model or checkpoint."),
             (evaluation.benchmark, "Measure a model with lm-evaluation-harness."),
             (in_context.in_context, "Accuracy against the number of demonstrations."),
             (evaluation.judge, "Judge the pairs of a synthesizer."),

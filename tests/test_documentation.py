@@ -89,6 +89,7 @@ HOW = (
     How(r"examples/miniplm_reference", "run", "a reference that has hardly begun", "training.steps=2"),
     How(r"run examples/miniplm_rows\.yaml$", "run", "the quickstart trains alike", "--until row_selection"),
     How(r"run examples/miniplm\.yaml($| name=)", "run", "the selection; the quickstart trains alike", "--until tokens"),
+    How(r"examples/distill_quickstart", "run", "two steps; tests/training/teacher trains", "training.steps=2"),
     How(
         r"run examples/pds",
         "run",
