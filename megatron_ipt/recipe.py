@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from megatron_ipt.augment import description as augment
 from megatron_ipt.augment.config import AugmentConfig
+from megatron_ipt.composition import description as composition
+from megatron_ipt.composition.config import CompositionConfig
 from megatron_ipt.config import UNREADABLE, as_dict, check, key, load, read_parts, schema
 from megatron_ipt.convert import description as convert
 from megatron_ipt.convert.config import ExportConfig
@@ -54,7 +56,7 @@ BUILT_IN = (
     synthesis.STAGE,
     evaluation.JUDGE,
     decontamination.STAGE,
-    *(room.STAGE for room in (augment, tokens, tuning, training, convert, evaluation, report)),
+    *(room.STAGE for room in (augment, tokens, tuning, composition, training, convert, evaluation, report)),
 )
 """The stages of the package, in the order of the flow."""
 
@@ -90,6 +92,7 @@ class Recipe:
     augment: AugmentConfig = key(AugmentConfig, "Texts and pairs as documents.")
     tokens: TokensConfig = key(TokensConfig, "Tokenizer and indexed datasets.")
     tuning: TuningConfig = key(TuningConfig, "Data to tune a synthesizer or a chat model on, instead of a corpus.")
+    composition: CompositionConfig = key(CompositionConfig, "Contexts of paragraphs that share a task.")
     training: TrainingConfig = key(TrainingConfig, "Training, on the loss of all tokens or of selected ones.")
     export: ExportConfig = key(ExportConfig, "Hugging Face folder.")
     evaluation: EvaluationConfig = key(EvaluationConfig, "What the model can do.")
@@ -103,6 +106,8 @@ class Recipe:
         self.decontaminate = self.decontaminate.inherit(self.evaluation)
         if self.tuning.wanted():
             self.training.take_rows_of(self.tuning.seq_length)
+        if self.composition.wanted():
+            self.training.take_rows_of(self.composition.seq_length)
         check(self)
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,7 @@ FLOW = (
     "augment",
     "tokens",
     "tuning",
+    "composition",
     "training",
     "convert",
     "evaluation",
@@ -42,13 +43,11 @@ FLOW = (
 ABOVE = ("recipe", "pipeline", "api", "comparison", "cluster", "commands", "cli", "__main__")
 """What runs the rooms: each imports everything below it."""
 
-DATA_ROOMS = (
-    "models", "corpus", "inference", "selection", "synthesis", "decontamination", "augment", "tokens", "tuning",
-)  # fmt: skip
+DATA_ROOMS = FLOW[: FLOW.index("training")]
 STARTS_LIGHT = (*SHARED_GROUND, *DATA_ROOMS, "recipe", "pipeline", "cluster", "commands", "cli")
 HEAVY = (
     "torch", "transformers", "megatron", "transformer_engine", "tensorrt_llm", "vllm", "openai", "lm_eval", "datasets",
-    "matplotlib", "jinja2", "safetensors", "tensorboard", "psutil",
+    "matplotlib", "jinja2", "safetensors", "tensorboard", "psutil", "faiss",
 )  # fmt: skip
 """What only some stages need: imported where it is used, so that the others start without it."""
 

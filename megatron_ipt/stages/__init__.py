@@ -163,6 +163,8 @@ class Stage:
         unit_option: option of its command that does a single unit, e.g. ``--discipline``; ``code`` then takes its name
             as ``unit``. Empty for none.
         example: recipe for the help of its command.
+        steps: parts of the stage, each of which needs all units of the one before; units are called ``STEP/...``. The
+            option ``--until STEP`` ends after one, and ``code`` takes it as ``until``; on Slurm, each step is an array.
         unit_group: where that option names a group of units, what groups are called, in the plural. ``--shard`` then
             divides the group.
         completes: what the run that follows all shares adds, for people.
@@ -196,6 +198,7 @@ class Stage:
     units: str = ""
     unit: str = "shards"
     unit_option: str = ""
+    steps: tuple[str, ...] = ()
     example: str = "examples/quickstart.yaml"
     unit_group: str = ""
     completes: str = "counts and manifest"
