@@ -169,8 +169,11 @@ class _Work:
         contexts = [read_contexts(directory, name)[chosen] for name, chosen in kept.items()]
         rows = np.concatenate([no_contexts(config), *contexts])
         if not len(rows):
-            why = f"none of {made['queries']:,} paragraphs has a neighbour that fits into composition.seq_length"
-            if cut is not None:
+            why = (
+                f"none of {made['queries']:,} paragraphs has a neighbour that may be taken and fits into "
+                "composition.seq_length"
+            )
+            if made["contexts"] and cut is not None:
                 why = f"none of {made['contexts']:,} contexts gains more than {cut:.4f} nats per token"
             raise StageError(f"composition: {why}; see {directory}")
         entry = write_rows(config, directory, paragraphs, self._context.seed, kept, self._break, self._dtype)

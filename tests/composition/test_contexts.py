@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from megatron_ipt.composition.contexts import assemble, fitting, in_order, random_neighbours
 from megatron_ipt.composition.gain import alone_request, blend_weights, gain, joined_request, threshold_of

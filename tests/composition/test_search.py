@@ -33,7 +33,7 @@ def plain(vectors, documents, config: SearchConfig, query: int, k: int) -> list[
 
 
 def clustered(count: int, seed: int, scaled: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors in documents of seven near each other, some of them copies, so that plain neighbours are mostly excluded."""
+    """Vectors in documents of seven near each other, some of them copies, so that many are excluded."""
     draws = np.random.default_rng(seed)
     documents = np.arange(count) // 7
     vectors = draws.normal(size=(documents.max() + 1, 16))[documents] + 0.4 * draws.normal(size=(count, 16))
