@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from megatron_ipt import __version__
-from megatron_ipt.commands import cluster, comparison, datasets, decontamination, evaluation, models, shell
+from megatron_ipt.commands import cluster, comparison, datasets, decontamination, encoder, evaluation, models, shell
 from megatron_ipt.commands.common import (
     EXIT_STATUSES,
     json_option,
@@ -218,6 +218,7 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
             (models.export_checkpoint, "Megatron-Core checkpoint to Hugging Face folder."),
             (evaluation.benchmark, "Measure a model with lm-evaluation-harness."),
             (evaluation.judge, "Judge the pairs of a synthesizer."),
+            (encoder.encoder, "Train or evaluate a sentence encoder on tasks."),
         ),
     ),
     (

@@ -72,7 +72,7 @@ def test_every_step_is_an_array_on_a_cluster(build: Build, tmp_path: Path) -> No
     assert [job.after for job in before[1:]] == [job.key for job in before[:-1]]
     for job, step in zip(before, steps):
         assert job.array == (0, 1) and f"MEGATRON_IPT_UNTIL={step}" in job.options[-2] + job.options[-1]
-        assert f"({step})" in job.does
+        assert f", {step}: 2 of 2 shares" in job.does
     assert not any("UNTIL" in option for option in before[-1].options)
     folder = compose_until(recipe, "neighbours")
     (folder / "neighbours" / "synthesis-00003.done.json").unlink()

@@ -92,9 +92,8 @@ def test_only_contexts_that_gain_more_than_random_ones_are_kept(build: Build) ->
         contexts, given = np.load(folder / "contexts" / f"{name}.npy"), np.load(folder / "scores" / f"{name}.npy")
         assert len(contexts) == len(given)
         for context, score in zip(contexts, given):
-            members = [number for number in context["neighbours"].tolist() if number >= 0][::-1] + [
-                int(context["query"])
-            ]
+            nearest = [number for number in context["neighbours"].tolist() if number >= 0]
+            members = [*reversed(nearest), int(context["query"])]
             seen: set[str] = set()
             gained = counted = 0
             for number in members:
