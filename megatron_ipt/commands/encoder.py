@@ -84,7 +84,7 @@ def train(
     if output.exists() and not overwrite:
         raise StageError(f"{output}: exists; choose another folder, or --overwrite")
     texts = [each for each in _texts(files, seed, most_per_task, held_out) if each.task not in held_out]
-    made = groups(texts, seed, hard, easy, "training")
+    made = groups(texts, seed, hard, easy, "trained")
     _check(made, texts)
     settings = Training(epochs, min(batch_size, len(made)), lr, temperature, seed)
     losses = train_encoder(model, output, made, settings, lambda step, loss: None)
