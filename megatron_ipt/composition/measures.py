@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_ipt.composition.config import CompositionConfig
-from megatron_ipt.composition.contexts import KINDS, RANDOM, REAL
+from megatron_ipt.composition.contexts import COPIES, KINDS, RANDOM, REAL
 from megatron_ipt.composition.gain import threshold_of
 from megatron_ipt.composition.neighbours import read_contexts
 from megatron_ipt.composition.scores import SCORE_ROW
@@ -44,30 +45,43 @@ def threshold(config: CompositionConfig, scores: dict[str, Gains]) -> float:
 
 
 def gain_measures(scores: dict[str, Gains], cut: float) -> dict[str, Any]:
-    """Histograms by kind on common bins, means, and what passes."""
-    by_kind = {kind: gains_of(scores, kind) for kind in KINDS}
-    everything = np.concatenate(list(by_kind.values()))
-    if not len(everything):
+    """Histograms by kind, means, and what passes.
+
+    Copies gain so much more that an axis up to them hides all else: there are bins for all kinds, and finer ones for
+    the others.
+    """
+    by_kind = {kind: gains for kind in KINDS if len(gains := gains_of(scores, kind))}
+    if not by_kind:
         return {}
+    usual = {kind: gains for kind, gains in by_kind.items() if kind != COPIES} or by_kind
+    return {
+        "threshold": cut,
+        "close": _histogram(usual, cut),
+        "all": _histogram(by_kind, cut),
+        "kinds": {
+            kind: {
+                "contexts": len(gains),
+                "mean": float(gains.mean()),
+                "median": float(np.median(gains)),
+                "above_zero": float((gains > 0).mean()),
+                "above_threshold": float((gains > cut).mean()),
+            }
+            for kind, gains in by_kind.items()
+        },
+    }
+
+
+def _histogram(by_kind: Mapping[str, npt.NDArray[np.float64]], cut: float) -> dict[str, Any]:
+    """``{edges, shares}``, shares of each kind by bin; the first and the last bin also hold what lies beyond."""
+    everything = np.concatenate(list(by_kind.values()))
     low = min(float(np.quantile(everything, 0.002)), cut)
-    # Copies gain so much more that an axis up to them would hide all else.
-    usual = np.concatenate([by_kind[REAL], by_kind[RANDOM]])
-    high = max(float(np.quantile(usual if len(usual) else everything, 0.998)), cut) * 1.2 + 1e-6
+    high = max(float(np.quantile(everything, 0.998)), cut) + 1e-6
     edges = np.linspace(low, high, _BINS + 1)
-    found: dict[str, Any] = {"threshold": cut, "edges": edges.tolist(), "kinds": {}}
-    for kind, gains in by_kind.items():
-        if not len(gains):
-            continue
-        counts = np.histogram(np.clip(gains, low, high), edges)[0]
-        found["kinds"][kind] = {
-            "contexts": len(gains),
-            "mean": float(gains.mean()),
-            "median": float(np.median(gains)),
-            "above_zero": float((gains > 0).mean()),
-            "above_threshold": float((gains > cut).mean()),
-            "shares": (counts / len(gains)).tolist(),
-        }
-    return found
+    shares = {
+        kind: (np.histogram(np.clip(gains, low, high), edges)[0] / len(gains)).tolist()
+        for kind, gains in by_kind.items()
+    }
+    return {"edges": edges.tolist(), "shares": shares}
 
 
 def rank_measures(paragraphs: Paragraphs) -> dict[str, Any]:

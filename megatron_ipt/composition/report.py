@@ -63,7 +63,9 @@ def part(stage: StageRecord) -> Part:
                     Figure("contexts kept", exact(counts["rows"]), f"{kept} of {exact(counts['contexts'])}"),
                     Figure("tokens in contexts", compact(counts["row_tokens"])),
                     Figure("of each context filled", percent(counts["fill"])),
-                    Figure("of the samples", percent(counts["weight"]), f"for {percent(share)} of the tokens"),
+                    Figure(
+                        "of the samples are contexts", percent(counts["weight"]), f"for {percent(share)} of the tokens"
+                    ),
                     Figure("never a neighbour", percent(found["uses"]["never"]), "of the paragraphs"),
                     Figure("most uses", exact(found["uses"]["most"]), f"{number(found['uses']['mean'], 3)} on average"),
                 ]
@@ -85,17 +87,9 @@ def part(stage: StageRecord) -> Part:
 def _gains(gains: Mapping[str, Any]) -> Iterator[Element]:
     if not gains:
         return
-    middles = [(low + high) / 2 for low, high in pairwise(gains["edges"])]
     kinds = gains["kinds"]
-    curves = [Curve(_LABELS[kind], middles, kinds[kind]["shares"], _COLORS[kind]) for kind in kinds]
-    highest = max(max(each["shares"]) for each in kinds.values())
-    curves.append(Curve("threshold", [gains["threshold"]] * 2, [0, highest], ORANGE, dashed=True))
-    yield Chart(
-        "Contexts by gain",
-        curves,
-        x_label="loss alone less loss in the context, nats per token",
-        small="share of each kind",
-        note="The first and the last point also hold what lies beyond them.",
+    yield SideBySide(
+        [_histogram("Contexts by gain", gains["close"], gains), _histogram("With copies", gains["all"], gains)]
     )
     columns = [Column("Kind", numeric=False)]
     columns += [Column(name) for name in ("Contexts", "Mean", "Median", "Above 0", "Above the threshold")]
@@ -115,6 +109,16 @@ def _gains(gains: Mapping[str, Any]) -> Iterator[Element]:
     ]
     note = f"Mean and median in nats per token. A context is kept above {number(gains['threshold'], 3)}."
     yield Table(columns, rows, "Gain by kind", note=note)
+
+
+def _histogram(title: str, found: Mapping[str, Any], gains: Mapping[str, Any]) -> Chart:
+    middles = [(low + high) / 2 for low, high in pairwise(found["edges"])]
+    curves = [Curve(_LABELS[kind], middles, shares, _COLORS[kind]) for kind, shares in found["shares"].items()]
+    highest = max(max(shares) for shares in found["shares"].values())
+    curves.append(Curve("threshold", [gains["threshold"]] * 2, [0, highest], ORANGE, dashed=True))
+    return Chart(
+        title, curves, x_label="loss alone less loss in the context, nats per token", small="share of each kind"
+    )
 
 
 def _ranks(ranks: Mapping[str, Any]) -> Chart:

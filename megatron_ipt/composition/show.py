@@ -35,7 +35,9 @@ def show(config: CompositionConfig, context: StageContext, value: str) -> dict[s
     markers = ShardMarkers(directory)
     composed = markers.counts(f"{CONTEXTS}/all")
     if composed is None:
-        raise StageError(f"{directory}: contexts are not composed yet; run `megatron-ipt compose` with --until alone")
+        raise StageError(
+            f"{directory}: contexts are not composed yet; run `megatron-ipt compose` with --until neighbours"
+        )
     if not value.isdigit() or int(value) >= composed["contexts"]:
         raise RecipeError(f"--show {value}: expected the number of a context, 0 to {composed['contexts'] - 1}")
     left = int(value)

@@ -143,6 +143,9 @@ class _Work:
             VectorStep(self._config, self._directory, self._tokenizer, self._dtype, self._encoder).work(shards)
         elif step == NEIGHBOURS:
             search_shards(self._config, self._directory, self.paragraphs, self._encoder, self._context.seed, shards)
+            markers = ShardMarkers(self._directory)
+            if all(markers.counts(unit(NEIGHBOURS, shard)) is not None for shard in self.shards):
+                self._compose()
         else:
             self._compose()
             scoring = ScoreStep(self._config, self._directory, self.paragraphs, self._context.seed, self._names)

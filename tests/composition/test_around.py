@@ -46,6 +46,8 @@ def test_steps_on_the_command_line(build: Build, tmp_path: Path) -> None:
     assert len(list((folder / "vectors").glob("*.npy"))) == 5 and not (folder / "neighbours").exists()
     assert (read_manifest(folder) or {})["status"] == "running"
     assert call("--until", "neighbours").exit_code == 0 and not (folder / "alone").exists()
+    early = call("--show", "0")
+    assert early.exit_code == 0 and early.output.splitlines()[0].endswith(", not scored")
     assert "'rows' is not one of" in call("--until", "rows").output
     assert call().exit_code == 0 and (read_manifest(folder) or {})["status"] == "complete"
     shown = call("--show", "0")
@@ -110,16 +112,16 @@ def test_the_report_shows_gains_ranks_uses_and_contexts(build: Build) -> None:
     folder = compose(recipe)
     stage = stage_of(recipe, "composition")
     shown = part(StageRecord(stage, folder, read_manifest(folder) or {}))
-    charts = [each for each in shown.elements if isinstance(each, Chart)]
-    assert [curve.label for curve in charts[0].curves] == [
-        "contexts", "random paragraphs", "copies of the query", "threshold",
-    ]  # fmt: skip
-    for curve in charts[0].curves[:3]:
+    pairs = [each for each in shown.elements if isinstance(each, SideBySide)]
+    (close, wide), (ranks, fill), (uses, dropped) = (pair.elements for pair in pairs)
+    assert isinstance(close, Chart) and isinstance(wide, Chart)
+    labels = ["contexts", "random paragraphs", "copies of the query", "threshold"]
+    assert [curve.label for curve in wide.curves] == labels
+    assert [curve.label for curve in close.curves] == [labels[0], labels[1], labels[3]]
+    for curve in (*wide.curves[:3], *close.curves[:2]):
         assert sum(curve.y) == pytest.approx(1)
     warnings = [each.text for each in shown.elements if isinstance(each, Caution)]
     assert "80,000" in warnings[0]
-    pairs = [each for each in shown.elements if isinstance(each, SideBySide)]
-    (ranks, fill), (uses, dropped) = (pair.elements for pair in pairs)
     assert isinstance(ranks, Chart) and isinstance(uses, Bars) and isinstance(fill, Bars) and isinstance(dropped, Bars)
     counts = read_json(folder / "manifest.json")["counts"]
     assert sum(fill.counts.values()) == counts["rows"]
