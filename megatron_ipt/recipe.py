@@ -34,6 +34,8 @@ from megatron_ipt.extensions import load_extensions
 from megatron_ipt.files import COMPRESSIONS, atomic_open
 from megatron_ipt.report import description as report
 from megatron_ipt.report.config import ReportConfig
+from megatron_ipt.row_selection import description as row_selection
+from megatron_ipt.row_selection.config import RowScoringConfig, RowSelectionConfig
 from megatron_ipt.selection import description as selection
 from megatron_ipt.selection.config import ScoringConfig, SelectionConfig
 from megatron_ipt.stages import Stage, all_stages, register, stages_of_sections
@@ -56,7 +58,10 @@ BUILT_IN = (
     synthesis.STAGE,
     evaluation.JUDGE,
     decontamination.STAGE,
-    *(room.STAGE for room in (augment, tokens, tuning, composition, training, convert, evaluation, report)),
+    *(room.STAGE for room in (augment, tokens, tuning)),
+    row_selection.SCORING,
+    row_selection.SELECTION,
+    *(room.STAGE for room in (composition, training, convert, evaluation, report)),
 )
 """The stages of the package, in the order of the flow."""
 
@@ -92,6 +97,8 @@ class Recipe:
     augment: AugmentConfig = key(AugmentConfig, "Texts and pairs as documents.")
     tokens: TokensConfig = key(TokensConfig, "Tokenizer and indexed datasets.")
     tuning: TuningConfig = key(TuningConfig, "Data to tune a synthesizer or a chat model on, instead of a corpus.")
+    row_scoring: RowScoringConfig = key(RowScoringConfig, "What models think of rows of training tokens.")
+    row_selection: RowSelectionConfig = key(RowSelectionConfig, "Rows that are worth training on.")
     composition: CompositionConfig = key(CompositionConfig, "Contexts of paragraphs that share a task.")
     training: TrainingConfig = key(TrainingConfig, "Training, on the loss of all tokens or of selected ones.")
     export: ExportConfig = key(ExportConfig, "Hugging Face folder.")
@@ -106,6 +113,9 @@ class Recipe:
         self.decontaminate = self.decontaminate.inherit(self.evaluation)
         if self.tuning.wanted():
             self.training.take_rows_of(self.tuning.seq_length)
+        elif self.row_selection.wanted():
+            scored = self.row_scoring.wanted()
+            self.training.take_rows_of(self.row_scoring.seq_length if scored else self.row_selection.seq_length)
         if self.composition.wanted():
             self.training.take_rows_of(self.composition.seq_length)
         check(self)

@@ -51,10 +51,10 @@ def commands_of(overview):
 
 
 def test_help_tells_the_story_in_the_order_of_the_flow():
-    assert commands_of(megatron_ipt("--help").stdout)[:16] == [
+    assert commands_of(megatron_ipt("--help").stdout)[:18] == [
         "run", "corpus", "score", "select", "taxonomy", "synthesize", "judge-pairs", "decontaminate-data", "augment",
         "tokenize",
-        "tuning-data", "compose", "train", "export", "evaluate", "report",
+        "tuning-data", "score-rows", "select-rows", "compose", "train", "export", "evaluate", "report",
     ]  # fmt: skip
 
 

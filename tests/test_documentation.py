@@ -86,6 +86,7 @@ HOW = (
     How(r"\bRECIPE\b|name=closed_circle", "parse", "the reader's own recipe; a run of minutes before it"),
     How(r"examples/udit", "run", "its pairs; the quickstart trains the same model", "--until augment"),
     How(r"examples/miniplm_reference", "run", "a reference that has hardly begun", "training.steps=2"),
+    How(r"run examples/miniplm_rows\.yaml$", "run", "the selection; the quickstart trains alike", "--until row_selection"),
     How(r"run examples/miniplm\.yaml($| name=)", "run", "the selection; the quickstart trains alike", "--until tokens"),
     How(r"examples/synthesizer_tiny", "run", "the data of it; tests/tuning trains", "--until tuning"),
     How(r"submit .*--dry-run", "run", "checked by Slurm as well where there is one"),

@@ -32,6 +32,7 @@ FLOW = (
     "augment",
     "tokens",
     "tuning",
+    "row_selection",
     "composition",
     "training",
     "convert",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from megatron_ipt.config import key
 from megatron_ipt.errors import did_you_mean
@@ -98,6 +98,14 @@ class ScoringConfig:
 
 @dataclass
 class SelectionConfig:
+    SECTION: ClassVar[str] = "selection"
+    SCORED_BY: ClassVar[str] = "scoring"
+    """The section whose scores it reads."""
+    SCORE: ClassVar[str] = "megatron-ipt score"
+    """The command that makes them."""
+    UNIT: ClassVar[str] = "document"
+    """What is kept or left out."""
+
     rule: str = key(
         "",
         "Empty: no such stage. " + "; ".join(f"{name}: {row.help}" for name, row in RULES.items()) + ".",
@@ -147,6 +155,13 @@ class SelectionConfig:
         "would change sides. For another precision, another size of the teacher, another seed of the reference.",
         affects_output=False,
     )
+    labels: str = key(
+        "",
+        "File of {id, label}, JSON Lines: the report says how well the score, and each scorer of a difference alone, "
+        "tell documents with the label good_label from the others (ROC AUC). Nothing that is kept depends on it.",
+        affects_output=False,
+    )
+    good_label: str = key("good", "labels: the label of documents that should be kept.", affects_output=False)
     samples: int = key(20, "Texts at the top, at the cut and at the bottom to show.", minimum=1, affects_output=False)
     workers: int = key(1, "Processes that read and write documents.", minimum=1, affects_output=False)
 
@@ -178,6 +193,10 @@ class SelectionConfig:
                 )
         if self.domain_minimum > self.share:
             yield "domain_minimum", f"{self.domain_minimum:g} is more than share={self.share:g}"
+
+    def key(self, name: str) -> str:
+        """Full name of a key, for messages."""
+        return f"{self.SECTION}.{name}"
 
     def scorers(self) -> tuple[str, ...]:
         """Names of the scorers whose scores it reads; empty for none, and for the only one there is."""

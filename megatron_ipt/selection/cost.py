@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from megatron_ipt.errors import InputError
 from megatron_ipt.models.families import ModelShape
@@ -30,17 +31,25 @@ _SEQ_LENGTH = 4096
 def scoring_cost(config: ScoringConfig, planning: Planning) -> Estimate:
     """2 N FLOP for each token under each scorer, and attention."""
     documents: Documents = planning.inputs[DOCUMENTS]
-    costs, facts = [], {}
-    for name, scorer in config.scorers.items():
-        flops = flops_of(scorer, documents.tokens)
-        facts[name] = {"flops": flops, "tokens": documents.tokens}
-        costs.append(_time(f"scoring {name}", flops, planning))
+    costs, facts = forward_passes(config.scorers, documents.tokens, planning)
     return Estimate(
-        costs=tuple(costs),
+        costs=costs,
         makes={SCORES: documents},
         storage_gb={"scores": documents.documents * ROW.itemsize * len(config.scorers) / 1e9},
         facts={"scoring": facts},
     )
+
+
+def forward_passes(
+    scorers: Mapping[str, ScorerConfig], tokens: float, planning: Planning
+) -> tuple[tuple[StageCost, ...], dict[str, Any]]:
+    """(time of each scorer, figures by scorer) for so many tokens."""
+    costs, facts = [], {}
+    for name, scorer in scorers.items():
+        flops = flops_of(scorer, tokens)
+        facts[name] = {"flops": flops, "tokens": tokens}
+        costs.append(_time(f"scoring {name}", flops, planning))
+    return tuple(costs), facts
 
 
 def flops_of(scorer: ScorerConfig, tokens: float) -> float | None:

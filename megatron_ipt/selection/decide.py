@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from megatron_ipt.corpus.documents import NO_DOMAIN
 from megatron_ipt.errors import InputError, RecipeError, StageError, did_you_mean
+from megatron_ipt.progress import counted
 from megatron_ipt.selection.config import SelectionConfig
 from megatron_ipt.selection.order import Flags, Values, beginning, floor_of, gumbel_keys, largest, uniform
 from megatron_ipt.selection.rows import Names, ShardRows
-from megatron_ipt.selection.score_sets import RowSource, check_same_rows, log_likelihoods, read_scores
+from megatron_ipt.selection.score_sets import RowSource, check_same_rows, log_likelihoods, look_up, read_scores
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def decide(config: SelectionConfig, source: RowSource, seed: int) -> Decision:
     domains, codes = Names(), None
     if config.domain_shares or config.domain_minimum:
         codes = np.empty(count, np.int32)
-    scores = read_scores(path) if (path := config.scores_file()) is not None else None
+    scores = read_scores(path, config.SECTION) if (path := config.scores_file()) is not None else None
     matched = 0
     for shard, place, sets in source:
         if len(sets) == 2:
@@ -86,7 +87,8 @@ def decide(config: SelectionConfig, source: RowSource, seed: int) -> Decision:
         kept[members] = _kept(config, key, share, values[members], _of(weights, members), groups.codes_of(members))
     if not kept.any():
         raise RecipeError(
-            f"selection.share: {config.share:g} of the {config.share_of} keeps no document: the first is larger"
+            f"{config.key('share')}: {config.share:g} of the {config.share_of} keeps no {config.UNIT}: the first is "
+            "larger"
         )
     total, kept_total = (count, int(kept.sum())) if weights is None else (_sum(weights), _sum(weights[kept]))
     short = groups.short(kept, weights) if config.domain_minimum and codes is not None else {}
@@ -117,10 +119,8 @@ def _values(
 
 def _look_up(ids: npt.NDArray[np.uint64], known: npt.NDArray[np.uint64], scores: Values) -> tuple[Values, int]:
     values = np.full(len(ids), np.nan)
-    if len(known):
-        places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-        there = known[places] == ids
-        values[there] = scores[places[there]]
+    places, there = look_up(ids, known)
+    values[there] = scores[places[there]]
     # An id that occurs in two documents has one score.
     return values, len(np.unique(ids[~np.isnan(values)]))
 
@@ -128,26 +128,31 @@ def _look_up(ids: npt.NDArray[np.uint64], known: npt.NDArray[np.uint64], scores:
 def _check_matched(config: SelectionConfig, matched: int, unmatched: int, rows: int) -> None:
     if not matched:
         raise InputError(
-            f"selection.scores: {config.scores}: none of its {unmatched:,} ids is that of a training document of the "
-            "corpus; the scores are of another corpus"
+            f"{config.key('scores')}: {config.scores}: none of its {unmatched:,} ids is that of a training "
+            f"{config.UNIT}; the scores are of other data"
         )
     if unmatched:
-        logger.warning("selection: %s scores in %s belong to no training document", f"{unmatched:,}", config.scores)
+        logger.warning(
+            "%s: %s scores in %s belong to no training %s", config.SECTION, f"{unmatched:,}", config.scores, config.UNIT
+        )
     if matched < rows:
         logger.warning(
-            "selection: %s documents have no score in %s and are left out", f"{rows - matched:,}", config.scores
+            "%s: %s have no score in %s and are left out",
+            config.SECTION,
+            counted(rows - matched, config.UNIT),
+            config.scores,
         )
 
 
 def _check_values(config: SelectionConfig, values: Values) -> None:
     known = len(values) - int(np.isnan(values).sum())
     if not known:
-        raise StageError("selection: not one document has a score")
+        raise StageError(f"{config.SECTION}: not one {config.UNIT} has a score")
     # These skip NaN.
     lowest, highest = np.fmin.reduce(values), np.fmax.reduce(values)
     if known > 1 and lowest == highest:
         raise StageError(
-            f"selection: all {known:,} scores are {lowest:g}, so they do not say which documents to keep; "
+            f"{config.SECTION}: all {known:,} scores are {lowest:g}, so they do not say which {config.UNIT}s to keep; "
             "are teacher and reference the same model?"
         )
 
@@ -161,7 +166,7 @@ class _Groups:
         if unknown:
             known = [name for name in names if name]
             raise RecipeError(
-                f"selection.domain_shares.{unknown[0]}: no training document has this domain; the corpus has "
+                f"{config.key('domain_shares')}.{unknown[0]}: no training {config.UNIT} has this domain; there are "
                 f"{', '.join(sorted(known)) or 'none: set corpus.domains or corpus.domain_key'}."
                 f"{did_you_mean(unknown[0], known)}"
             )
@@ -170,13 +175,13 @@ class _Groups:
         """(recipe key, share, rows)."""
         shares = self._config.domain_shares
         if self._codes is None or not shares:
-            return [("selection.share", self._config.share, slice(None))]
+            return [(self._config.key("share"), self._config.share, slice(None))]
         groups: list[tuple[str, float, Flags | slice]] = [
-            (f"selection.domain_shares.{name}", share, self._codes == self._names.index(name))
+            (self._config.key(f"domain_shares.{name}"), share, self._codes == self._names.index(name))
             for name, share in shares.items()
         ]
         rest = ~np.isin(self._codes, [self._names.index(name) for name in shares])
-        return [*groups, *([("selection.share", self._config.share, rest)] if rest.any() else [])]
+        return [*groups, *([(self._config.key("share"), self._config.share, rest)] if rest.any() else [])]
 
     def codes_of(self, members: Flags | slice) -> npt.NDArray[np.int32] | None:
         return _of(self._codes, members) if self._config.domain_minimum else None
@@ -212,7 +217,7 @@ def _kept(
     if share and budget < 1:
         raise RecipeError(f"{key}: {share:g} of {total:,} {config.share_of} is less than one; raise it")
     left = ~np.isnan(values)
-    if codes is not None and config.domain_minimum and key == "selection.share":
+    if codes is not None and config.domain_minimum and key == config.key("share"):
         for code in np.unique(codes):
             members = codes == code
             whole = int(members.sum()) if weights is None else _sum(weights[members])

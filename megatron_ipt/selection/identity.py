@@ -22,12 +22,17 @@ from megatron_ipt.selection.config import ScorerConfig, ScoringConfig
 _ENGINE_SECTIONS = ("transformers", "megatron", "openai", "tensorrt_llm")
 
 
-def settings_of(name: str, scorer: ScorerConfig) -> EngineSettings:
+def settings_of(name: str, scorer: ScorerConfig, section: str) -> EngineSettings:
     """Settings of the engine of a scorer."""
-    return EngineSettings.of(scorer, f"scoring.scorers.{name}", scoring=True)
+    return EngineSettings.of(scorer, f"{section}.scorers.{name}", scoring=True)
 
 
 def fingerprints(config: ScoringConfig) -> list[dict[str, Any]]:
+    """Fingerprints of the scorers of the stage ``scoring``; see :func:`fingerprints_of`."""
+    return fingerprints_of(config.scorers, "scoring")
+
+
+def fingerprints_of(scorers: dict[str, ScorerConfig], section: str) -> list[dict[str, Any]]:
     """One entry for each scorer, and the code of custom engines.
 
     A scorer that was added since makes a finished stage incomplete, not different.
@@ -35,14 +40,15 @@ def fingerprints(config: ScoringConfig) -> list[dict[str, Any]]:
     Raises:
         InputError: a tokenizer or a file of a model is not where the recipe says.
     """
-    entries = [identity_of(name, scorer) | {"adds": True} for name, scorer in config.scorers.items()]
-    files = dict.fromkeys(own_file(scorer.engine) for scorer in config.scorers.values())
+    entries = [
+        identity_of(settings_of(name, scorer, section), scorer) | {"adds": True} for name, scorer in scorers.items()
+    ]
+    files = dict.fromkeys(own_file(scorer.engine) for scorer in scorers.values())
     return [*entries, *(entry for file in files for entry in fingerprint_code(file))]
 
 
-def identity_of(name: str, scorer: ScorerConfig) -> dict[str, Any]:
+def identity_of(settings: EngineSettings, scorer: ScorerConfig) -> dict[str, Any]:
     """``{path, model, tokenizer, settings}``: hashes of the model, of its tokenizer and of the keys that matter."""
-    settings = settings_of(name, scorer)
     keys = as_dict(scorer, only_output=True)
     for section in _ENGINE_SECTIONS:
         if section != scorer.engine:

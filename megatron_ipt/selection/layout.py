@@ -24,14 +24,14 @@ from megatron_ipt.parallel import map_shards
 from megatron_ipt.progress import Progress
 from megatron_ipt.selection.config import SelectionConfig
 from megatron_ipt.selection.decide import Decision
-from megatron_ipt.selection.measures import REASONS, reasons
+from megatron_ipt.selection.findings.measures import REASONS, reasons
 from megatron_ipt.selection.order import Flags, Values
 from megatron_ipt.selection.rows import CorpusShard, documents_of, hash_of, ids_digest, is_row
 from megatron_ipt.selection.score_sets import RowSource, log_likelihoods
 
 LEFT_OUT = "left_out"
 """Folder of the ids that are not kept, with reason and scores."""
-_SHOWN_CHARACTERS = 2000
+SHOWN_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ def write_shard(task: LayoutTask, directory: Path, per: str, suffix: str) -> dic
                 if row in shown:
                     texts[row] = {
                         "id": document.id,
-                        "text": document.text[:_SHOWN_CHARACTERS],
+                        "text": document.text[:SHOWN_CHARACTERS],
                         "kept": bool(task.kept[row]),
-                        **_figures(task.values, likelihoods, row),
+                        **figures(task.values, likelihoods, row),
                     }
                 if not task.kept[row]:
                     others.write(
-                        {"id": document.id, "reason": REASONS[why[row]], **_figures(task.values, likelihoods, row)}
+                        {"id": document.id, "reason": REASONS[why[row]], **figures(task.values, likelihoods, row)}
                     )
                     continue
             writer.write_line(line)
@@ -147,7 +147,7 @@ def write_shard(task: LayoutTask, directory: Path, per: str, suffix: str) -> dic
     return {"counts": dict(counts), "splits": dict(splits), "domains": domains.to_json(), "texts": texts}
 
 
-def _figures(values: Values, likelihoods: dict[str, npt.NDArray[np.float64]], row: int) -> dict[str, float | None]:
+def figures(values: Values, likelihoods: dict[str, npt.NDArray[np.float64]], row: int) -> dict[str, float | None]:
     """Score of a row, and its log-likelihood under each scorer, in nats per what the section says."""
     found = {"score": float(values[row])} | {name: float(each[row]) for name, each in likelihoods.items()}
     return {name: None if np.isnan(value) else value for name, value in found.items()}

@@ -5,7 +5,7 @@ Shards are read one at a time; what is kept in memory is one number per row and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from megatron_ipt.selection.config import SelectionConfig
 from megatron_ipt.selection.rows import ROW, CorpusShard, Rows, ShardRows, hash_of, ids_digest, shards_of, unscored
 
 Values = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -34,6 +35,7 @@ class RowSource:
         scoring: folder of the scores.
         scorers: names of the score sets, the teacher first.
         workers: processes that read documents where there are no scores.
+        score: the command that scores.
         same_tokenizer: whether all scorers have the same, so that they counted the same tokens.
     """
 
@@ -42,6 +44,7 @@ class RowSource:
     scorers: tuple[str, ...] = ()
     workers: int = 1
     same_tokenizer: bool = True
+    score: str = SelectionConfig.SCORE
     _read: dict[str, ShardRows] = field(default_factory=dict)
 
     @cached_property
@@ -54,9 +57,12 @@ class RowSource:
         if self.scorers:
             return [self._marker(self.scorers[0], shard)["rows"] for shard in self.shards]
         if len(self._read) < len(self.shards):
-            for shard, read in map_shards(unscored, self.shards, (), self.workers):
-                self._read[shard.name] = read
+            self._read = self.unscored()
         return [len(self._read[shard.name].rows) for shard in self.shards]
+
+    def unscored(self) -> dict[str, ShardRows]:
+        """The rows of every shard, without scores."""
+        return {shard.name: read for shard, read in map_shards(unscored, self.shards, (), self.workers)}
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -80,7 +86,7 @@ class RowSource:
         counts = ShardMarkers(self.scoring).counts(f"{scorer}/{shard.name}")
         if counts is None:
             raise StageError(
-                f"{self.scoring / scorer}: {shard.name} is not scored; run `megatron-ipt score` with --scorer {scorer}"
+                f"{self.scoring / scorer}: {shard.name} is not scored; run `{self.score}` with --scorer {scorer}"
             )
         return counts
 
@@ -102,8 +108,19 @@ class RowSource:
         return ShardRows(rows, marker["domains"], marker["sources"])
 
 
-def open_source(config: SelectionConfig, corpus: Path, scoring: Path | None) -> RowSource:
+def open_source(
+    config: SelectionConfig,
+    corpus: Path,
+    scoring: Path | None,
+    make: Callable[..., RowSource] = RowSource,
+    identity: Callable[[], str] | None = None,
+) -> RowSource:
     """The rows that a rule needs, with the score sets it names.
+
+    Args:
+        corpus: folder of the stage that made what was scored.
+        make: takes the fields of :class:`RowSource`.
+        identity: of what was scored; by default that of the corpus.
 
     Raises:
         RecipeError: a scorer does not exist, or two cannot be compared as the section asks.
@@ -117,27 +134,29 @@ def open_source(config: SelectionConfig, corpus: Path, scoring: Path | None) -> 
     if not names and not config.scores and config.rule in ("top_k", "gumbel"):
         if len(known) != 1:
             raise RecipeError(
-                f"selection.scorer: name one of the scorers ({', '.join(known) or 'scoring.scorers has none'})"
+                f"{config.key('scorer')}: name one of the scorers "
+                f"({', '.join(known) or f'{config.SCORED_BY}.scorers has none'})"
             )
         names = tuple(known)
     for name, key in zip(names, ("teacher", "reference") if config.rule == "difference" else ("scorer",)):
         if name not in known:
-            listed = ", ".join(known) or "none: scoring.scorers is empty"
+            listed = ", ".join(known) or f"none: {config.SCORED_BY}.scorers is empty"
             raise RecipeError(
-                f"selection.{key}: {name!r} is not a scorer; there are {listed}.{did_you_mean(name, known)}"
+                f"{config.key(key)}: {name!r} is not a scorer; there are {listed}.{did_you_mean(name, known)}"
             )
     if names:
-        identity = fingerprint_stage(corpus)["identity"]
+        own = fingerprint_stage(corpus)["identity"] if identity is None else identity()
         for name in names:
-            if known[name]["corpus_identity"] != identity:
+            if known[name]["corpus_identity"] != own:
                 raise StageError(
-                    f"{scoring}: the scores of {name} are of another corpus than {corpus}; run `megatron-ipt score` "
+                    f"{scoring}: the scores of {name} are of other data than {corpus}; run `{config.SCORE}` "
                     "again with --overwrite"
                 )
         if len(names) == 2:
             check_comparable(config, *((name, known[name]) for name in names))
     tokenizers = {known[name]["tokenizer_fingerprint"] for name in names}
-    return RowSource(corpus, scoring if names else None, names, config.workers, len(tokenizers) <= 1)
+    same = len(tokenizers) <= 1
+    return make(corpus, scoring if names else None, names, config.workers, same, config.SCORE)
 
 
 def check_comparable(
@@ -152,26 +171,26 @@ def check_comparable(
     for what, key in (("mask", "eod_mask"), ("seq_length", "seq_length")):
         if first[what] != second[what]:
             raise RecipeError(
-                f"scoring.scorers: {one} was scored with {what} {first[what]} and {two} with {second[what]}; set the "
-                f"same {key} for both and score one of them again"
+                f"{config.SCORED_BY}.scorers: {one} was scored with {what} {first[what]} and {two} with "
+                f"{second[what]}; set the same {key} for both and score one of them again"
             )
     if first["tokenizer_fingerprint"] == second["tokenizer_fingerprint"]:
         return
     if config.per != "byte":
         raise RecipeError(
-            f"selection.per: {one} and {two} have different tokenizers, so their nats per {config.per} cannot be "
+            f"{config.key('per')}: {one} and {two} have different tokenizers, so their nats per {config.per} cannot be "
             "compared; set it to byte"
         )
     if config.share_of == "tokens":
         raise RecipeError(
-            f"selection.share_of: {one} and {two} have different tokenizers, so it is not clear whose tokens are "
+            f"{config.key('share_of')}: {one} and {two} have different tokenizers, so it is not clear whose tokens are "
             "meant; set it to bytes or documents"
         )
     for name, scores in (teacher, reference):
         if scores["masked"]:
             raise RecipeError(
-                f"scoring.scorers.{name}.eod_mask: {scores['masked']:,} tokens were not counted, and with different "
-                "tokenizers only whole documents can be compared; set it to false for both and score again"
+                f"{config.SCORED_BY}.scorers.{name}.eod_mask: {scores['masked']:,} tokens were not counted, and with "
+                "different tokenizers only whole documents can be compared; set it to false for both and score again"
             )
 
 
@@ -204,7 +223,15 @@ def log_likelihoods(rows: Rows, per: str) -> Values:
     return found
 
 
-def read_scores(path: Path) -> tuple[npt.NDArray[np.uint64], Values]:
+def look_up(ids: npt.NDArray[np.uint64], known: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], Flags]:
+    """(places of ``ids`` in ``known``, which of them are there); ``known`` is ascending."""
+    if not len(known):
+        return np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
+    places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return places, known[places] == ids
+
+
+def read_scores(path: Path, section: str) -> tuple[npt.NDArray[np.uint64], Values]:
     """(hashed ids, ascending; their scores) of a user's file.
 
     Raises:
@@ -213,11 +240,11 @@ def read_scores(path: Path) -> tuple[npt.NDArray[np.uint64], Values]:
     ids, scores = _from_npy(path) if path.suffix == ".npy" else _from_lines(path)
     if not np.isfinite(scores).all():
         row = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise InputError(f"selection.scores: {path}: record {row + 1}: the score is {scores[row]}")
+        raise InputError(f"{section}.scores: {path}: record {row + 1}: the score is {scores[row]}")
     order = np.argsort(ids, kind="stable")
     ids, scores = ids[order], scores[order]
     if len(ids) and (ids[1:] == ids[:-1]).any():
-        raise InputError(f"selection.scores: {path}: {int((ids[1:] == ids[:-1]).sum()):,} ids occur more than once")
+        raise InputError(f"{section}.scores: {path}: {int((ids[1:] == ids[:-1]).sum()):,} ids occur more than once")
     return ids, scores
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from megatron_ipt.inference.scoring import ScoreRequest
 
 Ids = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

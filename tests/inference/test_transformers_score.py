@@ -88,7 +88,10 @@ def test_too_long_names_the_key(scored: Callable[..., list[Score]]) -> None:
         scored([ScoreRequest([5] * 257)])
 
 
-def test_batches_are_of_similar_length(scored: Callable[..., list[Score]], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("budget", [600, 8192])
+def test_batches_are_of_similar_length(
+    scored: Callable[..., list[Score]], monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
     """Less than 5 % of what the model computes on is padding."""
     computed: list[int] = []
     forward = transformers.LlamaForCausalLM.forward
@@ -99,6 +102,6 @@ def test_batches_are_of_similar_length(scored: Callable[..., list[Score]], monke
 
     monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", watched)
     asked = requests(600)
-    scored(asked, score_tokens=600)
-    assert max(computed) <= 600
+    scored(asked, score_tokens=budget)
+    assert max(computed) <= budget
     assert sum(len(request.ids) for request in asked) > 0.95 * sum(computed)

@@ -63,12 +63,12 @@ def test_shares_of_the_work_give_the_same_files(renamed: Callable[..., Recipe]) 
 def test_a_killed_run_resumes_with_the_shard_it_was_at(
     renamed: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from megatron_ipt.selection import score
+    from megatron_ipt.selection import scoring
 
     whole = scored(renamed("whole"))
     recipe = renamed("killed")
     calls = 0
-    save = score.save_rows
+    save = scoring.save_rows
 
     def dies(rows: Any, stream: Any) -> None:
         nonlocal calls
@@ -77,7 +77,7 @@ def test_a_killed_run_resumes_with_the_shard_it_was_at(
             raise KeyboardInterrupt
         save(rows, stream)
 
-    monkeypatch.setattr(score, "save_rows", dies)
+    monkeypatch.setattr(scoring, "save_rows", dies)
     with pytest.raises(KeyboardInterrupt):
         scored(recipe)
     before = calls
@@ -128,7 +128,7 @@ def test_refused_and_empty_documents_are_never_kept(build: Build) -> None:
 
 def test_too_many_refused_documents_end_the_stage(build: Build) -> None:
     scorers = {"teacher": {"engine": "tests.selection.conftest:Broken"}}
-    with pytest.raises(StageError, match="refused 2 of 3 documents"):
+    with pytest.raises(StageError, match="refused 2 of 3 texts"):
         scored(build(["ayb", "ay", "ab"], scorers, {}))
 
 
@@ -237,7 +237,7 @@ def test_scores_of_another_corpus_are_refused(build: Build) -> None:
     manifest = read_json(folder / "scoring" / "manifest.json")
     manifest["counts"]["scorers"]["teacher"]["corpus_identity"] = "other"
     write_json(folder / "scoring" / "manifest.json", manifest)
-    with pytest.raises(StageError, match="the scores of teacher are of another corpus"):
+    with pytest.raises(StageError, match="the scores of teacher are of other data"):
         run(recipe)
 
 
@@ -247,7 +247,7 @@ def test_scores_of_another_run_over_the_same_corpus(build: Build, tmp_path: Path
     again = run(build(FIVE, {}, scored_in, output_dir=str(tmp_path / "again")))
     assert not (again / "scoring").exists()
     assert files_of(again / "selection") == files_of(folder / "selection")
-    with pytest.raises(StageError, match="the scores of teacher are of another corpus"):
+    with pytest.raises(StageError, match="the scores of teacher are of other data"):
         run(build(FIVE[::-1], {}, scored_in, output_dir=str(tmp_path / "other")))
     with pytest.raises(StageError, match="nowhere: this stage is not complete"):
         run(build(FIVE, {}, DIFFERENCE | {"scored_in": str(tmp_path / "nowhere")}, output_dir=str(tmp_path / "none")))
@@ -378,7 +378,7 @@ def test_random_and_gumbel_depend_on_ids_alone(build: Build, tmp_path: Path) -> 
 
 
 def test_a_dry_run_says_what_would_be_kept_and_writes_nothing(build: Build) -> None:
-    from megatron_ipt.selection.text import decision_text
+    from megatron_ipt.selection.findings.text import decision_text
 
     recipe = build(FIVE, unigrams(), DIFFERENCE)
     folder = scored(recipe)
@@ -392,8 +392,8 @@ def test_a_dry_run_says_what_would_be_kept_and_writes_nothing(build: Build) -> N
 
 
 def test_documents_that_would_change_sides(build: Build) -> None:
-    from megatron_ipt.selection.report import part
-    from megatron_ipt.selection.text import decision_text
+    from megatron_ipt.selection.findings.report import part
+    from megatron_ipt.selection.findings.text import decision_text
 
     table = {"a": 0.4, "b": 0.2, "c": 0.1, "E": 0.3}
     scorers = unigrams() | {"other": {"options": {"table": table}}}
@@ -412,7 +412,7 @@ def test_documents_that_would_change_sides(build: Build) -> None:
 
 
 def test_texts_at_the_top_at_the_cut_and_at_the_bottom(build: Build) -> None:
-    from megatron_ipt.selection.text import samples_text
+    from megatron_ipt.selection.findings.text import samples_text
 
     recipe = build(FIVE, unigrams(), DIFFERENCE | {"samples": 2})
     run(recipe)
@@ -425,7 +425,7 @@ def test_texts_at_the_top_at_the_cut_and_at_the_bottom(build: Build) -> None:
 
 
 def test_the_report(build: Build) -> None:
-    from megatron_ipt.selection.report import part, scoring_part
+    from megatron_ipt.selection.findings.report import part, scoring_part
 
     documents = {name: {"text": text, "domain": "even" if len(text) % 2 else "odd"} for name, text in MANY.items()}
     recipe = build(documents, unigrams(), {"rule": "difference", "share": 0.5}, corpus=SHARDED)

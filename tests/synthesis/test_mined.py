@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from megatron_ipt.seeding import unit_interval
 from megatron_ipt.synthesis.from_text.mined import MinedConfig, Miner
 from megatron_ipt.synthesis.from_text.mined.sentences import split
+from megatron_ipt.synthesis.from_text.mined.values import keyword_count
 from megatron_ipt.synthesis.pairs import Pair
 
 EXTRACTIVE = {
@@ -366,3 +367,24 @@ def test_ten_megabytes_take_seconds(unit: str) -> None:
     begin = time.process_time()
     Miner(1, MinedConfig(completion_share=1.0)).mine("id", text, "Title of it")
     assert time.process_time() - begin < 10
+
+
+@pytest.mark.parametrize(("words", "expected"), [(8, 3), (15, 3), (16, 4), (20, 4), (21, 5)])
+def test_a_fifth_of_the_words_are_keywords(words, expected):
+    assert keyword_count(words) == expected
+
+
+def test_longer_sentences_get_more_keywords():
+    sentence = (
+        "The provincial gardens contain ancient cypress terraces, marble fountains, painted pavilions, quarried "
+        "limestone staircases, orchards and carefully restored aqueducts from distant mountains."
+    )
+    assert len(sentence.split()) == 22
+    found = [pair for number in range(20) for pair in Miner(number, everything()).mine("id", sentence, "")[1]]
+    asked = [pair for pair in found if pair.category == "word to text" and pair.answer == sentence]
+    assert asked
+    counts = {
+        sum(word in pair.question for word in sentence.rstrip(".").replace(",", "").split() if len(word) > 6)
+        for pair in asked
+    }
+    assert counts == {5}

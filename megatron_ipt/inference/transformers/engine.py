@@ -17,7 +17,7 @@ from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.inference.config import TransformersConfig
 from megatron_ipt.inference.engine import Completion, Engine, EngineError, Request, load_library
 from megatron_ipt.inference.sampling import Sampling
-from megatron_ipt.inference.scoring import Score, ScoreRequest
+from megatron_ipt.inference.scoring import Score, ScoreRequest, fills_batch
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import PromptTokenizer
 from megatron_ipt.inference.transformers.likelihood import score_batch
@@ -28,8 +28,7 @@ _WINDOW_PER_BATCH = 4
 _FIRST_ANSWERS, _FIRST_BATCH = 20, 10
 """The first answers come in smaller batches, and so earlier: they show whether the model is of any use."""
 _SCORE_WINDOW = 4096
-"""Texts waiting to be scored. They are only ids, and the choice keeps padding under 3 % of 8,192-token batches of texts
-of 1 to 200 tokens; with 1,024 it would be 7 %."""
+"""Texts waiting to be scored. They are only ids, and choice is what keeps padding low."""
 _EXTRA = ("min_new_tokens", "no_repeat_ngram_size")
 """Settings of transformers' ``GenerationConfig`` that do what they say beside our own choice of the next token."""
 
@@ -164,14 +163,17 @@ class TransformersEngine(Engine):
                     waiting.future.set_result(result)
 
     def _take(self) -> list[_Waiting]:
-        """The oldest request and its neighbours in length."""
+        """The oldest request and its neighbours in length; of texts to score, the longest and those next in length."""
         self._waiting = [waiting for waiting in self._waiting if not waiting.future.done()]
         if not self._waiting:
             return []
         oldest = self._waiting[0]
         alike = [waiting for waiting in self._waiting if waiting.alike == oldest.alike]
-        nearest = sorted(alike, key=lambda waiting: abs(waiting.length - oldest.length))
-        batch = nearest[: self._batch_size()] if oldest.alike is not None else self._within_budget(nearest)
+        if oldest.alike is None:
+            batch = self._to_score(sorted(alike, key=lambda waiting: -waiting.length))
+        else:
+            nearest = sorted(alike, key=lambda waiting: abs(waiting.length - oldest.length))
+            batch = nearest[: self._batch_size()]
         taken = set(batch)
         self._waiting = [waiting for waiting in self._waiting if waiting not in taken]
         return batch
@@ -181,14 +183,13 @@ class TransformersEngine(Engine):
         size = self._own.batch_size
         return min(size, _FIRST_BATCH) if self._answers < _FIRST_ANSWERS else size
 
-    def _within_budget(self, nearest: list[_Waiting]) -> list[_Waiting]:
-        """The first of ``nearest`` that together, padded, have at most ``score_tokens``; at least one."""
-        width = 0
-        for rows, waiting in enumerate(nearest, 1):
-            width = max(width, waiting.length)
-            if rows > 1 and rows * width > self._own.score_tokens:
-                return nearest[: rows - 1]
-        return nearest
+    def _to_score(self, longest_first: list[_Waiting]) -> list[_Waiting]:
+        """The first of them that make one batch; at least one."""
+        width = longest_first[0].length
+        for rows, waiting in enumerate(longest_first, 1):
+            if not fills_batch(rows, waiting.length, width, self._own.score_tokens):
+                return longest_first[: rows - 1]
+        return longest_first
 
     def _generate(self, requests: list[Request]) -> list[Completion]:
         torch, sampling = self._torch, requests[0].sampling

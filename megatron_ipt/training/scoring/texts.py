@@ -15,13 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_ipt.errors import InputError, StageError
-from megatron_ipt.inference.scoring import Score, ScoreRequest
+from megatron_ipt.inference.scoring import Score, ScoreRequest, fills_batch
 
 _BATCHES_PER_STAGE = 8
-_SIMILAR = 0.9
-_LARGE = 4
-"""A micro-batch that has a fourth of the tokens allowed takes no text shorter than nine tenths of its longest: where
-texts are few, padding would cost more than the rest of the budget gains."""
 
 
 @dataclass(frozen=True)
@@ -144,16 +140,11 @@ def plan(texts: Sequence[Text], batch_tokens: int) -> list[list[int]]:
     order = sorted((index for index, text in enumerate(texts) if text.length), key=lambda index: texts[index].key)
     batches: list[list[int]] = []
     for index in order:
-        if not batches or not _fits(texts[index].length, len(batches[-1]), texts[batches[-1][0]].length, batch_tokens):
+        length = texts[index].length
+        if not batches or not fills_batch(len(batches[-1]) + 1, length, texts[batches[-1][0]].length, batch_tokens):
             batches.append([])
         batches[-1].append(index)
     return batches
-
-
-def _fits(length: int, rows: int, width: int, batch_tokens: int) -> bool:
-    """Whether a text of ``length`` joins a micro-batch of ``rows`` texts, the longest of which has ``width`` tokens."""
-    is_large = rows * width * _LARGE >= batch_tokens
-    return (rows + 1) * width <= batch_tokens and not (is_large and length < _SIMILAR * width)
 
 
 def collate(texts: Sequence[Text], multiple_of: int = 1) -> MicroBatch:

@@ -86,10 +86,10 @@ def test_less_than_five_percent_is_padding(budget: int):
 
 
 def test_a_large_batch_takes_only_texts_of_similar_length():
-    # 4 x 10 tokens are a fourth of 160: 9 still joins, 8 does not, although all would fit.
-    assert plan([text(length) for length in (10, 10, 10, 10, 9, 8, 8)], 160) == [[0, 1, 2, 3, 4], [5, 6]]
-    # 3 x 10 tokens are less.
-    assert plan([text(length) for length in (10, 10, 10, 8)], 160) == [[0, 1, 2, 3]]
+    # 2 x 100 tokens are an eighth of 1,600: 93 still joins, 92 does not, although all would fit.
+    assert plan([text(length) for length in (100, 100, 93, 92, 92)], 1600) == [[0, 1, 2], [3, 4]]
+    # 1 x 100 tokens are less.
+    assert plan([text(length) for length in (100, 80)], 1600) == [[0, 1]]
 
 
 def test_padding_is_at_the_end_and_does_not_count():

@@ -35,7 +35,7 @@ from megatron_ipt.synthesis.from_text.mined.grammar import (
 from megatron_ipt.synthesis.from_text.mined.lexicon import PAST_TENSE, VERBS
 from megatron_ipt.synthesis.from_text.mined.patterns import ACRONYM, LINKS, Link, Pattern, candidates
 from megatron_ipt.synthesis.from_text.mined.sentences import Sentence, split
-from megatron_ipt.synthesis.from_text.mined.values import Value, find_values, telling_words
+from megatron_ipt.synthesis.from_text.mined.values import Value, find_values, keyword_count, telling_words
 from megatron_ipt.synthesis.from_text.mined.wordings import WORDINGS
 from megatron_ipt.synthesis.pairs import Pair
 
@@ -433,7 +433,7 @@ class _Mining:
             if len(words) < 3:
                 continue
             random = generator(self._seed, self._id, "word to text", number)
-            chosen = random.sample(words, min(4, len(words)))
+            chosen = random.sample(words, min(keyword_count(len(core.split())), len(words)))
             if random.random() < 0.8:
                 values = {"words": ", ".join(chosen)}
                 yield Finding("word to text", "word to text", core + sentence.stop, (number,), values)

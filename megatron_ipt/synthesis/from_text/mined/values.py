@@ -85,3 +85,8 @@ def telling_words(core: str) -> list[str]:
     """Long words that say what a sentence is about, each once, in order; no adverbs, no words of every text."""
     found = dict.fromkeys(_WORD.findall(core))
     return [word for word in found if word not in GENERIC and not word.endswith("ly")]
+
+
+def keyword_count(words: int) -> int:
+    """Keywords of a sentence of so many words: a fifth of them, at least three (UDIT, EMNLP 2022)."""
+    return max(3, -(-words // 5))

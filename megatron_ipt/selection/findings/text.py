@@ -19,7 +19,7 @@ def decision_text(found: Mapping[str, Any]) -> str:
 
 
 def _decision_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{exact(found['kept'])} of {exact(found['rows'])} training documents would be kept"
+    yield f"{exact(found['kept'])} of {exact(found['rows'])} training {found['unit']}s would be kept"
     yield f"  {percent(found['kept_bytes'] / max(found['bytes'], 1))} of their bytes"
     if found["tokens"]:
         yield f"  {percent(found['kept_tokens'] / found['tokens'])} of their tokens"
@@ -28,7 +28,7 @@ def _decision_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"  a random draw of the same size would share {percent(found['overlap_with_random'])} of them"
     if compared := found.get("compared"):
         others = ", ".join(f"{name} {scorer}" for name, scorer in compared["with"].items())
-        yield f"  with {others}, {exact(compared['changed_sides'])} documents would change sides"
+        yield f"  with {others}, {exact(compared['changed_sides'])} {found['unit']}s would change sides"
     for reason, count in found["left_out"].items():
         yield f"left out: {exact(count)} {reason}"
     for title, groups in (("by domain", found["by_domain"]), ("by source", found["by_source"])):
@@ -40,6 +40,12 @@ def _decision_lines(found: Mapping[str, Any]) -> Iterator[str]:
     for decile in found["by_length"]:
         share = percent(decile["kept"] / max(decile["rows"], 1))
         yield f"  {share:>6}  {exact(decile['rows']):>12}  from {size(decile['from_bytes'])}"
+    if labels := found.get("labels"):
+        yield f"kept by label, and ROC AUC of {labels['good']} against it:"
+        for row in labels["rows"]:
+            areas = ", ".join(f"{name} {area:.3f}" for name, area in row["auc"].items() if area is not None)
+            share = percent(row["kept"] / max(row["rows"], 1))
+            yield f"  {share:>6}  {exact(row['rows']):>12}  {row['label']}{f': {areas}' if areas else ''}"
     for warning in found["warnings"]:
         yield f"warning: {warning}"
 
@@ -51,7 +57,7 @@ def samples_text(found: Mapping[str, Any]) -> str:
 
 def _sample_lines(found: Mapping[str, Any]) -> Iterator[str]:
     if not found["samples"]:
-        yield f"the rule {found['rule']} has no best or worst documents"
+        yield f"the rule {found['rule']} has no best or worst {found['unit']}s"
     for place, samples in found["samples"].items():
         yield f"{_PLACES[place]}:"
         for sample in samples:

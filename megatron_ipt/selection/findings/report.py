@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
+from megatron_ipt.selection.findings.text import figures_of, one_line
 from megatron_ipt.selection.rules import RULES
 from megatron_ipt.selection.stage import DETAILS
-from megatron_ipt.selection.text import figures_of, one_line
+from megatron_ipt.stages import ROW_SCORES
 from megatron_ipt.stages.page import (
     FAINT,
     GREY,
@@ -42,8 +43,9 @@ def scoring_part(stage: StageRecord) -> Part:
     counts = stage.counts
     if not counts:
         return Part()
+    unit = "row" if ROW_SCORES in stage.stage.makes else "document"
     columns = [Column("Scorer", numeric=False), Column("Model", numeric=False)]
-    columns += [Column(name) for name in ("Documents", "Tokens", "Nats per token", "Window", "Time")]
+    columns += [Column(name) for name in (f"{unit}s".capitalize(), "Tokens", "Nats per token", "Window", "Time")]
     rows = [
         Row(
             (
@@ -59,12 +61,12 @@ def scoring_part(stage: StageRecord) -> Part:
         for name, found in counts["scorers"].items()
     ]
     refused = sum(found["refused"] for found in counts["scorers"].values())
-    note = f"{plural(refused, 'document')} refused by an engine." if refused else ""
+    note = f"{plural(refused, unit)} refused by an engine." if refused else ""
     scorers = plural(len(rows), "model")
     return Part(
         title="Scores",
-        step=Step(f"by {scorers}", compact(counts["rows"]), "documents scored"),
-        headline=f"{plural(counts['rows'], 'document')} scored by {scorers}",
+        step=Step(f"by {scorers}", compact(counts["rows"]), f"{unit}s scored"),
+        headline=f"{plural(counts['rows'], unit)} scored by {scorers}",
         elements=[Table(columns, rows, note=note)],
     )
 
@@ -74,10 +76,10 @@ def part(stage: StageRecord) -> Part:
     found = stage.read(DETAILS, None)
     if not stage.counts or found is None:
         return Part()
-    kept, rows = found["kept"], found["rows"]
+    kept, rows, units = found["kept"], found["rows"], f"{found['unit']}s"
     share = percent(kept / max(rows, 1))
     figures = [
-        Figure("kept", exact(kept), f"{share} of {exact(rows)} training documents"),
+        Figure("kept", exact(kept), f"{share} of {exact(rows)} training {units}"),
         Figure("bytes kept", percent(found["kept_bytes"] / max(found["bytes"], 1)), size(found["kept_bytes"])),
     ]
     if found["tokens"]:
@@ -96,20 +98,19 @@ def part(stage: StageRecord) -> Part:
     if compared := found.get("compared"):
         others = ", ".join(f"{name} {scorer}" for name, scorer in compared["with"].items())
         figures.append(
-            Figure(
-                "change sides", percent(compared["changed_sides"] / max(rows, 1)), f"of all documents, with {others}"
-            )
+            Figure("change sides", percent(compared["changed_sides"] / max(rows, 1)), f"of all {units}, with {others}")
         )
     return Part(
         title="Selection",
-        step=Step(f"from {plural(rows, 'document')}", compact(kept), "documents kept", share),
-        headline=f"{share} of the training documents kept",
+        step=Step(f"from {plural(rows, found['unit'])}", compact(kept), f"{units} kept", share),
+        headline=f"{share} of the training {units} kept",
         elements=[
-            Figures(figures, f"Rule `{found['rule']}`: {_meaning(found)}. Held-out documents are all kept."),
+            Figures(figures, f"Rule `{found['rule']}`: {_meaning(found)}. Held-out data is all kept."),
             *(Caution(f"Warning: {warning}.") for warning in found["warnings"]),
             *_curves(found),
             SideBySide([_groups("Kept by domain", found["by_domain"]), _by_length(found["by_length"])]),
             _groups("Kept by source", found["by_source"]),
+            *_labels(found.get("labels")),
             _left_out(stage, found["left_out"]),
             *_samples(found),
         ],
@@ -124,7 +125,7 @@ def _curves(found: Mapping[str, Any]) -> Iterator[Element]:
     histogram = found["histogram"]
     middles = [(low + high) / 2 for low, high in pairwise(histogram["edges"])]
     curves = [
-        Curve("all documents", middles, histogram["rows"], GREY),
+        Curve(f"all {found['unit']}s", middles, histogram["rows"], GREY),
         Curve("kept", middles, histogram["kept"], TEAL),
     ]
     if found["cut"] is not None:
@@ -143,13 +144,13 @@ def _curves(found: Mapping[str, Any]) -> Iterator[Element]:
         yield Chart(
             f"{reference} against {teacher}",
             [
-                Curve("all documents", relation["teacher"], relation["all"], GREY),
+                Curve(f"all {found['unit']}s", relation["teacher"], relation["all"], GREY),
                 Curve("kept", relation["teacher"], missing, TEAL),
                 Curve("equal", relation["teacher"], relation["teacher"], ORANGE, dashed=True),
             ],
             x_label=f"nats per {found['per']} under {teacher}",
             small=f"nats per {found['per']} under {reference}",
-            note=f"Means over twentieths of the documents, from those that {teacher} finds easiest to the hardest.",
+            note=f"Means over twentieths of all, from what {teacher} finds easiest to the hardest.",
         )
 
 
@@ -169,6 +170,33 @@ def _groups(title: str, groups: Mapping[str, Mapping[str, int]]) -> Table:
     return Table(columns, rows if len(groups) > 1 else [], title, note=note)
 
 
+def _labels(found: Mapping[str, Any] | None) -> Iterator[Table]:
+    """How well each score tells the labels apart."""
+    if found is None:
+        return
+    rows = []
+    for row in found["rows"]:
+        areas = [row["auc"].get(name) for name in found["scores"]]
+        rows.append(
+            Row(
+                (
+                    row["label"],
+                    exact(row["rows"]),
+                    percent(row["kept"] / max(row["rows"], 1)),
+                    *("" if area is None else f"{area:.3f}" for area in areas),
+                )
+            )
+        )
+    columns = (Column("Label", numeric=False), Column("Documents"), Column("Kept"), *map(Column, found["scores"]))
+    note = (
+        f"ROC AUC: how often a document labelled {found['good']} has a higher score than one with this label; 0.5 is "
+        f"chance. The score is what the rule orders by; scorers alone, by their log-likelihood."
+    )
+    if found["unlabelled"]:
+        note += f" {plural(found['unlabelled'], 'document')} without a label."
+    yield Table(columns, rows, "Kept by label", note=note)
+
+
 def _by_length(deciles: list[Mapping[str, int]]) -> Table:
     rows = [
         Row(
@@ -183,7 +211,7 @@ def _by_length(deciles: list[Mapping[str, int]]) -> Table:
         if decile["rows"]
     ]
     columns = (Column("Length", numeric=False), Column("Documents"), Column("Kept"), Column("Share"))
-    return Table(columns, rows, "Kept by length", "tenths of the documents")
+    return Table(columns, rows if len(rows) > 1 else [], "Kept by length", "tenths of all")
 
 
 def _left_out(stage: StageRecord, reasons: Mapping[str, int]) -> Table:

@@ -76,6 +76,7 @@ def measures(config: SelectionConfig, source: RowSource, decision: Decision, see
     length_correlation = sampled.length_correlation()
     found = {
         "rule": config.rule,
+        "unit": config.UNIT,
         "rows": count,
         "kept": int(kept.sum()),
         "share_of": config.share_of,
@@ -206,11 +207,11 @@ def _warnings(config: SelectionConfig, found: Mapping[str, Any]) -> Iterable[str
     correlation = found["length_correlation"]
     if config.rule != "random" and abs(correlation) > _LENGTH_CORRELATION:
         yield (
-            f"the score mostly follows length: rank correlation {correlation:+.2f} with the bytes of a document; "
-            "selection.per and documents of similar length make it less so"
+            f"the score mostly follows length: rank correlation {correlation:+.2f} with the bytes of a {config.UNIT}; "
+            f"{config.key('per')} and {config.UNIT}s of similar length make it less so"
         )
     for name, share in found["short_domains"].items():
         yield (
-            f"of domain {name} {share:.1%} is kept, less than selection.domain_minimum = {config.domain_minimum:.1%}: "
-            "too few of its documents have a score"
+            f"of domain {name} {share:.1%} is kept, less than {config.key('domain_minimum')} = "
+            f"{config.domain_minimum:.1%}: too few of its {config.UNIT}s have a score"
         )

@@ -1,0 +1,3 @@
+from tests.selection.conftest import build, letter_tokenizer
+
+__all__ = ["build", "letter_tokenizer"]
