@@ -52,6 +52,11 @@ class ParagraphConfig:
         "break included.",
         minimum=4,
     )
+    minimum_tokens: int = key(
+        0,
+        "Shorter paragraphs are left out, such as headings by themselves, whose nearest neighbours are other headings.",
+        minimum=0,
+    )
     maximum_tokens: int | None = key(500, "Longer paragraphs are left out. Null: none.", minimum=4)
 
 

@@ -190,4 +190,4 @@ def warnings_of(unique: int, kept: int, contexts: int, gains: dict[str, Any]) ->
 def counts_of_vectors(paragraphs: Paragraphs) -> dict[str, int]:
     """Sums over all shards."""
     markers = [paragraphs.marker(VECTORS, shard.name) for shard in paragraphs.shards]
-    return {name: sum(marker[name] for marker in markers) for name in ("documents", "paragraphs", "too_long", "tokens")}
+    return {name: sum(marker[name] for marker in markers) for name in ("paragraphs", "too_short", "too_long")}

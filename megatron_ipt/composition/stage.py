@@ -216,6 +216,7 @@ class _Work:
                 for other in dataset["train"]
             },
             "dropped": {
+                "paragraph shorter than paragraph.minimum_tokens": vectors["too_short"],
                 "paragraph longer than paragraph.maximum_tokens": vectors["too_long"],
                 "paragraph that occurs before": paragraphs.count - len(paragraphs.unique),
                 "query without a neighbour": made["without_neighbours"],

@@ -54,13 +54,14 @@ class Cut:
         documents: their ids.
         rows: (document, text, tokens) of each paragraph, as :data:`.store.PARAGRAPH`.
         texts, ids: of each paragraph.
-        too_long: paragraphs that were left out.
+        too_short, too_long: paragraphs that were left out.
     """
 
     documents: list[str] = field(default_factory=list)
     rows: list[tuple[int, int, int]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
+    too_short: int = 0
     too_long: int = 0
 
 
@@ -74,6 +75,9 @@ def cut_up(documents: Iterator[Document], config: CompositionConfig, tokenizer: 
         ids = iter(tokenizer.encode(flat) if flat else [])
         for document, texts in zip(batch, made):
             for text, own in zip(texts, ids):
+                if len(own) < config.paragraph.minimum_tokens:
+                    cut.too_short += 1
+                    continue
                 if maximum is not None and len(own) > maximum:
                     cut.too_long += 1
                     continue
@@ -149,6 +153,7 @@ class VectorStep:
         return {
             "documents": len(cut.documents),
             "paragraphs": len(rows),
+            "too_short": cut.too_short,
             "too_long": cut.too_long,
             "tokens": int(rows["tokens"].sum()) if len(rows) else 0,
             "texts": digest(rows["text"]),

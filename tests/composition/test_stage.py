@@ -18,7 +18,7 @@ from megatron_ipt.files import list_shards, read_json, read_jsonl, write_json
 from megatron_ipt.pipeline import run_action, run_one, run_recipe, stage_of
 from megatron_ipt.recipe import Recipe
 from megatron_ipt.tuning.rows import RowReader
-from tests.composition.conftest import SEQ_LENGTH, WORDS, Build, make_encoder
+from tests.composition.conftest import SEQ_LENGTH, WORDS, Build, documents, make_encoder
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("faiss")
@@ -155,6 +155,19 @@ def test_uses_are_capped(build: Build) -> None:
                 for number in context["neighbours"].tolist() if context["kind"] == 0 else []:
                     used[number] = used.get(number, 0) + (number >= 0)
         assert max(used.values()) == cap
+
+
+def test_short_and_long_paragraphs_are_left_out(build: Build) -> None:
+    records = [
+        {"id": f"d{number}", "text": f"honey\n{line}\n{' '.join(line.split() * 3)}"}
+        for number, line in enumerate(record["text"].split("\n")[0] for record in documents())
+    ]
+    paragraph = {"tokens": 6, "minimum_tokens": 2, "maximum_tokens": 20}
+    folder = compose(build(records=records, composition={"paragraph": paragraph}))
+    counts = read_json(folder / "manifest.json")["counts"]
+    assert counts["dropped"]["paragraph shorter than paragraph.minimum_tokens"] == counts["paragraphs"]
+    assert counts["dropped"]["paragraph longer than paragraph.maximum_tokens"] == counts["paragraphs"]
+    assert {len(line.split()) for row in rows_of(folder) for line in row.split("\n")} == {0, 9}
 
 
 def test_queries_are_a_sample_that_does_not_depend_on_shards(build: Build) -> None:
