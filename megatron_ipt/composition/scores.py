@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from megatron_ipt.composition.config import CompositionConfig
 from megatron_ipt.composition.contexts import in_order as placed
@@ -40,6 +41,8 @@ ALONE_ROW = np.dtype([("paragraph", "<i8"), ("nll", "<f8"), ("tokens", "<i4")])
 SCORE_ROW = np.dtype([("kind", "<i4"), ("query", "<i8"), ("gain", "<f8"), ("tokens", "<i4")])
 """``gain`` is s in nats per token, NaN where the engine refused a text."""
 KEY = "composition.filter"
+_TEXTS_AT_ONCE = 8192
+"""Sorted by length among each other, and in memory as ids."""
 
 
 def settings_of(config: CompositionConfig) -> EngineSettings:
@@ -108,8 +111,11 @@ class ScoreStep:
                     with locked(lock, path, remove=True, advice="Finished shards are kept."):
                         if markers.counts(unit(step, shard)) is None:
                             start = time.monotonic()
-                            work = self._alone if step == ALONE else self._joined
-                            rows = await work(engine, shard, losses)
+                            if step == ALONE:
+                                rows = await self._alone(engine, shard)
+                            else:
+                                rows = await self._joined(engine, shard, losses)
+                            self._check_refused(rows, shard)
                             save_array(path, rows)
                             markers.finish(unit(step, shard), self._counts(rows, time.monotonic() - start))
                     bar.advance(1)
@@ -118,26 +124,35 @@ class ScoreStep:
         return {
             "rows": len(rows),
             "tokens": int(rows["tokens"].sum()),
-            "refused": int((rows["tokens"] == 0).sum()),
             "paragraphs": self.paragraphs.identity,
             "seconds": seconds,
         }
 
-    async def _alone(self, engine: Engine, shard: CorpusShard, _: Any) -> Any:
+    async def _alone(self, engine: Engine, shard: CorpusShard) -> Any:
         numbers = next(each for each in self.paragraphs.shards if each.name == shard.name).numbers
         used = used_in(self.directory, self.names)
         own = used[(used >= numbers.start) & (used < numbers.stop)]
-        ids = self._encode(engine, own.tolist())
-        requests = [alone_request(ids[number], self._bos(engine)) for number in own.tolist()]
-        found = await self._ask(engine, requests, [self.paragraphs.name(number) for number in own.tolist()])
-        rows = np.zeros(len(own), ALONE_ROW)
-        rows["paragraph"] = own
-        rows["nll"] = [nll for nll, _ in found]
-        rows["tokens"] = [tokens for _, tokens in found]
-        return rows
+        parts = [np.zeros(0, ALONE_ROW)]
+        for first in range(0, len(own), _TEXTS_AT_ONCE):
+            chunk = own[first : first + _TEXTS_AT_ONCE]
+            ids = self._encode(engine, chunk.tolist())
+            requests = [alone_request(ids[number], self._bos(engine)) for number in chunk.tolist()]
+            found = await self._ask(engine, requests, [self.paragraphs.name(number) for number in chunk.tolist()])
+            rows = np.zeros(len(chunk), ALONE_ROW)
+            rows["paragraph"] = chunk
+            rows["nll"] = [nll for nll, _ in found]
+            rows["tokens"] = [tokens for _, tokens in found]
+            parts.append(rows)
+        return np.concatenate(parts)
 
     async def _joined(self, engine: Engine, shard: CorpusShard, losses: dict[int, float]) -> Any:
         contexts = read_contexts(self.directory, shard.name, None)
+        parts = [np.zeros(0, SCORE_ROW)]
+        for first in range(0, len(contexts), _TEXTS_AT_ONCE):
+            parts.append(await self._contexts(engine, contexts[first : first + _TEXTS_AT_ONCE], losses))
+        return np.concatenate(parts)
+
+    async def _contexts(self, engine: Engine, contexts: npt.NDArray[np.void], losses: dict[int, float]) -> Any:
         wanted = np.unique(np.concatenate([contexts["query"], contexts["neighbours"].ravel()]))
         ids = self._encode(engine, wanted[wanted != NONE].tolist())
         members, requests, names = [], [], []
@@ -156,8 +171,7 @@ class ScoreStep:
         rows = np.zeros(len(contexts), SCORE_ROW)
         rows["kind"], rows["query"] = contexts["kind"], contexts["query"]
         for row, inside, (nll, tokens) in zip(rows, members, found):
-            alone = [losses[number] for number in inside]
-            row["gain"] = gain(alone, nll, tokens)
+            row["gain"] = gain([losses[number] for number in inside], nll, tokens)
             row["tokens"] = tokens if math.isfinite(row["gain"]) else 0
         return rows
 
@@ -183,6 +197,16 @@ class ScoreStep:
                 )
             losses |= dict(zip(rows["paragraph"].tolist(), rows["nll"].tolist()))
         return losses
+
+    def _check_refused(self, rows: Any, shard: CorpusShard) -> None:
+        """Raises StageError if the engine refused too many texts."""
+        refused = int(np.isnan(rows["nll" if "nll" in rows.dtype.names else "gain"]).sum())
+        limit = self.config.filter.generation.max_refused_share
+        if refused > 1 and refused > limit * len(rows):
+            raise StageError(
+                f"composition: the engine of the filter refused {refused:,} of {len(rows):,} texts of {shard.name}, "
+                f"more than {KEY}.generation.max_refused_share = {limit:g}"
+            )
 
     def _bos(self, engine: Engine) -> int | None:
         return engine.tokenizer.bos_id if self.config.filter.prepend_bos else None
@@ -214,13 +238,6 @@ class ScoreStep:
             found[place] = (-score.log_likelihood, score.tokens)
 
         await in_order(ask, order, engine.score_window)
-        refused = sum(1 for request, (nll, _) in zip(requests, found) if request.counted and math.isnan(nll))
-        limit = self.config.filter.generation.max_refused_share
-        if refused > 1 and refused > limit * len(requests):
-            raise StageError(
-                f"composition: the engine of the filter refused {refused:,} of {len(requests):,} texts, more than "
-                f"{KEY}.generation.max_refused_share = {limit:g}"
-            )
         return found
 
 

@@ -197,7 +197,7 @@ class _Work:
         }
         write_json(directory / DETAILS, details)
         vectors = counts_of_vectors(paragraphs)
-        refused = sum(int((each["tokens"] == 0).sum()) for each in scores.values())
+        refused = sum(int(np.isnan(each["gain"][each["kind"] == 0]).sum()) for each in scores.values())
         below = made["contexts"] - len(rows)
         return {
             "vocab_size": dataset["vocab_size"],
@@ -220,7 +220,7 @@ class _Work:
                 "paragraph longer than paragraph.maximum_tokens": vectors["too_long"],
                 "paragraph that occurs before": paragraphs.count - len(paragraphs.unique),
                 "query without a neighbour": made["without_neighbours"],
-                "gain not above the threshold": below - min(refused, below),
+                "gain not above the threshold": below - refused,
                 "refused by the filter's engine": refused,
             },
             "seconds_by_step": {step: self._seconds(step) for step in _steps(config)},

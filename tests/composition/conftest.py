@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from megatron_ipt.files import write_json
-from megatron_ipt.inference.engine import Engine
+from megatron_ipt.inference.engine import Engine, RequestRefused
 from megatron_ipt.inference.scoring import Score, ScoreRequest
 from megatron_ipt.recipe import Recipe, recipe_from
 
@@ -33,6 +34,8 @@ class Seen(Engine):
         if self.settings.options.get("broken"):
             return Score(math.nan, 1)
         ids = list(request.ids)
+        if self.settings.options.get("refuses") in ids:
+            raise RequestRefused("a word that it does not take")
         return request.score([math.log(0.5 if ids[p] in ids[:p] else 0.1) for p in request.counted])
 
 
@@ -121,7 +124,7 @@ def build(tmp_path: Path, words: Path, encoder: Path) -> Build:
     ) -> Recipe:
         inputs = tmp_path / "documents.json"
         write_json(inputs, documents() if records is None else records)
-        given = composition or {}
+        given = copy.deepcopy(composition or {})
         section: dict[str, Any] = {
             "encoder": {"model": str(encoder)} | given.pop("encoder", {}),
             "paragraph": {"tokens": 18},

@@ -328,6 +328,32 @@ def test_a_filter_that_cannot_be_used(build: Build) -> None:
         compose(build("high", composition={"filter": {"minimum_gain": 9.0}}))
 
 
+def test_texts_that_the_engine_refuses(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their contexts are not kept, and counted; too many are an error. Chunks of texts leave no trace."""
+    whole = compose(build("whole"))
+    kept = rows_of(whole)
+    word = IDS["swarm"]
+    chosen = {"filter": {"options": {"refuses": word}, "minimum_gain": -1.0}}
+    with pytest.raises(StageError, match=r"refused \d+ of \d+ texts of synthesis-0000\d, more than .* = 0\.0"):
+        compose(build("refused", composition=chosen))
+    chosen["filter"]["generation"] = {
+        "tokenizer": str(whole.parent / "tokens" / "tokenizer"), "context_length": 128, "max_refused_share": 1.0,
+    }  # fmt: skip
+    folder = compose(build("refused", composition=chosen), overwrite=True)
+    counts = read_json(folder / "manifest.json")["counts"]
+    refused = counts["dropped"]["refused by the filter's engine"]
+    assert 0 < refused < counts["contexts"] and counts["rows"] == counts["contexts"] - refused
+    assert not any("swarm" in row for row in rows_of(folder)) and any("swarm" in row for row in kept)
+    monkeypatch.setattr(scores, "_TEXTS_AT_ONCE", 5)
+    assert rows_of(compose(build("chunks"))) == kept
+
+
+def test_shards_without_training_documents(build: Build) -> None:
+    folder = compose(build(composition={"filter": {"engine": "transformers"}}, shard_documents=1, valid_share=0.5))
+    assert {len(np.load(path)) for path in (folder / "vectors").glob("*.npy")} == {0, 4}
+    assert rows_of(folder)
+
+
 def test_settings_that_contradict_each_other(build: Build) -> None:
     with pytest.raises(RecipeError, match=r"composition\.search\.candidates: 3 are fewer than neighbours=6"):
         build(composition={"search": {"candidates": 3}})
