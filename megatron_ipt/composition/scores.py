@@ -78,6 +78,7 @@ class ScoreStep:
     seed: int
     names: list[str]
     _break: list[int] = field(default_factory=list)
+    _bar: Progress = field(init=False)
 
     def work(self, step: str, shards: list[CorpusShard]) -> None:
         """Makes what is missing of a step.
@@ -104,7 +105,7 @@ class ScoreStep:
                     f"a BOS token do not fit into the {engine.longest_score} tokens that the engine can score; raise "
                     "it, or lower composition.seq_length"
                 )
-            with Progress(step, len(shards), "shards") as bar:
+            with Progress(step, self._texts(step, shards), "texts") as self._bar:
                 for shard in shards:
                     lock = self.directory / step / f".{shard.name}.lock"
                     path = array_path(self.directory, step, shard.name)
@@ -118,7 +119,6 @@ class ScoreStep:
                             self._check_refused(rows, shard)
                             save_array(path, rows)
                             markers.finish(unit(step, shard), self._counts(rows, time.monotonic() - start))
-                    bar.advance(1)
 
     def _counts(self, rows: Any, seconds: float) -> dict[str, Any]:
         return {
@@ -127,6 +127,15 @@ class ScoreStep:
             "paragraphs": self.paragraphs.identity,
             "seconds": seconds,
         }
+
+    def _texts(self, step: str, shards: list[CorpusShard]) -> int:
+        """How many texts a step scores in these shards."""
+        if step == SCORES:
+            return sum(len(read_contexts(self.directory, shard.name, None)) for shard in shards)
+        used = used_in(self.directory, self.names)
+        own = {shard.name for shard in shards}
+        spans = [each.numbers for each in self.paragraphs.shards if each.name in own]
+        return sum(int(((used >= span.start) & (used < span.stop)).sum()) for span in spans)
 
     async def _alone(self, engine: Engine, shard: CorpusShard) -> Any:
         numbers = next(each for each in self.paragraphs.shards if each.name == shard.name).numbers
@@ -223,6 +232,7 @@ class ScoreStep:
         found = [(math.nan if request.counted else 0.0, 0) for request in requests]
 
         async def ask(place: int) -> None:
+            self._bar.advance(1)
             if not requests[place].counted:
                 return
             try:
