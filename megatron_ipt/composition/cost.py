@@ -46,7 +46,7 @@ def cost(config: CompositionConfig, planning: Planning) -> Estimate:
     tokens: TokenData = planning.inputs[TOKENS]
     counts = planning.counts
     length = config.paragraph.tokens * 0.75
-    number = float(counts["paragraphs"]) if counts else documents.tokens / length
+    number = float(counts["paragraphs"]) if counts else float(round(documents.tokens / length))
     contexts = float(counts["contexts"]) if counts else min(number, float(config.queries or number))
     row_tokens = float(counts["row_tokens"]) if counts else contexts * KEPT * config.seq_length * FILL
     width, parameters = _encoder(config)

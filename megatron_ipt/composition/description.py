@@ -20,7 +20,11 @@ STAGE = Stage(
     example="examples/picl.yaml",
     extra="composition",
     libraries=("faiss", "torch", "transformers"),
-    resources=Resources(gpus="task", gpus_per_task="megatron_ipt.composition.cost:gpus_per_task"),
+    resources=Resources(
+        gpus="task",
+        gpus_per_task="megatron_ipt.composition.cost:gpus_per_task",
+        steps_on_cpu=("neighbours",),
+    ),
     cost="megatron_ipt.composition.cost:cost",
     actions=(
         Action(

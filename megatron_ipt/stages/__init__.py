@@ -50,6 +50,7 @@ class Resources:
         gpus: ``none``; ``task``: GPUs for every task of an array; ``node``: GPUs of each node.
         gpus_per_task: ``module:function`` of the section: GPUs that one task needs by default. 0 for none, whatever the
             site file says. Without a function, 1 by default.
+        steps_on_cpu: steps of the stage that need no GPU.
         whole_nodes: the stage runs on whole nodes, by a batch script of its own, ``COMMAND.sbatch``.
         cores: key of the section that takes the number of cores of a task, e.g. ``workers``.
         time: default limit of a job, as sbatch takes it.
@@ -59,6 +60,7 @@ class Resources:
 
     gpus: str = "none"
     gpus_per_task: str = ""
+    steps_on_cpu: tuple[str, ...] = ()
     whole_nodes: bool = False
     cores: str = ""
     time: str = "12:00:00"

@@ -76,6 +76,7 @@ def test_every_step_is_an_array_on_a_cluster(build: Build, tmp_path: Path) -> No
     for job, step in zip(before, steps):
         assert job.array == (0, 1) and f"MEGATRON_IPT_UNTIL={step}" in job.options[-2] + job.options[-1]
         assert f", {step}: 2 of 2 shares" in job.does
+        assert ("--gpus-per-task=1" in job.options) == (step != "neighbours")
     assert not any("UNTIL" in option for option in before[-1].options)
     folder = compose_until(recipe, "neighbours")
     (folder / "neighbours" / "synthesis-00003.done.json").unlink()
@@ -92,7 +93,7 @@ def test_a_plan_counts_contexts(build: Build) -> None:
     planning = Planning(Machine(8), Assumptions(), {DOCUMENTS: Documents(1e6, 500.0), TOKENS: TokenData(5e8, 32000)})
     config = CompositionConfig(EncoderConfig("nowhere"), filter=FilterConfig(generation=FilterGeneration("nowhere")))
     estimate = cost(config, planning)
-    paragraphs = 5e8 / 96
+    paragraphs = round(5e8 / 96)
     assert estimate.facts["data"]["paragraphs"] == pytest.approx(paragraphs)
     rows = paragraphs * 0.75 * 1024 * 0.8
     assert estimate.makes[TOKENS].tokens == pytest.approx(5e8 + rows)

@@ -184,6 +184,8 @@ class _Setup:
             return None
         at_once = self.site.number(stage.name, "ARRAY_RUNNING", len(unfinished))
         sizes = sizes_of(stage, self.recipe, self.site)
+        if step in stage.resources.steps_on_cpu:
+            sizes.pop("GPUS_PER_TASK", None)
         until = {"MEGATRON_IPT_UNTIL": step} if step else {}
         options = (
             *self._options(stage.name, "-".join(filter(None, (stage.name, step))), stage, sizes, "%x_%A_%a"),
