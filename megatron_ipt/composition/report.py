@@ -147,7 +147,7 @@ def _cards(cards: list[Mapping[str, Any]]) -> Samples:
         facts = [gain, plural(len(card["neighbours"]), "neighbour")]
         samples.append(Sample(segments, [fact for fact in facts if fact]))
     return Samples(
-        "Contexts with the highest, the middle and the lowest gain",
+        "Contexts with the highest, the middle and the lowest gain" if cards and cards[0]["gain"] else "Some contexts",
         samples,
         [Segment(text, mark) for mark, text in _HOW.items()],
     )
