@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.composition.config import EncoderConfig
-from megatron_ipt.composition.encoder.model import SentenceEncoder
+from megatron_ipt.composition.encoder.model import SentenceEncoder, batches
 from megatron_ipt.composition.encoder.tasks import Group
 from megatron_ipt.errors import StageError
 from megatron_ipt.files import atomic_folder
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_TOKENS_AT_ONCE = 8192
+"""Of a forward pass, padding included; all passes of a step are kept for the backward one."""
 _USE = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling", "2_Normalize")
 """Files beside a model that say how it is used; copied."""
 
@@ -110,7 +112,11 @@ def step_loss(encoder: SentenceEncoder, batch: Sequence[Group], temperature: flo
     import torch
 
     contexts = list(dict.fromkeys(context for group in batch for context in group.contexts))
-    vectors = encoder.forward(encoder.tokenize([*(group.query.text for group in batch), *(c.text for c in contexts)]))
+    ids = encoder.tokenize([*(group.query.text for group in batch), *(c.text for c in contexts)])
+    # Texts of like length together: padded to the longest of all, most of a batch would be padding.
+    places = list(batches(ids, _TOKENS_AT_ONCE))
+    parts = torch.cat([encoder.forward([ids[number] for number in part]) for part in places])
+    vectors = parts[torch.tensor([number for part in places for number in part]).argsort()]
     queries, others = vectors[: len(batch)], vectors[len(batch) :]
     positives = torch.tensor(
         [[c.task == group.query.task and c != group.query for c in contexts] for group in batch], device=vectors.device
