@@ -12,6 +12,8 @@ text was damaged. A damaged text takes the place of a document and is about as l
     boilerplate   notices, menus and offers as web pages have them
     foreign       sentences in German, French, Spanish or Italian, in a corpus in English
 
+``--held-out N`` also writes ``OUT/held_out.jsonl``: N undamaged texts that are in no document.
+
 Everything follows from ``--seed``.
 """
 
@@ -187,37 +189,48 @@ READERS: dict[str, Callable[[Path], Iterator[str]]] = {
 }
 
 
-def documents_of(sources: dict[str, Path], count: int, draw: random.Random) -> list[dict[str, str]]:
-    """``count`` texts, as many of each source as there are or as are its turn, in random order."""
+def documents_of(sources: dict[str, Path], counts: list[int], draw: random.Random) -> list[list[dict[str, str]]]:
+    """So many texts for each of ``counts``, of each source as many as there are, taking turns."""
     pools = {}
     for name, path in sources.items():
         pools[name] = [text for text in READERS[name](path) if len(text) >= SHORTEST]
         draw.shuffle(pools[name])
-    chosen: list[dict[str, str]] = []
-    while len(chosen) < count and any(pools.values()):
-        for name, pool in pools.items():
-            if pool and len(chosen) < count:
-                chosen.append({"text": pool.pop(), "domain": name})
-    if len(chosen) < count:
-        raise SystemExit(f"only {len(chosen):,} texts of {SHORTEST} characters or more; ask for fewer --documents")
-    draw.shuffle(chosen)
-    return chosen
+    parts = []
+    for count in counts:
+        chosen: list[dict[str, str]] = []
+        while len(chosen) < count and any(pools.values()):
+            for name, pool in pools.items():
+                if pool and len(chosen) < count:
+                    chosen.append({"text": pool.pop(), "domain": name})
+        if len(chosen) < count:
+            raise SystemExit(
+                f"{count - len(chosen):,} texts of {SHORTEST} characters or more are missing; ask for fewer"
+            )
+        parts.append(chosen)
+    return parts
 
 
-def main() -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in READERS:
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"texts in the format of {name}")
     parser.add_argument("--documents", type=int, default=2000, metavar="N", help="in all (default: %(default)s)")
+    parser.add_argument("--held-out", type=int, default=0, metavar="N", help="undamaged texts besides them")
     parser.add_argument("--share", type=float, default=0.5, metavar="S", help="that is damaged (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    return parser
+
+
+def main() -> None:
+    parser = _parser()
     arguments = parser.parse_args()
     sources = {name: path for name in READERS if (path := getattr(arguments, name)) is not None}
     if not sources:
         parser.error(f"give at least one of {', '.join(f'--{name}' for name in READERS)}")
     draw = random.Random(arguments.seed)
-    documents = documents_of(sources, arguments.documents, draw)
+    documents, held_out = documents_of(sources, [arguments.documents, arguments.held_out], draw)
+    draw.shuffle(documents)
     kinds = list(DAMAGES)
     counts: Counter[str] = Counter()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -237,6 +250,10 @@ def main() -> None:
             counts[label] += 1
             texts.write(json.dumps({"id": name, **document}, ensure_ascii=False) + "\n")
             labels.write(json.dumps({"id": name, "label": label}) + "\n")
+    if held_out:
+        with atomic_open(arguments.out / "held_out.jsonl", "w") as texts:
+            for number, document in enumerate(held_out):
+                texts.write(json.dumps({"id": f"held-out-{number}", **document}, ensure_ascii=False) + "\n")
     print(f"{arguments.out}: {', '.join(f'{count:,} {label}' for label, count in counts.items())}")
 
 

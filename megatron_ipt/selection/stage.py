@@ -18,6 +18,7 @@ from megatron_ipt.selection.config import SelectionConfig
 from megatron_ipt.selection.decide import Decision, decide
 from megatron_ipt.selection.findings.labels import agreement, read_labels
 from megatron_ipt.selection.findings.measures import chosen_rows, measures
+from megatron_ipt.selection.findings.texts import warnings_about_texts
 from megatron_ipt.selection.layout import write_corpus
 from megatron_ipt.selection.score_sets import RowSource, open_source, read_scores
 from megatron_ipt.stages import DOCUMENTS, SCORES
@@ -52,6 +53,7 @@ def save_details(
     samples: dict[str, list[dict[str, Any]]],
 ) -> None:
     """Writes what the report and ``--show`` show, and says the warnings."""
+    found["warnings"] += warnings_about_texts(samples)
     for warning in found["warnings"]:
         logger.warning("%s: %s", config.SECTION, warning)
     details = found | {"per": config.per, "scorers": list(source.scorers), "samples": samples}
