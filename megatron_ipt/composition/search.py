@@ -27,6 +27,8 @@ NONE = -1
 RANKS = 20
 """Of plain neighbours, looked at for the report."""
 _QUERIES_AT_ONCE = 256
+_MOST_FETCHED = 1 << 24
+"""Neighbours in memory at a time: 200 MB."""
 _ROUNDING = 1e-5
 """Of faiss' scores, relative to the largest; they are in single precision."""
 _TRAINING_PER_LIST = 64
@@ -114,17 +116,22 @@ class Index:
             fetched = min(len(self._vectors), 4 * k + RANKS)
             begun = True
             while waiting:
-                numbers = queries[waiting]
-                scores, near = self._index.search(np.ascontiguousarray(self._vectors[numbers]), fetched)
-                if self._config.metric == "l2":
-                    scores = -scores
-                waiting = [
-                    place
-                    for place, number, row, last in zip(waiting, numbers.tolist(), near, scores[:, -1].tolist())
-                    if not self._take(found, place, number, row[row >= 0], last, fetched, begun)
-                ]
+                room = max(1, _MOST_FETCHED // fetched)
+                asked = [waiting[start : start + room] for start in range(0, len(waiting), room)]
+                waiting = [place for part in asked for place in self._unfinished(found, queries, part, fetched, begun)]
                 fetched, begun = min(len(self._vectors), fetched * 4), False
         return found
+
+    def _unfinished(self, found: Found, queries: Numbers, places: list[int], fetched: int, begun: bool) -> list[int]:
+        """Those of ``places`` for which the ``fetched`` nearest are not enough; enters what is known of all."""
+        numbers = queries[places]
+        scores, near = self._index.search(np.ascontiguousarray(self._vectors[numbers]), fetched)
+        last = (scores if self._config.metric == "dot" else -scores)[:, -1].tolist()
+        return [
+            place
+            for place, number, row, worst in zip(places, numbers.tolist(), near, last)
+            if not self._take(found, place, number, row[row >= 0], worst, fetched, begun)
+        ]
 
     def _take(
         self, found: Found, place: int, query: int, near: Numbers, last: float, fetched: int, begun: bool

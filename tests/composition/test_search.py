@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_ipt.composition import search
 from megatron_ipt.composition.config import SearchConfig
 from megatron_ipt.composition.search import NONE, RANKS, Index
 from megatron_ipt.errors import InputError
@@ -57,7 +58,7 @@ def test_neighbours_are_those_of_a_plain_search(metric: str, same_document: bool
     assert (np.diff(found.nearness, axis=1)[finite[:, 1:]] <= 0).all()
 
 
-def test_neither_batches_nor_order_matter() -> None:
+def test_neither_batches_nor_order_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, documents = clustered(900, 5, True)
     config = SearchConfig(candidates=8)
     index = Index(vectors, documents, config)
@@ -67,6 +68,8 @@ def test_neither_batches_nor_order_matter() -> None:
     again = Index(vectors, documents, config).search(queries[shuffled], 8)
     assert (again.numbers == all_at_once.numbers[shuffled]).all()
     assert (again.nearness == all_at_once.nearness[shuffled]).all()
+    monkeypatch.setattr(search, "_MOST_FETCHED", 700)
+    assert (index.search(queries, 8).numbers == all_at_once.numbers).all()
     alone = index.search(queries[17:18], 8)
     assert (alone.nearness == all_at_once.nearness[17]).all()
 
