@@ -53,7 +53,7 @@ class ParagraphConfig:
         minimum=4,
     )
     minimum_tokens: int = key(
-        0,
+        16,
         "Shorter paragraphs are left out, such as headings by themselves, whose nearest neighbours are other headings.",
         minimum=0,
     )

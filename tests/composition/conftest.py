@@ -127,7 +127,7 @@ def build(tmp_path: Path, words: Path, encoder: Path) -> Build:
         given = copy.deepcopy(composition or {})
         section: dict[str, Any] = {
             "encoder": {"model": str(encoder)} | given.pop("encoder", {}),
-            "paragraph": {"tokens": 18},
+            "paragraph": {"tokens": 18, "minimum_tokens": 0},
             "search": {"candidates": 12, "near_duplicate": 0.999} | given.pop("search", {}),
             "filter": {
                 "engine": f"{__name__}:Seen",
