@@ -15,7 +15,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,11 @@ def fingerprint_code(path: Path | None) -> list[dict[str, Any]]:
     return [] if path is None else [fingerprint_file(path) | {"code": True}]
 
 
-def fingerprint_stage(directory: Path) -> dict[str, Any]:
+def fingerprint_stage(directory: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
     """Identity of a finished stage: a hash of its inputs, settings and counts.
+
+    Args:
+        ignore: settings that do not count.
 
     Raises:
         StageError: the stage is not complete.
@@ -110,6 +113,7 @@ def fingerprint_stage(directory: Path) -> dict[str, Any]:
     if manifest is None or manifest["status"] != "complete":
         raise StageError(f"{directory}: this stage is not complete; run it first")
     identity = {name: manifest[name] for name in ("inputs", "settings", "counts")}
+    identity["settings"] = {name: value for name, value in identity["settings"].items() if name not in ignore}
     identity["counts"] = {name: count for name, count in identity["counts"].items() if name != USAGE}
     digest = hashlib.blake2b(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
     return {"path": str(directory), "stage": manifest["stage"], "identity": digest}

@@ -60,9 +60,14 @@ class CorpusConfig:
     slice: list[float] = key(
         [0.0, 1.0],
         "Read only documents whose hash lies in this stretch of 0 to 1, e.g. [0, 0.05], to train a model on a part of "
-        "the text that another run must not see: that one reads [0.05, 1], with the same seed.",
+        "the text that another run must not see: that one reads [0.05, 1].",
         minimum=0,
         maximum=1,
+    )
+    slice_seed: int = key(
+        1234,
+        "Seed of the hash for slice. Not that of the recipe: runs with other seeds share the corpus alike.",
+        minimum=0,
     )
     valid_share: float = key(0.02, "Share of documents, by hash of their id, held out for validation.", minimum=0)
     test_share: float = key(0.0, "Share of documents, by hash of their id, held out for a final test.", minimum=0)
@@ -79,9 +84,11 @@ class CorpusConfig:
             yield "slice", f"{self.slice} is not a stretch; give its beginning and its end, e.g. [0.05, 1]"
         yield from problems_of_domains(self.domains)
 
-    def in_slice(self, document_id: str, seed: int) -> bool:
+    def in_slice(self, document_id: str) -> bool:
         """Whether a document lies in the slice that is read."""
-        return self.slice == [0, 1] or self.slice[0] <= unit_interval(seed, "slice", document_id) < self.slice[1]
+        if self.slice == [0, 1]:
+            return True
+        return self.slice[0] <= unit_interval(self.slice_seed, "slice", document_id) < self.slice[1]
 
     def options(self) -> ReadOptions:
         """The options of the reader."""

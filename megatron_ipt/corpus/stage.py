@@ -62,7 +62,7 @@ def run(config: CorpusConfig, context: StageContext) -> dict[str, Any]:
         bar = stack.enter_context(Progress("corpus"))
         reader = DocumentReader(files, options, rejects)
         for document in reader:
-            if not config.in_slice(document.id, context.seed):
+            if not config.in_slice(document.id):
                 counts["outside_slice"] += 1
                 continue
             document.split = split_of(document.id, context.seed, config.valid_share, config.test_share)

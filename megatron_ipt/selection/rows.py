@@ -23,6 +23,7 @@ from megatron_ipt.corpus.documents import Document
 from megatron_ipt.corpus.stage import LANES
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import iter_lines, list_shards
+from megatron_ipt.manifest import fingerprint_stage
 
 ROW = np.dtype(
     [("id", "<u8"), ("nll", "<f8"), ("tokens", "<i4"), ("bytes", "<i4"), ("domain", "<i4"), ("source", "<i4")]
@@ -53,6 +54,16 @@ class CorpusShard:
 def shards_of(corpus: Path) -> list[CorpusShard]:
     """Every shard of a corpus, in the order of rows."""
     return [CorpusShard(lane, path) for lane in LANES for path in list_shards(corpus / lane)]
+
+
+def identity_of_corpus(corpus: Path) -> str:
+    """Hash of what a finished corpus is made of, without the seed, so that runs of other seeds can use its scores: which
+    documents a shard has is checked shard by shard.
+
+    Raises:
+        StageError: the corpus is not complete.
+    """
+    return str(fingerprint_stage(corpus, ignore=("seed",))["identity"])
 
 
 def hash_of(document_id: str) -> int:

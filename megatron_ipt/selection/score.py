@@ -12,9 +12,9 @@ from megatron_ipt.corpus.documents import Document
 from megatron_ipt.errors import InputError
 from megatron_ipt.files import read_json
 from megatron_ipt.inference.engine import Engine
-from megatron_ipt.manifest import ShardMarkers, StageContext, fingerprint_stage, read_manifest
+from megatron_ipt.manifest import ShardMarkers, StageContext, read_manifest
 from megatron_ipt.selection.config import ScoringConfig
-from megatron_ipt.selection.rows import documents_of, hash_of, is_row, rows_of, shards_of
+from megatron_ipt.selection.rows import documents_of, hash_of, identity_of_corpus, is_row, rows_of, shards_of
 from megatron_ipt.selection.scoring import (
     ScoreTask,
     Scoring,
@@ -61,7 +61,7 @@ def run(
         left = [task for task in own if task.scorer == name and markers.counts(task.name) is None]
         if left:
             _Documents(name, scorer, context, left, SECTION, share=len(left) / len(shards)).run()
-    identity = fingerprint_stage(corpus)["identity"]
+    identity = identity_of_corpus(corpus)
     return summary_of(config.scorers, tasks_of(config.scorers, shards), context.directory, identity)
 
 

@@ -17,10 +17,20 @@ import orjson
 
 from megatron_ipt.errors import InputError, RecipeError, StageError, did_you_mean
 from megatron_ipt.files import iter_lines
-from megatron_ipt.manifest import ShardMarkers, fingerprint_stage, read_manifest
+from megatron_ipt.manifest import ShardMarkers, read_manifest
 from megatron_ipt.parallel import map_shards
 from megatron_ipt.selection.config import SelectionConfig
-from megatron_ipt.selection.rows import ROW, CorpusShard, Rows, ShardRows, hash_of, ids_digest, shards_of, unscored
+from megatron_ipt.selection.rows import (
+    ROW,
+    CorpusShard,
+    Rows,
+    ShardRows,
+    hash_of,
+    identity_of_corpus,
+    ids_digest,
+    shards_of,
+    unscored,
+)
 
 Values = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -145,7 +155,7 @@ def open_source(
                 f"{config.key(key)}: {name!r} is not a scorer; there are {listed}.{did_you_mean(name, known)}"
             )
     if names:
-        own = fingerprint_stage(corpus)["identity"] if identity is None else identity()
+        own = identity_of_corpus(corpus) if identity is None else identity()
         for name in names:
             if known[name]["corpus_identity"] != own:
                 raise StageError(

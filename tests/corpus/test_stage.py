@@ -116,6 +116,18 @@ def test_real_text(test_data, tmp_path):
     assert documents(context.directory / "synthesis")[0]["title"] == "Homarus gammarus"
 
 
+def test_slices_are_the_same_for_every_seed(tmp_path):
+    (tmp_path / "in.jsonl").write_text("".join(f'{{"id": "d{n}", "text": "text number {n}"}}\n' for n in range(200)))
+    found = []
+    for number, (slice_, seed) in enumerate([([0.0, 0.3], 1), ([0.0, 0.3], 2), ([0.3, 1.0], 3)]):
+        config = CorpusConfig(inputs=[str(tmp_path / "in.jsonl")], slice=slice_, minimum_characters=1)
+        context = StageContext("corpus", tmp_path / f"out{number}", seed)
+        run(config, context)
+        found.append({document["id"] for document in documents(context.directory / "synthesis")})
+    assert found[0] == found[1] and 40 < len(found[0]) < 80
+    assert found[0] | found[2] == {f"d{n}" for n in range(200)} and not found[0] & found[2]
+
+
 @pytest.mark.parametrize("slice_", [[0.5], [0.5, 0.5], [1.0, 0.0], [0.0, 0.5, 1.0]])
 def test_a_slice_is_a_stretch(slice_):
     with pytest.raises(RecipeError, match=r"corpus\.slice: .* is not a stretch"):

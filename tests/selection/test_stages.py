@@ -247,6 +247,8 @@ def test_scores_of_another_run_over_the_same_corpus(build: Build, tmp_path: Path
     again = run(build(FIVE, {}, scored_in, output_dir=str(tmp_path / "again")))
     assert not (again / "scoring").exists()
     assert files_of(again / "selection") == files_of(folder / "selection")
+    other_seed = run(build(FIVE, {}, scored_in, output_dir=str(tmp_path / "seed"), seed=99))
+    assert files_of(other_seed / "selection") == files_of(folder / "selection")
     with pytest.raises(StageError, match="the scores of teacher are of other data"):
         run(build(FIVE[::-1], {}, scored_in, output_dir=str(tmp_path / "other")))
     with pytest.raises(StageError, match="nowhere: this stage is not complete"):
