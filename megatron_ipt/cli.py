@@ -13,7 +13,18 @@ from typing import Any
 import click
 
 from megatron_ipt import __version__
-from megatron_ipt.commands import cluster, comparison, datasets, decontamination, encoder, evaluation, models, shell
+from megatron_ipt.commands import (
+    cluster,
+    comparison,
+    datasets,
+    decontamination,
+    encoder,
+    evaluation,
+    in_context,
+    models,
+    policy,
+    shell,
+)
 from megatron_ipt.commands.common import (
     EXIT_STATUSES,
     json_option,
@@ -199,6 +210,7 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
         (
             (cluster.status, "Show the progress of each stage, here or on a cluster."),
             (comparison.compare, "Train variants of a recipe and compare the results."),
+            (policy.policy, "Find the weights with which a small model learns fastest."),
         ),
     ),
     (
@@ -216,7 +228,9 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
         (
             (models.import_, "Hugging Face folder to Megatron-Core checkpoint."),
             (models.export_checkpoint, "Megatron-Core checkpoint to Hugging Face folder."),
+            (models.generate, "Continue prompts with a model or checkpoint."),
             (evaluation.benchmark, "Measure a model with lm-evaluation-harness."),
+            (in_context.in_context, "Accuracy against the number of demonstrations."),
             (evaluation.judge, "Judge the pairs of a synthesizer."),
             (encoder.encoder, "Train or evaluate a sentence encoder on tasks."),
         ),

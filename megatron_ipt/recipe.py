@@ -38,6 +38,8 @@ from megatron_ipt.row_selection import description as row_selection
 from megatron_ipt.row_selection.config import RowScoringConfig, RowSelectionConfig
 from megatron_ipt.selection import description as selection
 from megatron_ipt.selection.config import ScoringConfig, SelectionConfig
+from megatron_ipt.selection.fitting.config import FittingConfig
+from megatron_ipt.selection.proxy.config import ProxyConfig
 from megatron_ipt.stages import Stage, all_stages, register, stages_of_sections
 from megatron_ipt.synthesis import description as synthesis
 from megatron_ipt.synthesis.config import SynthesisConfig
@@ -52,6 +54,8 @@ from megatron_ipt.tuning.config import TuningConfig
 
 BUILT_IN = (
     corpus.STAGE,
+    selection.PROXY,
+    selection.FITTING,
     selection.SCORING,
     selection.SELECTION,
     taxonomy.STAGE,
@@ -88,6 +92,8 @@ class Recipe:
         affects_output=False,
     )
     corpus: CorpusConfig = key(CorpusConfig, "Raw documents.")
+    proxy: ProxyConfig = key(ProxyConfig, "What training on documents of a sample does for a target (PDS).")
+    fitting: FittingConfig = key(FittingConfig, "A scorer that learns from proxy scores (PDS).")
     scoring: ScoringConfig = key(ScoringConfig, "What models think of the documents.")
     selection: SelectionConfig = key(SelectionConfig, "Documents that are worth keeping.")
     taxonomy: TaxonomyConfig = key(TaxonomyConfig, "Instruction–response pairs from a taxonomy, instead of a corpus.")
@@ -108,6 +114,7 @@ class Recipe:
     def __post_init__(self) -> None:
         # Built in Python, a recipe is resolved and checked as one that was read.
         self.output_dir = self.output_dir.replace("${name}", self.name)
+        self.proxy = self.proxy.inherit(self.corpus)
         self.tokens = self.tokens.inherit(self.corpus)
         self.evaluation = self.evaluation.inherit(self.corpus)
         self.decontaminate = self.decontaminate.inherit(self.evaluation)

@@ -89,6 +89,15 @@ HOW = (
     How(r"examples/miniplm_reference", "run", "a reference that has hardly begun", "training.steps=2"),
     How(r"run examples/miniplm_rows\.yaml$", "run", "the quickstart trains alike", "--until row_selection"),
     How(r"run examples/miniplm\.yaml($| name=)", "run", "the selection; the quickstart trains alike", "--until tokens"),
+    How(r"examples/distill_quickstart", "run", "two steps; tests/training/teacher trains", "training.steps=2"),
+    How(
+        r"run examples/pds",
+        "run",
+        "a scorer of models that hardly began may be refused",
+        "--until proxy proxy.steps=2",
+        " --until fitting",
+    ),
+    How(r"(score|select) examples/pds", "parse", "needs that scorer; tests/selection/fitting runs the recipe"),
     How(r"examples/synthesizer_tiny", "run", "the data of it; tests/tuning trains", "--until tuning"),
     How(r"submit .*--dry-run", "run", "checked by Slurm as well where there is one"),
     How(r" submit ", "parse", "needs Slurm; tests/cluster submits to a real one"),
@@ -107,7 +116,13 @@ HOW = (
     How(r"name=continued", "run", "data stages; tests/convert trains from imported weights", "--until tokens"),
     How(r"name=mine .*steps=", "run", "the data stages of it", "--until tokens"),
     How(r"tensor_model_parallel_size=2", "parse", "a whole run under two ranks: tests/training does such"),
-    How(r"^megatron-ipt (benchmark|judge|compare|tuning-data)|tools/bench_", "parse", "minutes; its own room's tests"),
+    How(r"examples/in_context/topics", "skip", "needs WikiText-2"),
+    How(r"^megatron-ipt policy .*perceptron\.yaml( |$)", "run", "a search of minutes", "steps=20 epochs=2"),
+    How(
+        r"^megatron-ipt (benchmark|judge|compare|tuning-data|in-context|policy)|tools/bench_",
+        "parse",
+        "minutes; its own room's tests",
+    ),
 )
 """The first row that matches decides; a command that none matches is run as it stands."""
 

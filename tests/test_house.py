@@ -41,7 +41,7 @@ FLOW = (
 )
 """Rooms in the order in which a document passes them: each imports rooms before it and the shared ground."""
 
-ABOVE = ("recipe", "pipeline", "api", "comparison", "cluster", "commands", "cli", "__main__")
+ABOVE = ("recipe", "pipeline", "api", "comparison", "cluster", "research", "commands", "cli", "__main__")
 """What runs the rooms: each imports everything below it."""
 
 DATA_ROOMS = FLOW[: FLOW.index("training")]

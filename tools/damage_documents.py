@@ -12,7 +12,8 @@ text was damaged. A damaged text takes the place of a document and is about as l
     boilerplate   notices, menus and offers as web pages have them
     foreign       sentences in German, French, Spanish or Italian, in a corpus in English
 
-``--held-out N`` also writes ``OUT/held_out.jsonl``: N undamaged texts that are in no document.
+``--held-out N`` also writes ``OUT/held_out.jsonl``, N undamaged texts that are in no document; ``--target N``
+``OUT/target.jsonl``, N others.
 
 Everything follows from ``--seed``.
 """
@@ -216,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"texts in the format of {name}")
     parser.add_argument("--documents", type=int, default=2000, metavar="N", help="in all (default: %(default)s)")
     parser.add_argument("--held-out", type=int, default=0, metavar="N", help="undamaged texts besides them")
+    parser.add_argument("--target", type=int, default=0, metavar="N", help="undamaged texts besides those")
     parser.add_argument("--share", type=float, default=0.5, metavar="S", help="that is damaged (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
@@ -229,7 +231,8 @@ def main() -> None:
     if not sources:
         parser.error(f"give at least one of {', '.join(f'--{name}' for name in READERS)}")
     draw = random.Random(arguments.seed)
-    documents, held_out = documents_of(sources, [arguments.documents, arguments.held_out], draw)
+    wanted = [arguments.documents, arguments.held_out, arguments.target]
+    documents, *others = documents_of(sources, wanted, draw)
     draw.shuffle(documents)
     kinds = list(DAMAGES)
     counts: Counter[str] = Counter()
@@ -250,10 +253,12 @@ def main() -> None:
             counts[label] += 1
             texts.write(json.dumps({"id": name, **document}, ensure_ascii=False) + "\n")
             labels.write(json.dumps({"id": name, "label": label}) + "\n")
-    if held_out:
-        with atomic_open(arguments.out / "held_out.jsonl", "w") as texts:
-            for number, document in enumerate(held_out):
-                texts.write(json.dumps({"id": f"held-out-{number}", **document}, ensure_ascii=False) + "\n")
+    for name, further in zip(("held_out", "target"), others):
+        if further:
+            with atomic_open(arguments.out / f"{name}.jsonl", "w") as texts:
+                for number, document in enumerate(further):
+                    record = {"id": f"{name}-{number}", **document}
+                    texts.write(json.dumps(record, ensure_ascii=False) + "\n")
     print(f"{arguments.out}: {', '.join(f'{count:,} {label}' for label, count in counts.items())}")
 
 

@@ -1,6 +1,6 @@
 """The main help page: one line per command, under headings, in the order of the flow.
 
-Unlike click's own page it never truncates a line, and it fits in 40 lines of 80 characters. On a terminal with fewer
+Unlike click's own page it never truncates a line, and it fits in 50 lines of 80 characters. On a terminal with fewer
 lines, the commands under a heading share a line, so that the page fits without scrolling.
 """
 

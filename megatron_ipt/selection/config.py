@@ -27,8 +27,12 @@ from megatron_ipt.selection.rules import RULES, UNITS_OF_SHARE
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
+LEARNED = "learned"
+"""Value of the key ``engine`` of a scorer that was fitted to proxy scores."""
+
+
 def _engines() -> list[str]:
-    return [name for name, row in ENGINES.items() if row.scores]
+    return [*(name for name, row in ENGINES.items() if row.scores), LEARNED]
 
 
 @dataclass
@@ -41,10 +45,11 @@ class ScorerGeneration(GenerationConfig):
 class ScorerConfig:
     engine: str = key(
         "transformers",
-        f"What runs the model: {', '.join(_engines())}. module:Class or path/to/file.py:Class: a custom engine.",
+        f"What runs the model: {', '.join(_engines())}. module:Class or path/to/file.py:Class: a custom engine. "
+        f"{LEARNED} is a scorer of the stage fitting: of this recipe, or of the folder generation.model.",
     )
     generation: ScorerGeneration = key(ScorerGeneration, "Model and tokenizer.")
-    transformers: TransformersConfig = key(TransformersConfig, "Settings of the engine transformers.")
+    transformers: TransformersConfig = key(TransformersConfig, f"Settings of the engines transformers and {LEARNED}.")
     megatron: MegatronConfig = key(MegatronConfig, "Settings of the engine megatron.")
     openai: OpenAIConfig = key(OpenAIConfig, "Settings of the engine openai.")
     tensorrt_llm: TensorRTConfig = key(TensorRTConfig, "Settings of the engine tensorrt_llm.")
@@ -75,7 +80,7 @@ class ScorerConfig:
                 f"{self.engine!r} is not one of {', '.join(known)}, nor module:Class or path/to/file.py:Class."
                 f"{did_you_mean(self.engine, known)}",
             )
-        if not self.generation.model and ":" not in self.engine:
+        if not self.generation.model and ":" not in self.engine and self.engine != LEARNED:
             yield "generation.model", f"required by the engine {self.engine}: folder or name of the model"
 
 

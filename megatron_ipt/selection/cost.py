@@ -13,9 +13,10 @@ from megatron_ipt.models.flops import flops_per_token
 from megatron_ipt.models.hardware import gpu_named
 from megatron_ipt.models.hugging_face_config import config_file, read_model_config
 from megatron_ipt.models.presets import resolve_shape
-from megatron_ipt.selection.config import ScorerConfig, ScoringConfig, SelectionConfig
+from megatron_ipt.selection.config import LEARNED, ScorerConfig, ScoringConfig, SelectionConfig
+from megatron_ipt.selection.fitting.learned import TRUNK
 from megatron_ipt.selection.rows import ROW
-from megatron_ipt.stages import DOCUMENTS, SCORES, TOKENS
+from megatron_ipt.stages import DOCUMENTS, SCORER, SCORES, TOKENS
 from megatron_ipt.stages.costs import Documents, Estimate, Planning, StageCost
 from megatron_ipt.stages.readable import compact
 
@@ -47,6 +48,8 @@ def forward_passes(
     costs, facts = [], {}
     for name, scorer in scorers.items():
         flops = flops_of(scorer, tokens)
+        if scorer.engine == LEARNED and not scorer.generation.model and planning.inputs.get(SCORER):
+            flops = planning.inputs[SCORER] * tokens
         facts[name] = {"flops": flops, "tokens": tokens}
         costs.append(_time(f"scoring {name}", flops, planning))
     return tuple(costs), facts
@@ -54,17 +57,22 @@ def forward_passes(
 
 def flops_of(scorer: ScorerConfig, tokens: float) -> float | None:
     """Floating-point operations to score ``tokens`` tokens; None if the model's sizes are not here."""
-    shape = _shape(scorer)
-    if shape is None:
-        return None
-    shaped, vocab_size = shape
     window = min(scorer.seq_length or _SEQ_LENGTH, scorer.generation.context_length)
-    # A third of what training takes: the forward pass alone.
-    return flops_per_token(shaped, vocab_size, window) / 3 * tokens
-
-
-def _shape(scorer: ScorerConfig) -> tuple[ModelShape, int] | None:
     model = scorer.generation.model
+    of_token = forward_flops(f"{model}/{TRUNK}" if scorer.engine == LEARNED else model, window)
+    return None if of_token is None else of_token * tokens
+
+
+def forward_flops(model: str, seq_length: int) -> float | None:
+    """Floating-point operations of a forward pass per token; None if the sizes of the Hugging Face folder ``model`` are
+    not here."""
+    shape = shape_of(model)
+    # A third of what training takes.
+    return None if shape is None else flops_per_token(*shape, seq_length) / 3
+
+
+def shape_of(model: str) -> tuple[ModelShape, int] | None:
+    """(shape, vocabulary) of a Hugging Face folder; None if its sizes are not here or its family is unknown."""
     if not model or not config_file(model).is_file():
         return None
     try:

@@ -7,6 +7,7 @@ terabytes costs seconds; a model behind a server is known by its name alone.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,29 @@ from megatron_ipt.extensions import own_file
 from megatron_ipt.inference.settings import EngineSettings
 from megatron_ipt.inference.tokenizer import find_tokenizer
 from megatron_ipt.manifest import fingerprint_code, fingerprint_file
-from megatron_ipt.selection.config import ScorerConfig, ScoringConfig
+from megatron_ipt.selection.config import LEARNED, ScorerConfig, ScoringConfig
 
-_ENGINE_SECTIONS = ("transformers", "megatron", "openai", "tensorrt_llm")
+_TRANSFORMERS = "transformers"
+_ENGINE_SECTIONS = (_TRANSFORMERS, "megatron", "openai", "tensorrt_llm")
 
 
-def settings_of(name: str, scorer: ScorerConfig, section: str) -> EngineSettings:
-    """Settings of the engine of a scorer."""
-    return EngineSettings.of(scorer, f"{section}.scorers.{name}", scoring=True)
+_LEARNED_ENGINE = "megatron_ipt.selection.fitting.engine:LearnedScorer"
+
+
+def settings_of(name: str, scorer: ScorerConfig, section: str, fitted: Path | None = None) -> EngineSettings:
+    """Settings of the engine of a scorer.
+
+    Args:
+        fitted: folder of the scorer that this recipe fits, for one whose section names none.
+    """
+    prefix = f"{section}.scorers.{name}"
+    if scorer.engine != LEARNED:
+        return EngineSettings.of(scorer, prefix, scoring=True)
+    folder = scorer.generation.model or str(fitted or "")
+    generation = replace(
+        scorer.generation, model=folder, tokenizer=scorer.generation.tokenizer or (f"{folder}/trunk" if folder else "")
+    )
+    return EngineSettings(_LEARNED_ENGINE, generation, scorer.transformers, {}, prefix, scoring=True)
 
 
 def fingerprints(config: ScoringConfig) -> list[dict[str, Any]]:
@@ -51,11 +67,11 @@ def identity_of(settings: EngineSettings, scorer: ScorerConfig) -> dict[str, Any
     """``{path, model, tokenizer, settings}``: hashes of the model, of its tokenizer and of the keys that matter."""
     keys = as_dict(scorer, only_output=True)
     for section in _ENGINE_SECTIONS:
-        if section != scorer.engine:
+        if section != (_TRANSFORMERS if scorer.engine == LEARNED else scorer.engine):
             del keys[section]
     return {
         "path": settings.prefix,
-        "model": model_fingerprint(scorer.generation.model),
+        "model": model_fingerprint(settings.generation.model),
         "tokenizer": tokenizer_fingerprint(settings),
         "settings": _hash(keys),
     }

@@ -57,8 +57,8 @@ def shards_of(corpus: Path) -> list[CorpusShard]:
 
 
 def identity_of_corpus(corpus: Path) -> str:
-    """Hash of what a finished corpus is made of, without the seed, so that runs of other seeds can use its scores: which
-    documents a shard has is checked shard by shard.
+    """Hash of what a finished corpus is made of, without the seed, so that runs of other seeds can use its scores;
+    which documents a shard has is checked shard by shard.
 
     Raises:
         StageError: the corpus is not complete.
@@ -148,3 +148,20 @@ def unscored(shard: CorpusShard) -> ShardRows:
 def save_rows(rows: Rows, stream: Any) -> None:
     """Writes rows as ``.npy``."""
     np.lib.format.write_array(stream, rows, allow_pickle=False)
+
+
+def training_ids(folder: Path, key: str) -> npt.NDArray[np.uint64]:
+    """Hashes of the ids of the training documents in a folder of the stage corpus, sorted.
+
+    Raises:
+        InputError: there is none.
+    """
+    ids = [
+        hash_of(document.id)
+        for shard in shards_of(folder)
+        for _, document in documents_of(shard.path)
+        if is_row(document)
+    ]
+    if not ids:
+        raise InputError(f"{key}: {folder}: no training documents; name the folder of the stage corpus of a run")
+    return np.sort(np.array(ids, np.uint64))

@@ -13,8 +13,9 @@ from megatron_ipt.errors import InputError
 from megatron_ipt.files import read_json
 from megatron_ipt.inference.engine import Engine
 from megatron_ipt.manifest import ShardMarkers, StageContext, read_manifest
-from megatron_ipt.selection.config import ScoringConfig
-from megatron_ipt.selection.rows import documents_of, hash_of, identity_of_corpus, is_row, rows_of, shards_of
+from megatron_ipt.selection.config import LEARNED, ScoringConfig
+from megatron_ipt.selection.fitting.learned import TRUNK, check_framing
+from megatron_ipt.selection.rows import documents_of, identity_of_corpus, is_row, rows_of, shards_of, training_ids
 from megatron_ipt.selection.scoring import (
     ScoreTask,
     Scoring,
@@ -96,9 +97,13 @@ class _Documents(Scoring):
         tokenizer = engine.tokenizer
         bos = tokenizer.bos_id if self.scorer.prepend_bos else None
         self._framing = Framing(bos, tokenizer.eos_id, self.scorer.append_eod, self.scorer.eod_mask)
-        self._vocab_size = _vocabulary(Path(self.scorer.generation.model))
+        model = Path(self.settings.generation.model)
+        if self.scorer.engine == LEARNED:
+            check_framing(model, self.scorer.prepend_bos, self.scorer.append_eod, self.settings.prefix)
+            model /= TRUNK
+        self._vocab_size = _vocabulary(model)
         if self.scorer.trained_on:
-            self._forbidden = _ids_in(Path(self.scorer.trained_on), self.settings.key("trained_on"))
+            self._forbidden = training_ids(Path(self.scorer.trained_on), self.settings.key("trained_on"))
 
     def total(self) -> int | None:
         """As the corpus was counted."""
@@ -147,20 +152,3 @@ def _vocabulary(model: Path) -> int | None:
     path = model / "config.json"
     size = read_json(path).get("vocab_size") if path.is_file() else None
     return size if isinstance(size, int) else None
-
-
-def _ids_in(folder: Path, key: str) -> npt.NDArray[np.uint64]:
-    """Hashes of the ids of the training documents in a folder of the stage corpus, sorted.
-
-    Raises:
-        InputError: there is none.
-    """
-    ids = [
-        hash_of(document.id)
-        for shard in shards_of(folder)
-        for _, document in documents_of(shard.path)
-        if is_row(document)
-    ]
-    if not ids:
-        raise InputError(f"{key}: {folder}: no training documents; name the folder of the stage corpus of a run")
-    return np.sort(np.array(ids, np.uint64))

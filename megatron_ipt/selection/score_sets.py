@@ -47,6 +47,7 @@ class RowSource:
         workers: processes that read documents where there are no scores.
         score: the command that scores.
         same_tokenizer: whether all scorers have the same, so that they counted the same tokens.
+        learned: whether the scores are predictions of a learned scorer instead of log-likelihoods.
     """
 
     corpus: Path
@@ -55,6 +56,7 @@ class RowSource:
     workers: int = 1
     same_tokenizer: bool = True
     score: str = SelectionConfig.SCORE
+    learned: bool = False
     _read: dict[str, ShardRows] = field(default_factory=dict)
 
     @cached_property
@@ -166,7 +168,28 @@ def open_source(
             check_comparable(config, *((name, known[name]) for name in names))
     tokenizers = {known[name]["tokenizer_fingerprint"] for name in names}
     same = len(tokenizers) <= 1
-    return make(corpus, scoring if names else None, names, config.workers, same, config.SCORE)
+    learned = [name for name in names if known[name].get("measure") == "score"]
+    if learned:
+        _check_learned(config, learned[0])
+    return make(corpus, scoring if names else None, names, config.workers, same, config.SCORE, bool(learned))
+
+
+def _check_learned(config: SelectionConfig, name: str) -> None:
+    """Refuses to take the predictions of a learned scorer for log-likelihoods.
+
+    Raises:
+        RecipeError: names the key.
+    """
+    if config.rule == "difference":
+        raise RecipeError(
+            f"{config.key('rule')}: {name} is a learned scorer, whose predictions are no log-likelihoods to be "
+            "compared; set it to gumbel or top_k"
+        )
+    if config.per != "token":
+        raise RecipeError(
+            f"{config.key('per')}: {name} is a learned scorer, whose predictions are not divided by {config.per}s; set "
+            "it to token"
+        )
 
 
 def check_comparable(

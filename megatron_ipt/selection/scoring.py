@@ -26,12 +26,17 @@ from megatron_ipt.locks import locked
 from megatron_ipt.manifest import ShardMarkers, StageContext
 from megatron_ipt.parallel import share_of
 from megatron_ipt.progress import Progress
-from megatron_ipt.selection.config import ScorerConfig
+from megatron_ipt.selection.config import LEARNED, ScorerConfig
+from megatron_ipt.selection.fitting.learned import SCORER_FOLDER
 from megatron_ipt.selection.identity import identity_of, settings_of
 from megatron_ipt.selection.rows import REFUSED, CorpusShard, ShardRows, ids_digest, save_rows
 from megatron_ipt.selection.windows import Flags, Ids, Window, by_length, windows
+from megatron_ipt.stages import SCORER
 
 logger = logging.getLogger(__name__)
+
+NATS, SCORE = "nats", "score"
+"""What the numbers of a scorer are: log-likelihoods, or predictions of a learned scorer times counted tokens."""
 
 _SUMMED = ("rows", "scored", "refused", "tokens", "masked", "windows", "input_tokens")
 _SAME = ("model_fingerprint", "tokenizer_fingerprint", "seq_length", "mask", "dtype")
@@ -85,7 +90,8 @@ def gpus_of(scorers: Iterable[ScorerConfig]) -> int:
 def _gpus(scorer: ScorerConfig) -> int:
     if scorer.engine == "megatron":
         return scorer.megatron.ranks()
-    if scorer.engine == "openai" or (scorer.engine == "transformers" and scorer.transformers.device == "cpu"):
+    on_cpu = scorer.transformers.device == "cpu" and scorer.engine in ("transformers", LEARNED)
+    if scorer.engine == "openai" or on_cpu:
         return 0
     return scorer.tensorrt_llm.tensor_parallel_size if scorer.engine == "tensorrt_llm" else 1
 
@@ -99,6 +105,9 @@ def check_scorers(scorers: dict[str, ScorerConfig], section: str) -> None:
     """
     for name, scorer in scorers.items():
         settings = settings_of(name, scorer, section)
+        if scorer.engine == LEARNED and not scorer.generation.model:
+            # The scorer of this recipe is not fitted yet.
+            continue
         if not load_engine(settings.engine, settings.key("engine")).scores():
             raise RecipeError(f"{settings.key('engine')}: the engine {settings.engine} does not score")
         if settings.chats:
@@ -154,6 +163,7 @@ def summary_of(
             "model": scorer.generation.model or scorer.engine,
             "engine": scorer.engine,
             **{field: done[0][field] for field in _SAME},
+            "measure": done[0].get("measure", NATS),
             **total,
             "seconds": math.fsum(record["seconds"] for record in done),
             "nats_per_token": math.fsum(record["nll"] for record in done) / max(total["tokens"], 1),
@@ -183,7 +193,8 @@ class Scoring(ABC):
         self, name: str, scorer: ScorerConfig, context: StageContext, tasks: Sequence[ScoreTask], section: str
     ):
         self.name, self.scorer, self.context, self.tasks = name, scorer, context, tasks
-        self.settings = settings_of(name, scorer, section)
+        stage = context.inputs.get(SCORER)
+        self.settings = settings_of(name, scorer, section, None if stage is None else stage / SCORER_FOLDER)
         self._tokens = 0
 
     @abstractmethod
@@ -209,6 +220,11 @@ class Scoring(ABC):
         run_coroutine(self._work())
 
     async def _work(self) -> None:
+        if self.scorer.engine == LEARNED and not self.settings.generation.model:
+            raise RecipeError(
+                f"{self.settings.key('generation.model')}: the recipe fits no scorer for this stage (section fitting), "
+                "so name the folder of one"
+            )
         engine = open_engine(self.settings)
         self.prepare(engine)
         self._identity = identity_of(self.settings, self.scorer)
@@ -290,7 +306,8 @@ class Scoring(ABC):
             )
         with atomic_open(task.array(self.context.directory)) as stream:
             save_rows(rows, stream)
-        own = getattr(self.scorer, self.scorer.engine, None)
+        learned = self.scorer.engine == LEARNED
+        own = self.settings.own
         masked = sum(len(ids) - 1 - int(counted.sum()) for ids, counted in zip(text.ids, text.counted) if len(ids))
         ShardMarkers(self.context.directory).finish(
             task.name,
@@ -310,6 +327,7 @@ class Scoring(ABC):
                 "tokenizer_fingerprint": self._identity["tokenizer"],
                 "seq_length": self.seq_length,
                 "mask": "eod inputs" if self.scorer.eod_mask else "none",
+                "measure": SCORE if learned else NATS,
                 "dtype": str(getattr(own, "dtype", None) or getattr(own, "precision", None) or "as the engine decides"),
                 "seconds": seconds,
             },

@@ -56,7 +56,8 @@ def save_details(
     found["warnings"] += warnings_about_texts(samples)
     for warning in found["warnings"]:
         logger.warning("%s: %s", config.SECTION, warning)
-    details = found | {"per": config.per, "scorers": list(source.scorers), "samples": samples}
+    details = found | {"per": config.per, "scorers": list(source.scorers), "learned": source.learned}
+    details["samples"] = samples
     write_json(directory / DETAILS, details)
 
 
@@ -85,7 +86,8 @@ def show(config: SelectionConfig, context: StageContext) -> dict[str, Any]:
     if (read_manifest(context.directory) or {}).get("status") != "complete":
         raise StageError(f"{context.directory}: this stage is not complete; run it first")
     details = read_json(context.directory / DETAILS)
-    return {name: details[name] for name in ("rule", "unit", "per", "scorers", "cut", "samples")}
+    kept = {name: details[name] for name in ("rule", "unit", "per", "scorers", "cut", "samples")}
+    return kept | {"learned": details.get("learned", False)}
 
 
 def check(config: SelectionConfig) -> None:

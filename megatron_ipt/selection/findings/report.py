@@ -50,10 +50,10 @@ def scoring_part(stage: StageRecord) -> Part:
         Row(
             (
                 name,
-                f"{found['model']} ({found['engine']})",
+                found["engine"] if found["model"] == found["engine"] else f"{found['model']} ({found['engine']})",
                 exact(found["scored"]),
                 compact(found["tokens"]),
-                number(found["nats_per_token"]),
+                _mean(found),
                 exact(found["seq_length"]),
                 time(found["seconds"]),
             )
@@ -117,7 +117,15 @@ def part(stage: StageRecord) -> Part:
     )
 
 
+def _mean(found: Mapping[str, Any]) -> str:
+    """Of what a scorer says of a token: nats, or the prediction of a learned scorer."""
+    value = found["nats_per_token"]
+    return f"score {number(-value)}" if found.get("measure") == "score" else number(value)
+
+
 def _meaning(found: Mapping[str, Any]) -> str:
+    if found.get("learned") and not RULES[found["rule"]].noisy:
+        return "predicted score, in standard deviations"
     return RULES[found["rule"]].score.format(per=found["per"])
 
 

@@ -68,7 +68,7 @@ def _sample_lines(found: Mapping[str, Any]) -> Iterator[str]:
 def figures_of(sample: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """``score 0.512, teacher -2.103, reference -2.615 nats per token, kept``."""
     figures = [f"{name} {sample[name]:.3f}" for name in found["scorers"] if sample.get(name) is not None]
-    unit = f" nats per {found['per']}" if figures else ""
+    unit = f" nats per {found['per']}" if figures and not found.get("learned") else ""
     parts = [f"score {sample['score']:.3f}", *figures]
     return f"{', '.join(parts)}{unit}, {'kept' if sample['kept'] else 'left out'}"
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_ipt.errors import InputError, RecipeError, StageError
 from megatron_ipt.selection.pds.data_parallel import DataParallel
 from megatron_ipt.selection.pds.problem import Calculus
-from megatron_ipt.selection.pds.vectors import Theta, detached, plus, tensors, zeros_like
+from megatron_ipt.selection.pds.vectors import Theta, detached, norm, plus, tensors, zeros_like
 
 if TYPE_CHECKING:
     import torch
@@ -60,12 +60,15 @@ class Solution:
         scores: fp64 [rows], in units of J per unit of weight; larger is better. Zero for rows that were never scored.
         times: in how many steps each row was scored, int64 [rows].
         targets: J after each step, fp64 [steps].
+        costates: the norm of lambda_{t+1} for each step t, fp64 [steps]; it grows with the steps that are left, and
+            explodes where the run is unstable.
         by_step: what each step adds to ``scores``, fp64 [steps, rows]; None unless asked for.
     """
 
     scores: torch.Tensor
     times: torch.Tensor
     targets: torch.Tensor
+    costates: torch.Tensor
     by_step: torch.Tensor | None = None
 
 
@@ -134,6 +137,7 @@ def average(solutions: Iterable[Solution]) -> Solution:
         scores=_mean([solution.scores for solution in solutions]),
         times=first.times,
         targets=_mean([solution.targets for solution in solutions]),
+        costates=_mean([solution.costates for solution in solutions]),
         by_step=_mean(kept) if len(kept) == len(solutions) else None,
     )
 
@@ -164,7 +168,7 @@ class _Run:
         device = tensors(theta)[0].device
         table = torch.zeros(length if by_step else 1, self._rows, dtype=torch.float64, device=device)
         times = torch.zeros(self._rows, dtype=torch.int64, device=device)
-        targets = torch.zeros(length, dtype=torch.float64)
+        targets, costates = torch.zeros(2, length, dtype=torch.float64)
         if scored is not None:
             self._ranks.raise_together(self._wrong_rows(scored, "the scored examples"), InputError)
             if not sum(self._ranks.gather(_count(scored))):
@@ -173,6 +177,7 @@ class _Run:
         kept, segment, theta = self._forwards(detached(theta), keep_every)
         targets[-1], costate = self._target(theta, length)
         for step, theta in self._reversed(kept, segment, keep_every):
+            costates[step] = norm(costate)
             slopes: list[torch.Tensor] = []
             examples: Step = ()
             if step % score_every == 0:
@@ -190,7 +195,7 @@ class _Run:
         self._ranks.sum(table)
         self._ranks.sum(times)
         table = table.cpu()
-        return Solution(table.sum(0), times.cpu(), targets, table if by_step else None)
+        return Solution(table.sum(0), times.cpu(), targets, costates, table if by_step else None)
 
     def _forwards(self, theta: Theta, keep_every: int) -> tuple[list[Theta], list[Theta], Theta]:
         """The parameters that are kept, those of the last segment, and those after the last step."""
