@@ -109,13 +109,20 @@ HOW = (
     How(r"examples/(instructlm|llama3).*--gpus|--gpus", "run", "a plan needs no GPU"),
     How(r"^megatron-ipt run examples/extensions/recipe", "parse", "tests/examples runs it"),
     How(r"examples/llama3_8b_continual", "parse", "needs the weights"),
+    How(r"examples/picl|^megatron-ipt encoder", "parse", "needs the weights; tests/composition composes and trains"),
     How(r"checkpoints/quickstart$", "parse", "the README imports the same model"),
     How(r"^megatron-ipt import runs/quickstart", "run", "tests/convert verifies", leave_out=" --verify"),
     How(r"name=first( |$)", "parse", "the stages of the README's quickstart, one by one"),
     How(r"name=continued", "run", "data stages; tests/convert trains from imported weights", "--until tokens"),
     How(r"name=mine .*steps=", "run", "the data stages of it", "--until tokens"),
     How(r"tensor_model_parallel_size=2", "parse", "a whole run under two ranks: tests/training does such"),
-    How(r"^megatron-ipt (benchmark|judge|compare|tuning-data)|tools/bench_", "parse", "minutes; its own room's tests"),
+    How(r"examples/in_context/topics", "skip", "needs WikiText-2"),
+    How(r"^megatron-ipt policy .*perceptron\.yaml( |$)", "run", "a search of minutes", "steps=20 epochs=2"),
+    How(
+        r"^megatron-ipt (benchmark|judge|compare|tuning-data|in-context|policy)|tools/bench_",
+        "parse",
+        "minutes; its own room's tests",
+    ),
 )
 """The first row that matches decides; a command that none matches is run as it stands."""
 

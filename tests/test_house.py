@@ -33,6 +33,7 @@ FLOW = (
     "tokens",
     "tuning",
     "row_selection",
+    "composition",
     "training",
     "convert",
     "evaluation",
@@ -40,14 +41,14 @@ FLOW = (
 )
 """Rooms in the order in which a document passes them: each imports rooms before it and the shared ground."""
 
-ABOVE = ("recipe", "pipeline", "api", "comparison", "cluster", "commands", "cli", "__main__")
+ABOVE = ("recipe", "pipeline", "api", "comparison", "cluster", "research", "commands", "cli", "__main__")
 """What runs the rooms: each imports everything below it."""
 
 DATA_ROOMS = FLOW[: FLOW.index("training")]
 STARTS_LIGHT = (*SHARED_GROUND, *DATA_ROOMS, "recipe", "pipeline", "cluster", "commands", "cli")
 HEAVY = (
     "torch", "transformers", "megatron", "transformer_engine", "tensorrt_llm", "vllm", "openai", "lm_eval", "datasets",
-    "matplotlib", "jinja2", "safetensors", "tensorboard", "psutil",
+    "matplotlib", "jinja2", "safetensors", "tensorboard", "psutil", "faiss",
 )  # fmt: skip
 """What only some stages need: imported where it is used, so that the others start without it."""
 

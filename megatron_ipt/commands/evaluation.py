@@ -11,6 +11,7 @@ from megatron_ipt.config import load
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.evaluation.harness.config import HarnessConfig
 from megatron_ipt.evaluation.harness.presets import PRESETS
+from megatron_ipt.evaluation.in_context.config import InContextConfig
 from megatron_ipt.files import write_json
 from megatron_ipt.recipe import load_recipe
 from megatron_ipt.synthesis.config import SynthesisConfig
@@ -38,6 +39,13 @@ _output_option = click.option(
 )
 @click.option("--no-bos", is_flag=True, help="Do not prepend BOS to requests.")
 @click.option("--seed", type=click.IntRange(0), default=1234, show_default=True, help="Seed for few-shot examples.")
+@click.option(
+    "--in-context",
+    "shown",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Demonstrations that all questions of a task share: keys of evaluation.in_context, e.g. mode=structured.",
+)
 @_output_option
 @json_option
 def benchmark(
@@ -50,6 +58,7 @@ def benchmark(
     dtype: str,
     no_bos: bool,
     seed: int,
+    shown: tuple[str, ...],
     output: str | None,
     as_json: bool,
 ) -> None:
@@ -61,6 +70,7 @@ def benchmark(
     Example:
       megatron-ipt benchmark runs/mine/export/model --preset paper
       megatron-ipt benchmark MODEL --include-path examples/tasks --tasks everyday_science:2
+      megatron-ipt benchmark MODEL --tasks arc_easy --in-context mode=structured --in-context demonstrations=500
     """
     from megatron_ipt.evaluation.harness import run, table
 
@@ -68,7 +78,8 @@ def benchmark(
     config = HarnessConfig(preset, names, include_path, limit, batch_size, not no_bos, dtype, seed)
     for key, message in config.problems():
         raise RecipeError(f"--{key.replace('_', '-')}: {message}")
-    result = {"model": folder, **run.run(config, Path(folder), run.load(config))}
+    demonstrations = load(InContextConfig, None, shown)
+    result = {"model": folder, **run.run(config, Path(folder), run.load(config), demonstrations)}
     if output:
         write_json(output, result)
     if as_json:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from megatron_ipt.config import key
 from megatron_ipt.corpus.config import CorpusConfig, ReadOverrides
 from megatron_ipt.evaluation.harness.config import HarnessConfig
+from megatron_ipt.evaluation.in_context.config import InContextConfig
 from megatron_ipt.files import is_file_name
 
 
@@ -46,6 +47,9 @@ class EvaluationConfig:
         choices=("last", "all"),
     )
     harness: HarnessConfig = key(HarnessConfig, "Benchmarks of lm-evaluation-harness (extra `eval`).")
+    in_context: InContextConfig = key(
+        InContextConfig, "Demonstrations before questions and benchmarks, also thousands (structured prompting)."
+    )
     prompts: list[str] = key([], "Prompts to complete. Empty: beginnings of held-out documents.")
     generations: int = key(4, "Number of generations from held-out documents if there are no prompts.", minimum=0)
     max_new_tokens: int = key(60, "Maximum tokens per generation.", minimum=1)
@@ -54,6 +58,14 @@ class EvaluationConfig:
         for name in self.texts:
             if not is_file_name(name):
                 yield f"texts.{name}", "the name becomes part of file names; use letters, digits, - and _"
+        if self.in_context.mode == "none":
+            return
+        for name in self.questions:
+            if name not in self.in_context.files:
+                yield f"in_context.files.{name}", f"missing: where the demonstrations of questions.{name} are"
+        for name in self.in_context.files:
+            if name not in self.questions:
+                yield f"in_context.files.{name}", "there are no evaluation.questions of this name"
 
     def inherit(self, corpus: CorpusConfig) -> EvaluationConfig:
         """These settings with what ``read`` leaves empty taken from ``corpus``, where there are texts to read."""

@@ -17,6 +17,7 @@ from megatron_ipt.errors import InputError
 from megatron_ipt.evaluation import questions
 from megatron_ipt.evaluation.config import EvaluationConfig
 from megatron_ipt.evaluation.held_out import first_tokens, tokens_of, training_frequencies, unigram_entropy
+from megatron_ipt.evaluation.in_context import questions as in_context
 from megatron_ipt.evaluation.language_model import LanguageModel
 from megatron_ipt.evaluation.masked import masked_loss, masked_targets
 from megatron_ipt.files import read_json
@@ -48,6 +49,13 @@ class Measures:
         self._isolated = isolated
         self._frequencies: npt.NDArray[np.float64] | None = None
         self._questions = {name: questions.read_questions(path) for name, path in config.questions.items()}
+        self._tasks = {}
+        if config.in_context.mode != "none":
+            template = config.in_context.template
+            self._tasks = {
+                name: in_context.read_task(f"evaluation {name}", group, config.in_context.files[name], template)
+                for name, group in self._questions.items()
+            }
         self.dataset: dict[str, Any] = read_json(tokens / DATASET)
         self.held_out = {entry["name"]: entry for entry in self.dataset["valid"] if entry["tokens"] > 1}
         if not self.held_out:
@@ -61,16 +69,19 @@ class Measures:
 
         Returns:
             ``{perplexity, questions}``, each by name: losses with the unigram entropy of the same tokens, and results
-            of :func:`.questions.measure`.
+            of :func:`.questions.measure` (with demonstrations, of :func:`.in_context.questions.measure`).
         """
         perplexity = {name: self._held_out(model, name, entry) for name, entry in self.held_out.items()}
         for name in self._config.texts:
             perplexity[name] = self._loss(model, name, self._tokens_of_text(name, model, directory))
-        answers = {
-            name: questions.measure(model, group, self._seq_length, f"evaluation {name}", self._config.answer_tokens)
-            for name, group in self._questions.items()
-        }
+        answers = {name: self._answers(model, name) for name in self._questions}
         return {"perplexity": perplexity, "questions": answers}
+
+    def _answers(self, model: LanguageModel, name: str) -> dict[str, Any]:
+        tokens = self._config.answer_tokens
+        if name in self._tasks:
+            return in_context.measure(model, self._tasks[name], self._config.in_context, tokens)
+        return questions.measure(model, self._questions[name], self._seq_length, f"evaluation {name}", tokens)
 
     def _tokens_of_text(self, name: str, model: LanguageModel, directory: Path) -> npt.NDArray[np.int64]:
         path, key = self._config.texts[name], f"evaluation.texts.{name}"

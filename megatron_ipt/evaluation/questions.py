@@ -10,7 +10,7 @@ the first line of the greedy continuation; exact match and F1 are those of SQuAD
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,27 +84,49 @@ def measure(
         answer_tokens: maximum tokens of a generated answer; 0 generates none.
 
     Returns:
-        ``{questions, answer_loss, accuracy, accuracy_per_byte, chance, ranked}``: loss in nats per token over all
-        correct answers; accuracies and chance over the ``ranked`` questions, those with two or more options. With
-        ``answer_tokens`` also ``{exact_match, f1}``, means over all questions.
+        ``{questions, answer_loss, accuracy, accuracy_per_byte, accuracy_per_token, chance, ranked}``: loss in nats per
+        token over all correct answers; accuracies and chance over the ``ranked`` questions, those with two or more
+        options. With ``answer_tokens`` also ``{exact_match, f1}``, means over all questions.
     """
     tokenized = [_TokenizedQuestion(model, question, seq_length) for question in questions]
     likelihoods = _log_likelihoods(model, tokenized, label)
 
-    loss, tokens, first, first_per_byte, ranked, chance = 0.0, 0, 0, 0, 0, 0.0
-    for question, row, scores in zip(questions, tokenized, likelihoods):
+    lines = None
+    if answer_tokens:
+        lines = model.first_lines([row.prompt for row in tokenized], answer_tokens, f"{label}: answers")
+    lengths = [[len(answer) for answer in row.answers] for row in tokenized]
+    return figures(questions, likelihoods, lengths, lines)
+
+
+def figures(
+    questions: Sequence[Question],
+    likelihoods: Sequence[Sequence[float]],
+    lengths: Sequence[Sequence[int]],
+    lines: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The metrics of :func:`measure`.
+
+    Args:
+        likelihoods: natural log of the probability of each candidate of each question, the answer first.
+        lengths: tokens of each candidate.
+        lines: generated answers; None if there are none.
+    """
+    loss, tokens, ranked, chance = 0.0, 0, 0, 0.0
+    first, first_per_byte, first_per_token = 0, 0, 0
+    for question, scores, sizes in zip(questions, likelihoods, lengths):
         loss -= scores[0]
-        tokens += len(row.answers[0])
+        tokens += sizes[0]
         if len(scores) > 1:
             ranked += 1
             chance += 1 / len(scores)
-            per_byte = [value / len(text.strip().encode()) for text, value in zip(_candidates(question), scores)]
+            per_byte = [value / len(text.strip().encode()) for text, value in zip(candidates(question), scores)]
+            per_token = [value / size for size, value in zip(sizes, scores)]
             # The answer comes first; a tie counts as wrong.
             first += scores[0] > max(scores[1:])
             first_per_byte += per_byte[0] > max(per_byte[1:])
+            first_per_token += per_token[0] > max(per_token[1:])
     generated: dict[str, float] = {}
-    if answer_tokens:
-        lines = model.first_lines([row.prompt for row in tokenized], answer_tokens, f"{label}: answers")
+    if lines is not None:
         pairs = [(line, [question.answer]) for line, question in zip(lines, questions)]
         generated["exact_match"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
         generated["f1"] = sum(best_f1(*pair) for pair in pairs) / len(pairs)
@@ -114,12 +136,13 @@ def measure(
         "answer_loss": loss / tokens,
         "accuracy": first / ranked if ranked else None,
         "accuracy_per_byte": first_per_byte / ranked if ranked else None,
+        "accuracy_per_token": first_per_token / ranked if ranked else None,
         "chance": chance / ranked if ranked else None,
         "ranked": ranked,
     }
 
 
-def _candidates(question: Question) -> tuple[str, ...]:
+def candidates(question: Question) -> tuple[str, ...]:
     """The answer, then the other options."""
     return question.answer, *(option for option in question.options if option != question.answer)
 
@@ -132,7 +155,7 @@ class _TokenizedQuestion:
 
     def __init__(self, model: LanguageModel, question: Question, seq_length: int):
         tokenizer = model.tokenizer
-        texts = [f" {text.strip()}" for text in _candidates(question)]
+        texts = [f" {text.strip()}" for text in candidates(question)]
         answers = tokenizer(texts, add_special_tokens=False)["input_ids"]
         self.answers: list[list[int]] = [ids[: max(1, seq_length // 2)] for ids in answers]
         head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]

@@ -147,6 +147,8 @@ def _how_measured(harness: Mapping[str, Any]) -> str:
     parts.append("BOS before every request" if harness.get("add_bos_token") else "no BOS")
     if harness.get("limit"):
         parts.append(f"only the first {plural(harness['limit'], 'question')} of each task")
+    if harness.get("in_context"):
+        parts.append(f"{harness['in_context']['mode']} demonstrations that all questions of a task share")
     how = ", ".join(filter(None, parts))
     return f"{how}. The error is the standard error; per length ranks the options by likelihood per character."
 
@@ -159,6 +161,13 @@ def _questions(questions: Mapping[str, Any]) -> Table:
         columns += ["F1, %", "Exact match, %"]
         shares += ["f1", "exact_match"]
         note += " F1 and exact match are those of generated answers."
+    for name, figures in questions.items():
+        shown = figures.get("in_context")
+        if shown:
+            note += (
+                f" {name}: after {plural(shown['demonstrations'], 'demonstration')} ({shown['mode']}, "
+                f"{plural(shown['groups'], 'group')}, {exact(shown['tokens'])} tokens)."
+            )
     return Table(
         (Column("Set", numeric=False), *map(Column, columns)),
         [

@@ -34,7 +34,8 @@ def fingerprints(config: EvaluationConfig) -> list[dict[str, Any]]:
     prints = []
     for name, path in config.texts.items():
         prints += input_fingerprints([path], options, f"evaluation.texts.{name}")
-    named: list[str | Path] = [*config.questions.values(), *config.harness.files()]
+    shown = config.in_context.files.values() if config.in_context.mode != "none" else ()
+    named: list[str | Path] = [*config.questions.values(), *shown, *config.harness.files()]
     return prints + [fingerprint_file(path) for path in named]
 
 
@@ -70,7 +71,9 @@ def run(config: EvaluationConfig, context: StageContext) -> dict[str, Any]:
 
     def measure(folder: Path) -> dict[str, Any]:
         figures = measures.run(LanguageModel(folder), context.directory)
-        return figures | ({"harness": harness.run(config.harness, folder, benchmarks)} if benchmarks else {})
+        return figures | (
+            {"harness": harness.run(config.harness, folder, benchmarks, config.in_context)} if benchmarks else {}
+        )
 
     point = measure_once(context.directory, checkpoint, lambda: measure(exported))
     results |= {name: figures for name, figures in point.items() if name in ("perplexity", "questions", "harness")}

@@ -347,6 +347,7 @@ class TrainingConfig:
                     f"{did_you_mean(objective, OBJECTIVES)}",
                 )
         if self.distillation.is_on:
+            yield from self.distillation.problems_in_run(self)
             for name in {DEFAULT, DISTILLATION} & self.objectives.keys():
                 yield f"objectives.{name}", "is added by training.distillation, with a weight that follows from alpha"
             return

@@ -127,6 +127,33 @@ class TestTexts:
             measure(f"texts.a/b={path}")
 
 
+def test_questions_after_demonstrations(tmp_path, folder):
+    """As the stage measures them: by name, each with its own file of demonstrations."""
+    with IndexedWriter(tmp_path / "train", np.uint16) as writer:
+        writer.add(np.array([5, 6, 7]), np.array([3], np.int32))
+    (tmp_path / "dataset.json").write_text(json.dumps({"train": [{"prefix": "train"}], "valid": [], "vocab_size": 300}))
+    for name, words in (("test", ["the", "fox"]), ("shown", ["quick", "brown", "a fox"])):
+        lines = [json.dumps({"question": word, "answer": "the", "options": ["the", "fox"]}) for word in words]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    keys = [f"questions.few={tmp_path}/test.jsonl", f"in_context.files.few={tmp_path}/shown.jsonl"]
+
+    def run(*overrides):
+        config = load(EvaluationConfig, None, [*keys, "in_context.mode=structured", *overrides])
+        return Measures(config, tmp_path, 16, False).run(LanguageModel(folder), tmp_path)["questions"]["few"]
+
+    found = run("in_context.demonstrations=3", "in_context.groups=2")
+    assert found["questions"] == found["ranked"] == 2 and found["answer_loss"] > 0
+    assert {name: found["in_context"][name] for name in ("mode", "demonstrations", "groups")} == {
+        "mode": "structured", "demonstrations": 3, "groups": 2,
+    }  # fmt: skip
+    assert run("in_context.demonstrations=3", "in_context.groups=3")["answer_loss"] != found["answer_loss"]
+    with pytest.raises(InputError, match=r"shown\.jsonl: 4 demonstrations are asked for, but it has 3"):
+        run("in_context.demonstrations=4")
+    (tmp_path / "shown.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"shown\.jsonl: contains no questions"):
+        run()
+
+
 def test_generation_is_greedy_and_leaves_out_the_prompt(folder):
     model = LanguageModel(folder)
     ids = model.tokenizer("the quick")["input_ids"]

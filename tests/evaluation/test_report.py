@@ -116,6 +116,14 @@ def test_questions_about_unseen_texts(folders):
     ]
 
 
+def test_demonstrations_before_questions_are_told(folders):
+    figures = {"questions": 320, "answer_loss": 4.5678, "accuracy": 0.375, "accuracy_per_byte": 0.25, "chance": 0.2058}
+    shown = {"mode": "structured", "demonstrations": 1000, "groups": 5, "tokens": 40210}
+    change_results(folders, questions={"unseen": figures | {"in_context": shown}})
+    note = table_of(folders, "Questions").note
+    assert note.endswith(" unseen: after 1,000 demonstrations (structured, 5 groups, 40,210 tokens).")
+
+
 def test_curves_over_checkpoints(with_curves):
     part = part_of(with_curves, "evaluation")
     (chart,) = all_of(part, Chart)

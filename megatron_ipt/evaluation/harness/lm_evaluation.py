@@ -17,11 +17,14 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.errors import InputError, RecipeError, UserError, did_you_mean
 from megatron_ipt.evaluation.harness.presets import Benchmark
 from megatron_ipt.progress import Progress
+
+if TYPE_CHECKING:
+    from megatron_ipt.evaluation.harness.in_context import Answerer
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _CONNECTION = ("ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectTimeout", "ConnectError")
@@ -160,8 +163,11 @@ def open_model(folder: Path, dtype: str, batch_size: int, add_bos_token: bool) -
     class Model(HFLM):
         label = "benchmark"
         bar: Progress | None = None
+        answerer: Answerer | None = None
 
         def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            if self.answerer is not None:
+                return self.answerer.loglikelihood(requests, self.label)
             with Progress(self.label, len(requests), "requests") as self.bar:
                 results = super().loglikelihood(requests, disable_tqdm=True)
                 # Options of a single token share a forward pass.
@@ -170,6 +176,8 @@ def open_model(folder: Path, dtype: str, batch_size: int, add_bos_token: bool) -
             return results
 
         def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            if self.answerer is not None:
+                return self.answerer.generate_until(requests, self.label)
             return super().generate_until(requests, disable_tqdm=not sys.stderr.isatty())
 
         def _model_call(self, inps: Any, *arguments: Any, **options: Any) -> Any:
@@ -205,8 +213,14 @@ def _dtype(folder: Path, dtype: str, device: str) -> str:
     return "bfloat16" if stored == "bfloat16" else "float16"
 
 
-def measure(model: Any, loaded: LoadedBenchmark, limit: int | None, seed: int, label: str) -> dict[str, Any]:
-    """Results of one benchmark, in the library's format (``results``, ``groups``, ``n-shot``, ``n-samples``)."""
+def measure(
+    model: Any, loaded: LoadedBenchmark, limit: int | None, seed: int, label: str, answerer: Answerer | None = None
+) -> dict[str, Any]:
+    """Results of one benchmark, in the library's format (``results``, ``groups``, ``n-shot``, ``n-samples``).
+
+    Args:
+        answerer: answers after demonstrations that all questions share; None for demonstrations of the library.
+    """
     import lm_eval
     import numpy as np
     import torch
@@ -222,7 +236,8 @@ def measure(model: Any, loaded: LoadedBenchmark, limit: int | None, seed: int, l
     np.random.seed(seed % (1 << 32))
     torch.manual_seed(seed)
     model.label = label
-    with quiet():
+    model.answerer = answerer
+    with quiet(), answerer.prepared(tasks_in(loaded)) if answerer is not None else contextlib.nullcontext():
         found = {"tasks": {task.task_name: task for task in tasks_in(loaded)}, "groups": _groups(loaded)}
         return dict(lm_eval.evaluate(model, found, limit=limit, log_samples=False))
 

@@ -11,10 +11,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from megatron_ipt.config import as_dict
 from megatron_ipt.errors import InputError, RecipeError
 from megatron_ipt.evaluation.harness import lm_evaluation
 from megatron_ipt.evaluation.harness.config import HarnessConfig
+from megatron_ipt.evaluation.harness.in_context import Answerer
 from megatron_ipt.evaluation.harness.lm_evaluation import LoadedBenchmark
+from megatron_ipt.evaluation.in_context.config import InContextConfig
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +31,18 @@ def load(config: HarnessConfig) -> list[LoadedBenchmark]:
     return lm_evaluation.load_benchmarks(benchmarks, config.include_path) if benchmarks else []
 
 
-def run(config: HarnessConfig, folder: Path, loaded: list[LoadedBenchmark]) -> dict[str, Any]:
+def run(
+    config: HarnessConfig, folder: Path, loaded: list[LoadedBenchmark], shown: InContextConfig | None = None
+) -> dict[str, Any]:
     """Measures the Hugging Face model in ``folder`` on ``loaded``.
 
+    Args:
+        shown: demonstrations that all questions of a task share, in place of those of the library; None or mode
+            ``none`` for those.
+
     Returns:
-        ``{library, dtype, device, add_bos_token, seed, limit, tasks}``; ``tasks`` by name:
+        ``{library, dtype, device, add_bos_token, seed, limit, tasks}``, and ``in_context`` with what was ``shown``;
+        ``tasks`` by name:
         ``{shots, questions, metric, accuracy, stderr, metrics, subtasks}``, accuracies from 0 to 1, ``metrics`` by name
         as ``{value, stderr}``, ``subtasks`` of a group in the same format.
 
@@ -45,13 +55,20 @@ def run(config: HarnessConfig, folder: Path, loaded: list[LoadedBenchmark]) -> d
     if not loaded:
         raise RecipeError("benchmarks: none given; use --preset or --tasks (evaluation.harness in a recipe)")
     model = lm_evaluation.open_model(folder, config.dtype, config.batch_size, config.add_bos_token)
+    answerer = None
+    if shown is not None and shown.mode != "none":
+        answerer = Answerer(model, shown, config.add_bos_token)
     tasks = {}
     for number, benchmark in enumerate(loaded, 1):
         name = benchmark.benchmark.task
         label = f"benchmark {name} ({number}/{len(loaded)})"
-        report = lm_evaluation.measure(model, benchmark, config.limit, config.seed, label)
+        report = lm_evaluation.measure(model, benchmark, config.limit, config.seed, label, answerer)
         tasks[name] = _figures(name, report, benchmark)
         logger.info("%s: %s %.4g", label, tasks[name]["metric"], tasks[name]["accuracy"])
+        if answerer is not None and shown is not None:
+            for part in (tasks[name], *tasks[name]["subtasks"].values()):
+                part["shots"] = shown.demonstrations
+            continue
         asked, used = benchmark.benchmark.shots, tasks[name]["shots"]
         if asked is not None and used != asked:
             logger.warning("benchmark %s: %s shots requested, but its task file requires %s", name, asked, used)
@@ -63,6 +80,7 @@ def run(config: HarnessConfig, folder: Path, loaded: list[LoadedBenchmark]) -> d
         "seed": config.seed,
         "limit": config.limit,
         "tasks": tasks,
+        **({"in_context": {**as_dict(shown), "tasks": answerer.groups}} if answerer is not None else {}),
     }
 
 

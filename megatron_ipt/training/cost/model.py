@@ -139,6 +139,11 @@ def _notes(config: TrainingConfig, problem: Problem, found: bool, own: bool) -> 
         notes.append(
             f"The teacher is left out: there is no {config.distillation.teacher.path} yet, so its size is not known."
         )
+    if config.distillation.is_on and (config.distillation.draws_in_rounds or config.distillation.on_policy.fraction):
+        notes.append(
+            "Responses that the student draws are not counted: the seconds and caches of drawing them, and their "
+            "tokens in a step beside those of the data."
+        )
     if not own:
         notes.append(
             f"The recipe's own parallel sizes and batch cannot be divided over {problem.gpus} GPUs: see "

@@ -151,6 +151,9 @@ def _check_rows(source: Source, trained_on: bool, seq_length: int) -> None:
         raise InputError(f"{source.loss_mask}.bin: marks no token to be predicted; rerun the tuning stage")
 
 
+_OPTIONAL = ("attention_mask", "row", "row_tokens")
+
+
 class Batches:
     """Micro-batches of this rank, from any position.
 
@@ -188,7 +191,9 @@ class Batches:
 
     def _collate(self, indices: range) -> Batch:
         samples = [self._dataset[None if self._end is not None and index >= self._end else index] for index in indices]
-        names = ["tokens", "labels", "loss_mask"] + ["attention_mask"] * ("attention_mask" in samples[0])
+        names = ["tokens", "labels", "loss_mask"]
+        # Running text beside rows has no rows.
+        names += [name for name in _OPTIONAL if all(name in sample for sample in samples)]
         batch = {name: torch.stack([sample[name] for sample in samples]) for name in names}
         if self._layout.context > 1:
             batch = {

@@ -27,10 +27,12 @@ class MaskedSamples(torch.utils.data.Dataset[Any]):
         config: Megatron-Core's, for ``sequence_length`` and ``create_attention_mask``.
         pad_id: id of the tokens that pad a row.
         seed: seed of the order; None for the order of the file.
+        first_row: number of the first row among those of all sources.
     """
 
-    def __init__(self, reader: RowReader, config: Any, pad_id: int, seed: int | None):
+    def __init__(self, reader: RowReader, config: Any, pad_id: int, seed: int | None, first_row: int = 0):
         self._reader = reader
+        self._first_row = first_row
         self._pad_id = pad_id
         self._seed = seed
         # Required of a round; see sample_index.Rounds and Megatron-Core's BlendedDataset.
@@ -44,14 +46,22 @@ class MaskedSamples(torch.utils.data.Dataset[Any]):
     def __getitem__(self, index: int | None) -> dict[str, torch.Tensor]:
         """The sample as tensors [seq]; None gives one of only padding."""
         length = self.config.sequence_length
-        row = self._reader[int(self._order[index])] if index is not None else _EMPTY
+        place = None if index is None else int(self._order[index])
+        row = _EMPTY if place is None else self._reader[place]
         inputs = max(len(row.ids) - 1, 0)
         tokens, labels = (torch.full((length,), self._pad_id, dtype=torch.int64) for _ in range(2))
         loss_mask = torch.zeros(length)
         tokens[:inputs] = torch.from_numpy(row.ids[:-1])
         labels[:inputs] = torch.from_numpy(row.ids[1:])
         loss_mask[:inputs] = torch.from_numpy(row.mask[1:]).float()
-        sample = {"tokens": tokens, "labels": labels, "loss_mask": loss_mask}
+        number = -1 if place is None else self._first_row + place
+        sample = {
+            "tokens": tokens,
+            "labels": labels,
+            "loss_mask": loss_mask,
+            "row": torch.full((length,), number),
+            "row_tokens": torch.full((length,), int(loss_mask.sum())),
+        }
         if self.config.create_attention_mask:
             sample["attention_mask"] = forbidden_attention(row.lengths, length)
         return sample

@@ -229,7 +229,13 @@ class DatasetBuilder:
             blends = [([str(source.path)], None), None, None]
             config = GPTDatasetConfig(random_seed=0, blend_per_split=blends, **self._options)
             self._rows[source.path] = open_rows(source.path, source.loss_mask, self._seq_length), config
-        return MaskedSamples(*self._rows[source.path], self._data.eod_id, seed)
+        return MaskedSamples(*self._rows[source.path], self._data.eod_id, seed, self._first_row(source))
+
+    def _first_row(self, source: Source) -> int:
+        """Number of the first row of a training source; rows of a validation set count from 0."""
+        with_rows = [entry for entry in self._data.train if entry.loss_mask is not None]
+        before = with_rows[: with_rows.index(source)] if source in with_rows else []
+        return sum(entry.documents for entry in before)
 
     def _build(self, blends: list[Any], samples: int | None, seed: int) -> Any:
         config = GPTDatasetConfig(blend_per_split=blends, random_seed=seed % 2**31, **self._options)

@@ -330,8 +330,11 @@ class Trainer:
                 model_config=megatron_config,
                 chunks=self.modules,
                 device=torch.cuda.current_device(),
+                tokens=self.tokens,
+                whole_weights=partial(whole_parameters, self.chunks),
                 seed=self.context.seed,
                 directory=self.context.directory,
+                rows=sum(source.documents for source in self.tokens.train if source.loss_mask is not None),
             )
         )
 

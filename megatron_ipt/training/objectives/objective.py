@@ -14,7 +14,8 @@ Importing this module does not import torch, so a recipe can be checked without 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,8 +61,12 @@ class TrainingSetup:
         precision: ``fp32``, ``bf16`` or ``fp8``.
         model_config: Megatron-Core's ``TransformerConfig`` of the model.
         chunks: of the model on this rank, without wrappers: one, or one for each virtual pipeline stage.
+        tokens: the data that is trained on, a :class:`~megatron_ipt.training.data.batches.TokenData`.
+        whole_weights: a context in which every rank has the current weights of its part, for text generated with the
+            model between two steps.
         seed: of the recipe; derive every random choice from it with :func:`megatron_ipt.seeding.derive`.
         directory: of the stage.
+        rows: of the training data that have a loss mask, in all sources.
     """
 
     config: TrainingConfig
@@ -73,8 +78,11 @@ class TrainingSetup:
     model_config: Any
     chunks: Sequence[Any]
     device: Any
+    tokens: Any
+    whole_weights: Callable[[], AbstractContextManager[None]]
     seed: int
     directory: Path
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,9 @@ class Objective:
 
         Args:
             batch: ``tokens``, ``labels`` (int64) and ``loss_mask`` (0 or 1), each [batch, seq], and what the other
-                methods have added.
+                methods have added. Where the data are rows with a mask, also ``row`` and ``row_tokens``, the same at
+                all positions of a row: its number over all sources in the order of the data's description, -1 for
+                padding samples, and how many of its tokens are predicted.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 OBJECTIVES: dict[str, str] = {
     "next_token": "megatron_ipt.training.objectives.next_token:NextToken",
+    "weighted_rows": "megatron_ipt.training.objectives.weighted_rows:WeightedRows",
 }
 """Value of ``training.objectives.NAME.objective``: ``module:Class`` of an
 :class:`~megatron_ipt.training.objectives.objective.Objective`."""
@@ -14,7 +15,10 @@ OBJECTIVES: dict[str, str] = {
 _DISTILLATION = "megatron_ipt.training.objectives.distillation:Distillation"
 TEACHER_OBJECTIVES: dict[str, str] = dict.fromkeys(
     ("forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl"), _DISTILLATION
-)
+) | {
+    "minillm": "megatron_ipt.training.objectives.minillm.objective:MiniLLM",
+    "dpkd": "megatron_ipt.training.objectives.dpkd.objective:objective_of",
+}
 """Value of ``training.distillation.objective``: code of an objective whose options are that section."""
 
 DEFAULT = "next_token"

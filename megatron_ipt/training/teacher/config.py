@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from megatron_ipt.config import key
+from megatron_ipt.models import divisibility
 from megatron_ipt.training.objectives.table import TEACHER_OBJECTIVES
+from megatron_ipt.training.rollouts.config import CANNOT_DRAW, DPKDConfig, MiniLLMConfig, OnPolicyConfig
 
 
 @dataclass
@@ -52,13 +55,80 @@ class DistillationConfig:
         maximum=1,
     )
 
+    on_policy: OnPolicyConfig = key(OnPolicyConfig, "Learning from responses that the student draws.")
+    minillm: MiniLLMConfig = key(MiniLLMConfig, "Of objective minillm.")
+    dpkd: DPKDConfig = key(DPKDConfig, "Of objective dpkd.")
+
     @property
     def is_on(self) -> bool:
         return self.teacher.path is not None
 
+    @property
+    def draws_in_rounds(self) -> bool:
+        """Whether responses are drawn in rounds, beside the data."""
+        return self.objective == "minillm" or (self.objective == "dpkd" and self.dpkd.form == "sequence")
+
+    def problems_in_run(self, config: Any) -> Iterator[tuple[str, str]]:
+        """What does not fit the ``training`` section ``config``: (key of that section, what)."""
+        own, batch = self.on_policy, self.on_policy.batch_size or config.global_batch_size
+        if not (self.draws_in_rounds or own.fraction):
+            return
+        for name, why in CANNOT_DRAW.items():
+            if (getattr(config.parallel, name) or 1) > 1:
+                yield f"parallel.{name}", f"{getattr(config.parallel, name)}, but the student draws responses: {why}"
+        if config.precision == "fp8":
+            yield "precision", "fp8, whose kernels need more than a token at a time; responses are drawn in bf16"
+        if not self.draws_in_rounds:
+            return
+        per_unit = 2 if self.objective == "dpkd" else 1
+        if config.batch_ramp.start is not None:
+            yield "batch_ramp.start", "not with responses drawn in rounds, whose steps are alike"
+        if config.micro_batch_size % per_unit:
+            yield "micro_batch_size", f"{config.micro_batch_size} is odd; dpkd compares two responses of a micro-batch"
+        if batch % config.micro_batch_size:
+            yield (
+                "distillation.on_policy.batch_size",
+                f"{batch} is not divisible by micro_batch_size={config.micro_batch_size}; nearest that are: "
+                f"{divisibility.multiples(batch, config.micro_batch_size)}",
+            )
+        elif own.rollouts % (batch // per_unit):
+            yield (
+                "distillation.on_policy.rollouts",
+                f"{own.rollouts} is not divisible by {batch // per_unit}, the prompts of a step; nearest that are: "
+                f"{divisibility.multiples(own.rollouts, batch // per_unit)}",
+            )
+        if config.model.is_readable() and own.max_new_tokens >= config.seq_length():
+            yield (
+                "distillation.on_policy.max_new_tokens",
+                f"{own.max_new_tokens} leaves no room for a prompt in data.seq_length={config.seq_length()}",
+            )
+
+    def _problems_on_policy(self) -> Iterator[tuple[str, str]]:
+        own = self.on_policy
+        if self.objective in ("minillm", "dpkd"):
+            if self.temperature != 1:
+                yield "temperature", f"must be 1 with objective {self.objective}, which is found {self.temperature:g}"
+            if own.fraction:
+                yield "on_policy.fraction", f"not with objective {self.objective}, which draws its responses in rounds"
+        if self.objective == "minillm" and own.temperature != 1:
+            yield (
+                "on_policy.temperature",
+                f"{own.temperature:g}, but minillm's gradient is an expectation over draws at 1; importance weights do "
+                "not know of another temperature",
+            )
+        if own.fraction and self.alpha < 1:
+            yield (
+                "alpha",
+                f"{self.alpha:g} would train the next-token loss on what the student itself has written; with "
+                "on_policy.fraction it must be 1",
+            )
+        if self.objective == "dpkd" and self.dpkd.form == "sequence" and not own.temperature:
+            yield "on_policy.temperature", "at 0 there is one response of each model; use a value above 0"
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.temperature:
             yield "temperature", "must be above 0"
+        yield from self._problems_on_policy()
         if self.objective == "jsd" and self.beta in (0, 1):
             instead = "forward_kl" if self.beta == 0 else "reverse_kl"
             yield (

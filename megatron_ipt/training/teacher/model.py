@@ -20,11 +20,13 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
+from megatron_ipt.errors import RecipeError
 from megatron_ipt.models.families import padded_vocabulary
 from megatron_ipt.training.checkpoints.checkpoint import load_model_weights
 from megatron_ipt.training.config import ParallelConfig, TrainingConfig
 from megatron_ipt.training.model.build import build_model, transformer_config
 from megatron_ipt.training.objectives.objective import Batch, TrainingSetup
+from megatron_ipt.training.rollouts.decoder import Decoder
 from megatron_ipt.training.teacher.config import TeacherConfig
 from megatron_ipt.training.teacher.exchange import Message, exchange
 from megatron_ipt.training.teacher.groups import create_groups
@@ -115,6 +117,24 @@ class Teacher:
         found = torch.nn.functional.linear(hidden.transpose(0, 1), self._output)
         found[..., self._common :] = -torch.inf
         return found
+
+    def decoder(self) -> Decoder:
+        """The teacher as it reads a few tokens at a time, for text that both models write together.
+
+        Raises:
+            RecipeError: it is divided into other parts than the student, and not whole on every rank.
+        """
+        own, student = (self._layout.tensor, self._layout.pipeline), self._layout.student
+        if own not in ((1, 1), (student.tensor, student.pipeline)):
+            raise RecipeError(
+                f"training.distillation.teacher: tensor_model_parallel_size={own[0]}, pipeline_model_parallel_size="
+                f"{own[1]}: to write text together with the student, the teacher must have its sizes "
+                f"({student.tensor} and {student.pipeline}) or be whole on every rank (1 and 1)"
+            )
+        return Decoder(self._module, self.vocabulary, self._logits_of_rows, self._schedule, own[1])
+
+    def _logits_of_rows(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.logits(hidden.unsqueeze(0)).squeeze(1)
 
     def _build(self, config: TeacherConfig, setup: TrainingSetup) -> None:
         source = self.source
