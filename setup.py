@@ -28,6 +28,8 @@ EXTRAS = {
     "tuning": ["jinja2>=3.1"],
     # Pairs from any OpenAI-compatible server, and chat templates. The engine transformers needs the extra train.
     "synthesis": ["openai>=1.60", "jinja2>=3.1"],
+    # Contexts of paragraphs that share a task: the search for neighbours, and the sentence encoder.
+    "composition": ["faiss-cpu>=1.9", "torch>=2.6", "transformers>=4.57,<6"],
     # Benchmarks. lm-eval's own extra hf would also bring peft, which no model of ours needs.
     "eval": ["lm-eval>=0.4.13,<0.5", "accelerate>=0.26", "torch>=2.6", "transformers>=4.57,<6"],
 }

@@ -18,6 +18,7 @@ from megatron_ipt.commands import (
     comparison,
     datasets,
     decontamination,
+    encoder,
     evaluation,
     in_context,
     models,
@@ -100,6 +101,7 @@ def _stage_command(stage: Stage) -> click.Command:
         as_json: bool,
         shard: tuple[int, int] | None = None,
         unit: str | None = None,
+        until: str | None = None,
         **chosen: Any,
     ) -> None:
         loaded = load_recipe(recipe, overrides)
@@ -111,7 +113,7 @@ def _stage_command(stage: Stage) -> click.Command:
             if as_json:
                 print_json(result)
             return
-        run_one(stage, loaded, overwrite, shard, again=action is not None, unit=unit)
+        run_one(stage, loaded, overwrite, shard, again=action is not None, unit=unit, until=until)
         if as_json:
             row = next(row for row in status_of(loaded) if row["stage"] == stage.name)
             print_json(row | ({action.name: result} if action is not None else {}))
@@ -123,6 +125,9 @@ def _stage_command(stage: Stage) -> click.Command:
         among = stage.unit_group or stage.unit
         help = f"Do only the one of the {among} with this name; then run once without it to finish the stage."
         command = click.option(stage.unit_option, "unit", metavar="NAME", help=help)(command)
+    if stage.steps:
+        help = "End after this step; the next one needs all shares of it."
+        command = click.option("--until", type=click.Choice(stage.steps), help=help)(command)
     if stage.shardable:
         command = shard_option(command)
     help_text = f"{stage.help}\n\n\b\nExample:\n  {example}"
@@ -223,9 +228,11 @@ _COMMANDS: tuple[tuple[str, tuple[tuple[click.Command, str], ...]], ...] = (
         (
             (models.import_, "Hugging Face folder to Megatron-Core checkpoint."),
             (models.export_checkpoint, "Megatron-Core checkpoint to Hugging Face folder."),
+            (models.generate, "Continue prompts with a model or checkpoint."),
             (evaluation.benchmark, "Measure a model with lm-evaluation-harness."),
             (in_context.in_context, "Accuracy against the number of demonstrations."),
             (evaluation.judge, "Judge the pairs of a synthesizer."),
+            (encoder.encoder, "Train or evaluate a sentence encoder on tasks."),
         ),
     ),
     (

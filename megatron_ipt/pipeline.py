@@ -94,6 +94,7 @@ def run_one(
     shard: tuple[int, int] | None = None,
     again: bool = False,
     unit: str | None = None,
+    until: str | None = None,
     **options: Any,
 ) -> bool:
     """Runs ``stage`` if it is not finished; returns whether it ran.
@@ -102,6 +103,7 @@ def run_one(
         again: run it even if it is finished.
         shard: (i, N) does only this share of it, beside other processes; a last run without it completes the stage.
         unit: does only the unit with this name, likewise; for stages with a ``unit_option``.
+        until: ends after this step and leaves the stage unfinished; for stages with ``steps``.
         options: keyword arguments for the stage's code, for what is not a setting: the launcher of the training.
 
     Raises:
@@ -110,11 +112,11 @@ def run_one(
     """
     job = _prepared(stage, recipe)
     code = stage.function(stage.code)
-    share = {"--shard": shard, stage.unit_option: unit}
+    share = {"--shard": shard, stage.unit_option: unit, "--until": until}
     parts = {option: value for option, value in share.items() if value is not None}
     if parts:
         _check_divisible(stage)
-        if len(parts) > 1 and not stage.unit_group:
+        if None not in (shard, unit) and not stage.unit_group:
             raise RecipeError(f"{' and '.join(parts)}: one at a time")
         if overwrite:
             raise RecipeError(
@@ -122,6 +124,7 @@ def run_one(
             )
         options |= {"shard": shard} if shard is not None else {}
         options |= {"unit": unit} if unit is not None else {}
+        options |= {"until": until} if until is not None else {}
     context = job.context
     ran = run_stage(
         context, job.settings, job.inputs, lambda: code(job.section, context, **options), overwrite,

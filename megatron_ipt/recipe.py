@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from megatron_ipt.augment import description as augment
 from megatron_ipt.augment.config import AugmentConfig
+from megatron_ipt.composition import description as composition
+from megatron_ipt.composition.config import CompositionConfig
 from megatron_ipt.config import UNREADABLE, as_dict, check, key, load, read_parts, schema
 from megatron_ipt.convert import description as convert
 from megatron_ipt.convert.config import ExportConfig
@@ -63,7 +65,7 @@ BUILT_IN = (
     *(room.STAGE for room in (augment, tokens, tuning)),
     row_selection.SCORING,
     row_selection.SELECTION,
-    *(room.STAGE for room in (training, convert, evaluation, report)),
+    *(room.STAGE for room in (composition, training, convert, evaluation, report)),
 )
 """The stages of the package, in the order of the flow."""
 
@@ -103,6 +105,7 @@ class Recipe:
     tuning: TuningConfig = key(TuningConfig, "Data to tune a synthesizer or a chat model on, instead of a corpus.")
     row_scoring: RowScoringConfig = key(RowScoringConfig, "What models think of rows of training tokens.")
     row_selection: RowSelectionConfig = key(RowSelectionConfig, "Rows that are worth training on.")
+    composition: CompositionConfig = key(CompositionConfig, "Contexts of paragraphs that share a task.")
     training: TrainingConfig = key(TrainingConfig, "Training, on the loss of all tokens or of selected ones.")
     export: ExportConfig = key(ExportConfig, "Hugging Face folder.")
     evaluation: EvaluationConfig = key(EvaluationConfig, "What the model can do.")
@@ -120,6 +123,8 @@ class Recipe:
         elif self.row_selection.wanted():
             scored = self.row_scoring.wanted()
             self.training.take_rows_of(self.row_scoring.seq_length if scored else self.row_selection.seq_length)
+        if self.composition.wanted():
+            self.training.take_rows_of(self.composition.seq_length)
         check(self)
 
     def problems(self) -> Iterator[tuple[str, str]]:

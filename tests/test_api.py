@@ -140,6 +140,26 @@ class TestModels:
                 assert scores[0].log_likelihood == pytest.approx(expected, rel=1e-4)
             assert exported.generate("The bridge", 5) == trained.generate("The bridge", 5)
 
+    def test_the_command_generates_the_same_from_both(self, run):
+        from click.testing import CliRunner
+
+        from megatron_ipt.cli import cli
+
+        def texts(model, *options):
+            words = ["generate", str(model), "The bridge", "Rain", "--max-new-tokens", "8", "--json", *options]
+            result = CliRunner().invoke(cli, words)
+            assert result.exit_code == 0, result.output
+            found = json.loads(result.stdout[result.stdout.index("[") :])
+            assert [entry["prompt"] for entry in found] == ["The bridge", "Rain"]
+            return [entry["text"] for entry in found]
+
+        trained = run.folder / "training/checkpoints"
+        assert texts(run.model) == texts(trained)
+        for model in (run.model, trained):
+            drawn = texts(model, "--temperature", "1.5", "--seed", "3")
+            assert drawn == texts(model, "--temperature", "1.5", "--seed", "3")
+            assert drawn != texts(model, "--temperature", "1.5", "--seed", "4") and drawn != texts(model)
+
     def test_what_is_no_model(self, run, tmp_path):
         with pytest.raises(InputError, match="not a model; expected a Hugging Face folder"):
             mi.load_model(tmp_path)

@@ -89,6 +89,7 @@ HOW = (
     How(r"examples/miniplm_reference", "run", "a reference that has hardly begun", "training.steps=2"),
     How(r"run examples/miniplm_rows\.yaml$", "run", "the quickstart trains alike", "--until row_selection"),
     How(r"run examples/miniplm\.yaml($| name=)", "run", "the selection; the quickstart trains alike", "--until tokens"),
+    How(r"examples/distill_quickstart", "run", "two steps; tests/training/teacher trains", "training.steps=2"),
     How(
         r"run examples/pds",
         "run",
@@ -108,6 +109,7 @@ HOW = (
     How(r"examples/(instructlm|llama3).*--gpus|--gpus", "run", "a plan needs no GPU"),
     How(r"^megatron-ipt run examples/extensions/recipe", "parse", "tests/examples runs it"),
     How(r"examples/llama3_8b_continual", "parse", "needs the weights"),
+    How(r"examples/picl|^megatron-ipt encoder", "parse", "needs the weights; tests/composition composes and trains"),
     How(r"checkpoints/quickstart$", "parse", "the README imports the same model"),
     How(r"^megatron-ipt import runs/quickstart", "run", "tests/convert verifies", leave_out=" --verify"),
     How(r"name=first( |$)", "parse", "the stages of the README's quickstart, one by one"),

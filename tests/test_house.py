@@ -33,6 +33,7 @@ FLOW = (
     "tokens",
     "tuning",
     "row_selection",
+    "composition",
     "training",
     "convert",
     "evaluation",
@@ -47,7 +48,7 @@ DATA_ROOMS = FLOW[: FLOW.index("training")]
 STARTS_LIGHT = (*SHARED_GROUND, *DATA_ROOMS, "recipe", "pipeline", "cluster", "commands", "cli")
 HEAVY = (
     "torch", "transformers", "megatron", "transformer_engine", "tensorrt_llm", "vllm", "openai", "lm_eval", "datasets",
-    "matplotlib", "jinja2", "safetensors", "tensorboard", "psutil",
+    "matplotlib", "jinja2", "safetensors", "tensorboard", "psutil", "faiss",
 )  # fmt: skip
 """What only some stages need: imported where it is used, so that the others start without it."""
 

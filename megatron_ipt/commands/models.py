@@ -68,6 +68,46 @@ def export_checkpoint(as_json: bool, **options: Any) -> None:
     _show(export_model(**options), as_json)
 
 
+@click.command()
+@click.argument("model")
+@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
+@click.option("--max-new-tokens", type=click.IntRange(1), default=50, show_default=True, help="Limit for each text.")
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: always the likeliest token."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--tokenizer", help="Hugging Face folder of the tokenizer; default: that of the model or its run.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@json_option
+def generate(
+    model: str,
+    prompts: tuple[str, ...],
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    tokenizer: str | None,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """Continue each PROMPT with MODEL: a Hugging Face folder or a Megatron-Core checkpoint, also of a run in progress.
+
+    \b
+    Example:
+      megatron-ipt generate runs/mine/training/checkpoints "The bridge" --temperature 0.8
+    """
+    from megatron_ipt.api import load_model
+
+    found = []
+    with load_model(model, tokenizer=tokenizer, precision=precision) as opened:
+        for number, prompt in enumerate(prompts):
+            text = opened.generate(prompt, max_new_tokens, temperature, seed + number)
+            found.append({"prompt": prompt, "text": text})
+            if not as_json:
+                click.echo(f"{prompt}{text}" + "\n" * (number + 1 < len(prompts)))
+    if as_json:
+        print_json(found)
+
+
 def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(result)

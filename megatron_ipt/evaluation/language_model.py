@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from megatron_ipt.inference.transformers.next_token import StopStrings
+from megatron_ipt.inference.sampling import Sampling
+from megatron_ipt.inference.transformers.next_token import Chooser, StopStrings
 from megatron_ipt.progress import Progress
 
 _BATCH_TOKENS = 4096
@@ -73,15 +74,20 @@ class LanguageModel:
         return str(self.tokenizer.decode(self.continuation(ids, max_new_tokens), skip_special_tokens=True))
 
     @torch.no_grad()
-    def continuation(self, ids: list[int], max_new_tokens: int) -> list[int]:
-        """Greedy continuation of ``ids``, without them."""
+    def continuation(self, ids: list[int], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[int]:
+        """Continuation of ``ids``, without them; greedy at temperature 0."""
+        from transformers import LogitsProcessorList
+
         prompt = torch.tensor([ids], device=self.device)
+        # Draws are made as an argmax.
+        chooser = Chooser(torch, Sampling(max_new_tokens, temperature), torch.ones_like(prompt), [seed])
         output = self.model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=self.tokenizer.eos_token_id,
+            logits_processor=LogitsProcessorList([chooser]),
         )
         new: list[int] = output[0, len(ids) :].tolist()
         return new

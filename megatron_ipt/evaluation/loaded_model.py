@@ -41,8 +41,8 @@ class LoadedModel(ABC):
     def _score(self, requests: list[ScoreRequest]) -> list[Score]: ...
 
     @abstractmethod
-    def _continue(self, ids: list[int], max_new_tokens: int) -> list[int]:
-        """Greedy continuation, without ``ids``, up to EOS."""
+    def _continue(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> list[int]:
+        """Continuation, without ``ids``, up to EOS."""
 
     def score(self, texts: Sequence[str | Sequence[int]]) -> list[Score]:
         """Summed log-likelihood of each text and how many tokens it sums over.
@@ -59,9 +59,18 @@ class LoadedModel(ABC):
                 raise InputError(f"score: text {number} has {len(request.ids)} tokens; a score takes at least 2")
         return self._score(requests)
 
-    def generate(self, prompt: str, max_new_tokens: int = 50) -> str:
-        """Greedy continuation of ``prompt``, without the prompt."""
-        new = self._continue(self.encode(prompt), max_new_tokens)
+    def generate(self, prompt: str, max_new_tokens: int = 50, temperature: float = 0.0, seed: int = 0) -> str:
+        """Continuation of ``prompt``, without the prompt.
+
+        Args:
+            temperature: 0 always takes the likeliest token.
+            seed: of the draws at a temperature.
+
+        Raises:
+            InputError: the prompt leaves no room, or the model came without a tokenizer.
+            RecipeError: the temperature is negative.
+        """
+        new = self._continue(self.encode(prompt), max_new_tokens, temperature, seed)
         return str(self._known_tokenizer().decode(new, skip_special_tokens=True))
 
     def encode(self, text: str) -> list[int]:
@@ -119,8 +128,8 @@ class _HuggingFace(LoadedModel):
             scores |= dict(zip(batch, score_batch(self._model.model, [requests[index] for index in batch], pad)))
         return [scores[index] for index in range(len(requests))]
 
-    def _continue(self, ids: list[int], max_new_tokens: int) -> list[int]:
-        new: list[int] = self._model.continuation(ids, max_new_tokens)
+    def _continue(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> list[int]:
+        new: list[int] = self._model.continuation(ids, max_new_tokens, temperature, seed)
         return new
 
     def close(self) -> None:
@@ -138,14 +147,9 @@ class _Checkpoint(LoadedModel):
     def _score(self, requests: list[ScoreRequest]) -> list[Score]:
         return self._model.score(requests)
 
-    def _continue(self, ids: list[int], max_new_tokens: int) -> list[int]:
-        """Computes the whole sequence for every token: a checkpoint is for looking; export it to generate much."""
-        new: list[int] = []
-        for _ in range(max_new_tokens):
-            new.append(int(self._model.logits([[*ids, *new]])[0, -1].argmax()))
-            if new[-1] == self.tokenizer.eos_token_id:
-                return new[:-1]
-        return new
+    def _continue(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> list[int]:
+        end = self.tokenizer.eos_token_id
+        return self._model.generate([ids], max_new_tokens, () if end is None else (end,), temperature, seed)[0]
 
     def close(self) -> None:
         self._model.close()

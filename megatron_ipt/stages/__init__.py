@@ -54,6 +54,7 @@ class Resources:
         gpus: ``none``; ``task``: GPUs for every task of an array; ``node``: GPUs of each node.
         gpus_per_task: ``module:function`` of the section: GPUs that one task needs by default. 0 for none, whatever the
             site file says. Without a function, 1 by default.
+        steps_on_cpu: steps of the stage that need no GPU.
         whole_nodes: the stage runs on whole nodes, by a batch script of its own, ``COMMAND.sbatch``.
         cores: key of the section that takes the number of cores of a task, e.g. ``workers``.
         time: default limit of a job, as sbatch takes it.
@@ -63,6 +64,7 @@ class Resources:
 
     gpus: str = "none"
     gpus_per_task: str = ""
+    steps_on_cpu: tuple[str, ...] = ()
     whole_nodes: bool = False
     cores: str = ""
     time: str = "12:00:00"
@@ -169,6 +171,8 @@ class Stage:
         unit_option: option of its command that does a single unit, e.g. ``--discipline``; ``code`` then takes its name
             as ``unit``. Empty for none.
         example: recipe for the help of its command.
+        steps: parts of the stage, each of which needs all units of the one before; units are called ``STEP/...``. The
+            option ``--until STEP`` ends after one, and ``code`` takes it as ``until``; on Slurm, each step is an array.
         unit_group: where that option names a group of units, what groups are called, in the plural. ``--shard`` then
             divides the group.
         completes: what the run that follows all shares adds, for people.
@@ -202,6 +206,7 @@ class Stage:
     units: str = ""
     unit: str = "shards"
     unit_option: str = ""
+    steps: tuple[str, ...] = ()
     example: str = "examples/quickstart.yaml"
     unit_group: str = ""
     completes: str = "counts and manifest"

@@ -1,4 +1,4 @@
-"""Logits and scores of a checkpoint in this process, without torchrun: for notebooks, evaluation and parity tests.
+"""Logits, scores and texts of a checkpoint in this process, without torchrun: for notebooks, evaluation, parity tests.
 
 Where there is no GPU, the first model installs the CPU stand-in for CUDA
 (:mod:`~megatron_ipt.training.cpu.cuda_stand_in`), which changes torch for the rest of the process. To score much text,
@@ -17,6 +17,7 @@ import torch
 
 from megatron_ipt.errors import InputError, RecipeError, StageError
 from megatron_ipt.inference.scoring import Score, ScoreRequest
+from megatron_ipt.seeding import derive
 from megatron_ipt.training.checkpoints.model_file import checkpoint_folder
 from megatron_ipt.training.config import ParallelConfig
 from megatron_ipt.training.scoring import single_rank
@@ -108,6 +109,38 @@ class CheckpointModel:
             assert found is not None  # There is one stage.
             sums[indices] = found[0]
         return scores(texts, sums)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        end_ids: Sequence[int] = (),
+        temperature: float = 0.0,
+        seed: int = 0,
+        batch_rows: int = 64,
+    ) -> list[list[int]]:
+        """Continuations of ``prompts``, in their order, without the token that ends them.
+
+        Args:
+            prompts: token ids of each.
+            max_new_tokens: limit for each; the model's positions are another.
+            end_ids: tokens that end a text.
+            temperature: 0 always takes the likeliest token.
+            seed: of the random choices; prompt i has its own stream, whatever else is generated.
+            batch_rows: prompts that are continued together.
+
+        Raises:
+            InputError: a prompt is empty, has ids outside the vocabulary or leaves no room; names its index.
+            RecipeError: the temperature is negative.
+        """
+        from megatron_ipt.training.rollouts import choice, generate
+
+        model, positions = self._opened(), self._limits.positions
+        ids = [self._limits.checked_ids(prompt, f"prompt {index}") for index, prompt in enumerate(prompts)]
+        seeds = [derive(seed, "prompt", index) for index in range(len(prompts))]
+        limits = generate.Limits(max_new_tokens, positions, tuple(end_ids), batch_rows)
+        found = model.generate([row.tolist() for row in ids], seeds, choice.Choice(temperature), limits)
+        return [text.ids[: len(text.ids) - text.finished].tolist() for text in found]
 
     def close(self) -> None:
         """Frees the model. Closing twice is harmless."""

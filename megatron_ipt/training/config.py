@@ -17,7 +17,8 @@ from megatron_ipt.errors import did_you_mean
 from megatron_ipt.models import divisibility
 from megatron_ipt.models.config import ModelConfig
 from megatron_ipt.training.loop.batch_ramp import BatchRamp
-from megatron_ipt.training.objectives.table import OBJECTIVES
+from megatron_ipt.training.objectives.table import DEFAULT, DISTILLATION, OBJECTIVES
+from megatron_ipt.training.teacher.config import DistillationConfig
 
 DECAY_STYLES = ("cosine", "linear", "WSD", "inverse-square-root", "constant")
 
@@ -268,6 +269,7 @@ class TrainingConfig:
     objectives: dict[str, ObjectiveTerm] = key(
         {}, "Terms of the loss by name, added up by weight; next-token prediction alone if empty."
     )
+    distillation: DistillationConfig = key(DistillationConfig, "Learning from a teacher.")
     parallel: ParallelConfig = key(ParallelConfig, "Parallelism.")
     precision: str = key(
         "auto",
@@ -344,6 +346,11 @@ class TrainingConfig:
                     f"{objective!r} is not one of {', '.join(OBJECTIVES)}, nor module:Class or FILE.py:Class."
                     f"{did_you_mean(objective, OBJECTIVES)}",
                 )
+        if self.distillation.is_on:
+            yield from self.distillation.problems_in_run(self)
+            for name in {DEFAULT, DISTILLATION} & self.objectives.keys():
+                yield f"objectives.{name}", "is added by training.distillation, with a weight that follows from alpha"
+            return
         if self.objectives and not any(term.weight for term in self.objectives.values()):
             yield "objectives", "every weight is 0, so there is nothing to train on; give at least one term a weight"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from megatron_ipt.files import read_json
 from megatron_ipt.manifest import StageContext, read_manifest
@@ -66,10 +67,11 @@ def progress(config: TrainingConfig, context: StageContext) -> Progress | None:
 
 
 def needs(config: TrainingConfig, context: StageContext) -> Needs:
-    """The dataset, and space for two checkpoints."""
+    """The dataset, a teacher, and space for two checkpoints."""
+    teacher = config.distillation.teacher.path
     dataset = context.inputs[TOKENS] / DATASET
     gigabytes = 0.0
     if dataset.exists():
         vocabulary = padded_vocabulary(int(read_json(dataset)["vocab_size"]), config.model.make_vocab_size_divisible_by)
         gigabytes = _CHECKPOINTS * CHECKPOINT_BYTES["bf16"] * config.model.shape().parameters(vocabulary) / 1e9
-    return Needs((dataset,), gigabytes, "two checkpoints")
+    return Needs((dataset, *([Path(teacher)] if teacher else [])), gigabytes, "two checkpoints")

@@ -22,6 +22,7 @@ from megatron_ipt.stages.page import (
 from megatron_ipt.stages.readable import compact, exact, number, percent, plural
 from megatron_ipt.tokens.report import source_colors
 from megatron_ipt.training.loop.metrics import EVENTS_FILE, METRICS_FILE, read_metrics
+from megatron_ipt.training.teacher import report as distillation
 
 LOSS_CHART = "loss"
 """Name of the chart of losses over steps, for reference lines of later stages."""
@@ -92,7 +93,8 @@ def part(stage: StageRecord) -> Part:
     measured = Measured.of(read_metrics(stage.folder / METRICS_FILE))
     colors = source_colors(measured.valid, stage.earlier.get(TOKENS))
     elements: list[Element] = [
-        _loss_chart(measured, colors, _TWO_LOSSES if stage.settings.get("objectives") else ""),
+        _loss_chart(measured, colors, _TWO_LOSSES if _has_several_losses(stage) else ""),
+        *_of_distillation(measured),
         SmallCharts(_small_charts(measured)),
         SmallCharts(
             _charts_of_objectives(measured, colors),
@@ -126,6 +128,20 @@ def part(stage: StageRecord) -> Part:
             *elements,
         ],
     )
+
+
+def _has_several_losses(stage: StageRecord) -> bool:
+    teacher = stage.settings.get("distillation", {}).get("teacher", {})
+    return bool(stage.settings.get("objectives") or teacher.get("path"))
+
+
+def _of_distillation(measured: Measured) -> list[Element]:
+    columns = measured.columns
+    trained = {
+        name.removeprefix(_OF_OBJECTIVES): values for name, values in columns.items() if name.startswith(_OF_OBJECTIVES)
+    }
+    steps = columns.get("step", [])
+    return distillation.elements(steps, trained, measured.valid_metrics, measured.valid, _tokens_per_step(columns))
 
 
 def _passes(stage: StageRecord) -> str:
@@ -191,6 +207,8 @@ def _charts_of_objectives(measured: Measured, colors: Mapping[str, str]) -> list
     names = [name.removeprefix(_OF_OBJECTIVES) for name in columns if name.startswith(_OF_OBJECTIVES)]
     charts = []
     for name in dict.fromkeys([*names, *measured.valid_metrics]):
+        if name in distillation.SHOWN:
+            continue
         trained = columns.get(_OF_OBJECTIVES + name)
         curves = [Curve("training", columns["step"], trained)] if trained else []
         held_out = measured.valid_metrics.get(name, {})

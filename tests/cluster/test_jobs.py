@@ -261,6 +261,7 @@ def test_a_job_inherits_nothing_from_the_job_it_is_submitted_in(monkeypatch):
         "MEGATRON_IPT_SHARES",
         "MEGATRON_IPT_CORES",
         "MEGATRON_IPT_SOFTWARE",
+        "MEGATRON_IPT_UNTIL",
     ):
         monkeypatch.setenv(name, "of the outer job")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")

@@ -90,6 +90,13 @@ def test_a_model_that_does_not_fit_says_on_how_many_gpus_it_would():
     assert "training" in render_plan(batch)
 
 
+def test_what_a_student_draws_is_said_not_to_be_counted():
+    shape = ("training.model.from_hf=null", "training.model.preset=llama3_8b")
+    found = [plan(name, 8, "h100", *shape, vocab_size=128256).notes for name in ("minillm", "llama3_8b_continual")]
+    drawing = [[note for note in notes if note.startswith("Responses that the student draws")] for notes in found]
+    assert [len(notes) for notes in drawing] == [1, 0]
+
+
 def test_unknowns_are_asked_for():
     with pytest.raises(RecipeError, match="--gpu v100: unknown GPU; known: a100"):
         plan("instructlm_1.3b", 8, "v100")

@@ -94,6 +94,8 @@ def test_a_task_does_its_share_of_all_shares_on_its_cores(job):
     assert (job.exits / "7_3").read_text() == "0\n"
     # By hand: as many shares as tasks.
     assert job.run(**ARRAY)[-2:] == ["--shard", "3/2"]
+    # A step of a stage.
+    assert job.run(**ARRAY, MEGATRON_IPT_UNTIL="vectors")[-4:] == ["--shard", "3/2", "--until", "vectors"]
 
 
 def test_a_stage_is_completed_with_the_software_of_merge(job):

@@ -75,6 +75,9 @@ def test_the_length_is_that_of_the_run_that_was_started(context: StageContext) -
 def test_a_node_needs_the_dataset_and_room_for_two_checkpoints(context: StageContext) -> None:
     dataset = context.inputs[TOKENS] / "dataset.json"
     assert (needs(config(), context).files, needs(config(), context).free_gb) == ((dataset,), 0.0)
+    taught = config()
+    taught.distillation.teacher.path = "models/teacher"
+    assert needs(taught, context).files == (dataset, Path("models/teacher"))
     write_json(dataset, {"vocab_size": 1000})
     parameters = ModelConfig(preset="tiny").shape().parameters(1024)
     assert needs(config(), context).free_gb == pytest.approx(2 * 14 * parameters / 1e9)

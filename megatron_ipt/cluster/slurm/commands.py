@@ -13,7 +13,7 @@ from megatron_ipt.errors import StageError
 
 ACTIVE = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "RESIZING"}
 """States of jobs that wait or run."""
-OF_ONE_JOB = ("MEGATRON_IPT_SHARES", "MEGATRON_IPT_CORES", "MEGATRON_IPT_SOFTWARE")
+OF_ONE_JOB = ("MEGATRON_IPT_SHARES", "MEGATRON_IPT_CORES", "MEGATRON_IPT_SOFTWARE", "MEGATRON_IPT_UNTIL")
 """Variables of our own that the scripts get from ``submit`` and that no other job must inherit."""
 _SECONDS = 60.0
 _SECONDS_FOR_PING = 10.0

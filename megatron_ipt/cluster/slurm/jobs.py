@@ -157,8 +157,9 @@ class _Setup:
             return [self._on_whole_nodes(row.stage)]
         if not row.stage.shardable:
             return [self._single(row.stage)]
-        array = self._array(row)
-        return [*([array] if array else []), self._completion(row.stage)]
+        parts = {step: row.of_step(step) for step in row.stage.steps} or {"": row}
+        arrays = [self._array(part, step) for step, part in parts.items() if part is not None]
+        return [*filter(None, arrays), self._completion(row.stage)]
 
     def _single(self, stage: Stage) -> Job:
         sizes = sizes_of(stage, self.recipe, self.site)
@@ -174,8 +175,8 @@ class _Setup:
             )
         return replace(self._single(stage), script=script, arguments=self.arguments)
 
-    def _array(self, row: StageProgress) -> Job | None:
-        """The shares that are not done; None where all are."""
+    def _array(self, row: StageProgress, step: str) -> Job | None:
+        """The shares of a stage, or of one step of it, that are not done; None where all are."""
         stage = row.stage
         shares = shares_of(row, self.site)
         unfinished = row.unfinished_shares(shares)
@@ -183,15 +184,23 @@ class _Setup:
             return None
         at_once = self.site.number(stage.name, "ARRAY_RUNNING", len(unfinished))
         sizes = sizes_of(stage, self.recipe, self.site)
+        if step in stage.resources.steps_on_cpu:
+            sizes.pop("GPUS_PER_TASK", None)
+        until = {"MEGATRON_IPT_UNTIL": step} if step else {}
         options = (
-            *self._options(stage.name, stage.name, stage, sizes, "%x_%A_%a"),
-            self._export({**self._exports(stage), "MEGATRON_IPT_SHARES": str(shares)}),
+            *self._options(stage.name, "-".join(filter(None, (stage.name, step))), stage, sizes, "%x_%A_%a"),
+            self._export(self._exports(stage) | {"MEGATRON_IPT_SHARES": str(shares)} | until),
             f"--array={ranges(unfinished)}%{at_once}",
         )
         done = shares - len(unfinished)
-        does = f"{stage.help.rstrip('.')}: {len(unfinished)} of {shares} shares" + (f", {done} done" * (done > 0)) + "."
+        does = (
+            f"{stage.help.rstrip('.')}{', ' * bool(step)}{step}: {len(unfinished)} of {shares} shares"
+            + (f", {done} done" * (done > 0))
+            + "."
+        )
         arguments = (stage.name, *self.arguments)
-        return Job(_key(stage), stage.name, self._script, options, arguments, does, tuple(unfinished), shares)
+        key = "_".join(filter(None, (_key(stage), step)))
+        return Job(key, stage.name, self._script, options, arguments, does, tuple(unfinished), shares)
 
     def _completion(self, stage: Stage) -> Job:
         """What completes a stage when all shares are done. It needs no GPU, and the software of the stage only if the

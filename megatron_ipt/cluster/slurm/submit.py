@@ -130,7 +130,7 @@ def render_submission(submission: Submission, dry_run: bool) -> str:
             if job.key in submission.problems:
                 lines.append(f"# REJECTED by sbatch --test-only: {submission.problems[job.key]}")
         else:
-            lines.append(f"{submission.ids[job.key]:<8}{job.key:<18}{job.does}{after}")
+            lines.append(f"{submission.ids[job.key]:<8}{job.key:<19}{job.does}{after}")
     if not submission.jobs:
         lines.append("# all stages are complete; nothing to submit")
     elif dry_run and not submission.tested:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class StageProgress:
             known yet.
         manifest: as it stands.
         own: what the stage itself reports, for stages with ``Stage.progress``.
+        units: names of the units in ``done``.
     """
 
     stage: Stage
@@ -33,6 +35,16 @@ class StageProgress:
     done: tuple[bool, ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
     own: Progress | None = None
+    units: tuple[str, ...] = ()
+
+    def of_step(self, step: str) -> StageProgress | None:
+        """The same of one step of the stage; None if it has no units."""
+        if not self.units:
+            return self
+        there = [name.startswith(f"{step}/") for name in self.units]
+        if not any(there):
+            return None
+        return replace(self, done=tuple(compress(self.done, there)), units=tuple(compress(self.units, there)))
 
     @property
     def complete(self) -> bool:
@@ -66,18 +78,19 @@ def progress_of(recipe: Recipe) -> list[StageProgress]:
         context = context_of(stage, recipe)
         manifest = read_manifest(Path(recipe.output_dir) / stage.name) or {}
         status = manifest.get("status", "missing")
-        done = () if status == "complete" or not stage.shardable else _done(stage, section_of(recipe, stage), context)
+        waits = stage.shardable and status != "complete"
+        units, done = _units(stage, section_of(recipe, stage), context) if waits else ((), ())
         own = load(stage.progress)(section_of(recipe, stage), context) if stage.progress else None
-        rows.append(StageProgress(stage, status, done, manifest, own))
+        rows.append(StageProgress(stage, status, done, manifest, own, units))
     return rows
 
 
-def _done(stage: Stage, section: Any, context: StageContext) -> tuple[bool, ...]:
-    """Which units of an unfinished stage are finished; empty while a stage it reads is unfinished, as the units may
-    still change."""
+def _units(stage: Stage, section: Any, context: StageContext) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    """Names of the units of an unfinished stage and which are finished; none while a stage it reads is unfinished, as
+    the units may still change."""
     for folder in context.inputs.values():
         if (read_manifest(folder) or {}).get("status") != "complete":
-            return ()
+            return (), ()
     units = load(stage.units)(section, context)
     markers = ShardMarkers(context.directory / units.folder)
-    return tuple(markers.counts(name) is not None for name in units.names)
+    return units.names, tuple(markers.counts(name) is not None for name in units.names)

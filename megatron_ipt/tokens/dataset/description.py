@@ -30,5 +30,9 @@ def tokenizer_keys(folder: Path, tokenizer: Tokenizer, dtype: str) -> dict[str, 
 
 
 def has_loss_masks(dataset: Mapping[str, Any]) -> bool:
-    """Whether the training sets are rows in which only some tokens count for the loss, as tuning packs them."""
-    return any("loss_mask" in entry for entry in dataset["train"])
+    """Whether the training sets are rows in which only some tokens count for the loss, as tuning packs them.
+
+    Rows beside full documents are pre-training: all their tokens count.
+    """
+    masked = [entry for entry in dataset["train"] if "loss_mask" in entry]
+    return any(entry["loss_tokens"] < entry["tokens"] - entry["documents"] for entry in masked)

@@ -52,9 +52,14 @@ _STRUCTURE = (
 """Fields that determine names and sizes of tensors; others may differ when only weights are loaded."""
 
 
-def load_model_weights(chunk: torch.nn.Module, folder: Path) -> None:
-    """Loads only the weights of ``folder``, into an unwrapped model chunk."""
-    state = {"model": chunk.sharded_state_dict()}
+def load_model_weights(chunk: torch.nn.Module, folder: Path, groups: Any = None) -> None:
+    """Loads only the weights of ``folder``, into an unwrapped model chunk.
+
+    Args:
+        groups: process groups of a model with its own layout; by default those of the run.
+    """
+    metadata = None if groups is None else {"dp_cp_group": groups.dp_cp}
+    state = {"model": chunk.sharded_state_dict(metadata=metadata)}
     chunk.load_state_dict(_read(state, folder)["model"])
 
 

@@ -30,20 +30,24 @@ RESERVED_GIB = 3.0
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB on the fullest GPU."""
+    """GiB on the fullest GPU; ``teacher`` is a second, frozen model, left out of tables if there is none."""
 
     weights: float
     gradients: float
     optimizer: float
     activations: float
     reserved: float = RESERVED_GIB
+    teacher: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.reserved
+        return sum(asdict(self).values())
 
     def as_dict(self) -> dict[str, float]:
-        return {**asdict(self), "total": self.total}
+        parts = asdict(self)
+        if not self.teacher:
+            del parts["teacher"]
+        return {**parts, "total": self.total}
 
 
 def activation_bytes_per_token(shape: ModelShape, arrangement: Arrangement, bytes_each: int = 2) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from megatron_ipt.errors import RecipeError
@@ -16,6 +17,8 @@ from megatron_ipt.stages.costs import Demand, Estimate, Planning, StageCost, Tok
 from megatron_ipt.stages.readable import compact, exact
 from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.cost.search import Candidate, Problem, recipe_arrangement, search, smallest_that_fits
+from megatron_ipt.training.cost.teacher import TeacherLoad
+from megatron_ipt.training.teacher.source import TeacherSource
 
 EFFICIENCY = 0.92
 """Fraction of the time in which a long run trains; the rest is checkpoints, validation and restarts."""
@@ -65,6 +68,7 @@ def cost(config: TrainingConfig, planning: Planning) -> Estimate:
             "seq_length": problem.seq_length,
             "passes": steps * tokens_per_step / data.tokens if data.tokens else None,
         },
+        **({} if problem.teacher is None else {"teacher": _describe_teacher(problem.teacher, problem.seq_length)}),
         "best": _describe(found[0], problem) if found else None,
         "of_recipe": _describe(mine, problem) if mine else None,
         "alternatives": [_describe(candidate, problem) for candidate in _different(found)],
@@ -89,8 +93,24 @@ def _problem(config: TrainingConfig, vocab_size: int, planning: Planning) -> Pro
         raise RecipeError(f"training.precision: {gpu.name} has no {precision}; it has {', '.join(gpu.precisions())}")
     return Problem(
         config.model.shape(), padded_vocabulary(vocab_size, divisor), config.seq_length(), config.global_batch_size,
-        precision, divisor, gpu, machine.gpus, machine.gpus_per_node,
+        precision, divisor, gpu, machine.gpus, machine.gpus_per_node, _teacher(config, precision),
     )  # fmt: skip
+
+
+def _teacher(config: TrainingConfig, precision: str) -> TeacherLoad | None:
+    """The teacher of a distillation, if its files are already there."""
+    settings = config.distillation.teacher
+    if settings.path is None or not Path(settings.path).is_dir():
+        return None
+    source = TeacherSource.read(settings)
+    wanted = precision if settings.precision == "auto" else settings.precision
+    return TeacherLoad(
+        source.shape,
+        source.vocab_size,
+        settings.tensor_model_parallel_size,
+        settings.pipeline_model_parallel_size,
+        4 if wanted == "fp32" else 2,
+    )
 
 
 def _tokens_per_step(config: TrainingConfig) -> int:
@@ -115,6 +135,15 @@ def _notes(config: TrainingConfig, problem: Problem, found: bool, own: bool) -> 
             f"Nothing fits on {problem.gpus} {problem.gpu.name}"
             + (f"; on {enough} it does." if enough else ", nor on any doubling of them: check global_batch_size.")
         )
+    if config.distillation.is_on and problem.teacher is None:
+        notes.append(
+            f"The teacher is left out: there is no {config.distillation.teacher.path} yet, so its size is not known."
+        )
+    if config.distillation.is_on and (config.distillation.draws_in_rounds or config.distillation.on_policy.fraction):
+        notes.append(
+            "Responses that the student draws are not counted: the seconds and caches of drawing them, and their "
+            "tokens in a step beside those of the data."
+        )
     if not own:
         notes.append(
             f"The recipe's own parallel sizes and batch cannot be divided over {problem.gpus} GPUs: see "
@@ -138,6 +167,15 @@ def _describe(candidate: Candidate, problem: Problem) -> dict[str, Any]:
         "tokens_per_second_per_gpu": rate,
         "tflops_per_gpu": rate * operations / 1e12,
         "mfu": rate * operations / problem.gpu.peak_flops(precision),
+    }
+
+
+def _describe_teacher(teacher: TeacherLoad, seq_length: int) -> dict[str, Any]:
+    return {
+        "parameters": teacher.parameters,
+        "tensor_model_parallel_size": teacher.tensor,
+        "pipeline_model_parallel_size": teacher.pipeline,
+        "forward_flops_per_token": teacher.forward_operations(seq_length),
     }
 
 
@@ -166,6 +204,17 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{exact(training['tokens_per_step'])} tokens{passes}",
         ),
     ]
+    if "teacher" in facts:
+        teacher = facts["teacher"]
+        tensor, pipeline = teacher["tensor_model_parallel_size"], teacher["pipeline_model_parallel_size"]
+        operations = teacher["forward_flops_per_token"] / model["flops_per_token"]
+        lines.append(
+            (
+                "teacher",
+                f"{exact(teacher['parameters'])} parameters, TP{tensor} PP{pipeline}; its forward pass takes "
+                f"{operations:.0%} of the student's operations",
+            )
+        )
     lines += [
         (title, _option(option))
         for title, option in (("best", facts["best"]), ("recipe", facts["of_recipe"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megatron_ipt.models.families import ModelShape
 from megatron_ipt.models.hardware import Gpu
@@ -11,6 +11,7 @@ from megatron_ipt.training.config import TrainingConfig
 from megatron_ipt.training.cost.arrangement import Arrangement
 from megatron_ipt.training.cost.memory import Memory, memory_of
 from megatron_ipt.training.cost.speed import StepTime, step_time
+from megatron_ipt.training.cost.teacher import TeacherLoad
 
 _MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
 _TIE = 0.03
@@ -24,7 +25,7 @@ _RECOMPUTE = ("none", "selective", "full")
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, its batch, and the machine to lay it out on."""
+    """A model, its batch, the machine to lay it out on, and perhaps a teacher with a layout that is given."""
 
     shape: ModelShape
     padded_vocab_size: int
@@ -35,22 +36,18 @@ class Problem:
     gpu: Gpu
     gpus: int
     gpus_per_node: int = 8
+    teacher: TeacherLoad | None = None
 
     def measure(self, arrangement: Arrangement) -> Candidate:
         """Memory and speed of ``arrangement``."""
-        return Candidate(
-            arrangement,
-            memory_of(self.shape, self.padded_vocab_size, self.seq_length, self.precision, arrangement),
-            step_time(
-                self.shape,
-                self.padded_vocab_size,
-                self.seq_length,
-                self.precision,
-                arrangement,
-                self.gpu,
-                self.gpus_per_node,
-            ),
-        )
+        sizes = self.shape, self.padded_vocab_size, self.seq_length, self.precision, arrangement
+        memory, time = memory_of(*sizes), step_time(*sizes, self.gpu, self.gpus_per_node)
+        if self.teacher is not None:
+            precision, node = self.precision, self.gpus_per_node
+            needed = self.teacher.memory_gib(arrangement, self.padded_vocab_size, self.seq_length)
+            seconds = self.teacher.seconds(arrangement, self.seq_length, precision, self.gpu, node)
+            memory, time = replace(memory, teacher=needed), replace(time, teacher=seconds)
+        return Candidate(arrangement, memory, time)
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,17 @@ class StepTime:
     bubble: float
     data_parallel: float
     optimizer: float
+    teacher: float = 0.0
 
     @property
     def total(self) -> float:
         return sum(asdict(self).values())
 
     def as_dict(self) -> dict[str, float]:
-        return {**asdict(self), "total": self.total}
+        parts = asdict(self)
+        if not self.teacher:
+            del parts["teacher"]
+        return {**parts, "total": self.total}
 
 
 def step_time(

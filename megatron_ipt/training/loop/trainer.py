@@ -83,7 +83,7 @@ class Trainer:
         self.steps = number_of_steps(config.steps, config.tokens, config.epochs, epoch, self.seq_length, self.ramp)
         self._on_first_rank(partial(check_sources, self.tokens, self.seq_length, config.data.eod_mask_loss))
         self.builder = self._data_builder()
-        self.objectives = Loss(load_terms(config.objectives), self.precision != "fp32")
+        self.objectives = Loss(load_terms(config.objectives, config.distillation), self.precision != "fp32")
         self.validation = Validation(
             config, self.tokens, self.builder, self.layout, self.objectives, partial(self._forward, True)
         )
@@ -330,6 +330,8 @@ class Trainer:
                 model_config=megatron_config,
                 chunks=self.modules,
                 device=torch.cuda.current_device(),
+                tokens=self.tokens,
+                whole_weights=partial(whole_parameters, self.chunks),
                 seed=self.context.seed,
                 directory=self.context.directory,
                 rows=sum(source.documents for source in self.tokens.train if source.loss_mask is not None),

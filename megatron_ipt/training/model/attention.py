@@ -70,8 +70,9 @@ class TorchAttention(MegatronModule):
 
         Args:
             query: [seq, batch, heads, channels].
-            key, value: [seq, batch, groups, channels].
-            attention_mask: True where attention is forbidden, [batch, 1, seq, seq]; None for plain causal.
+            key, value: [all, batch, groups, channels]. Where there are more keys than queries, the first ones come from
+                a cache, and the queries are those of the last positions.
+            attention_mask: True where attention is forbidden, [batch, 1, seq, all]; None for plain causal.
 
         Returns:
             [seq, batch, heads * channels].
@@ -80,6 +81,8 @@ class TorchAttention(MegatronModule):
             raise NotImplementedError("packed sequences and attention bias need Transformer Engine")
         if self.context_size > 1:
             key, value, attention_mask = self._gather(query, key, value)
+        elif attention_mask is None and query.size(0) != key.size(0):
+            attention_mask = _after_cached(query.size(0), key.size(0), query.device)
         dtype = query.dtype
         if dtype is torch.bfloat16 and not query.is_cuda and bf16_is_emulated():
             query, key, value = query.float(), key.float(), value.float()
@@ -109,6 +112,14 @@ class TorchAttention(MegatronModule):
         ]
         own = positions[parallel_state.get_context_parallel_rank()]
         return whole[0], whole[1], own[:, None] < torch.cat(positions)[None, :]
+
+
+def _after_cached(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """Forbidden attention [queries, keys] of the last ``queries`` of ``keys`` positions.
+
+    Torch's own causal mask would take them for the first ones: a single query would see nothing but the first key.
+    """
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).triu_(keys - queries + 1)
 
 
 def _positions(rank: int, ranks: int, length: int, device: torch.device) -> torch.Tensor:

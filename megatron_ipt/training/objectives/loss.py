@@ -224,7 +224,10 @@ class _ValidationPass(_Pass):
     def figures(self, sums: Sequence[float]) -> Figures:
         means = self.means(sums)
         losses = {f"{term.name}/loss": mean for term, mean in zip(self.terms[1:], means[1:])}
-        return Figures(means[0], losses | dict(zip(self.metrics, means[len(self.terms) :])))
+        metrics = dict(zip(self.metrics, means[len(self.terms) :]))
+        counts = dict(zip(self.metrics, sums[2 * len(self.terms) + 1 :: 2]))
+        # Some are only of what is drawn in training.
+        return Figures(means[0], losses | {name: mean for name, mean in metrics.items() if counts[name]})
 
 
 def _overrides(objective: Objective, method: str) -> bool:

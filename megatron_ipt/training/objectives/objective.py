@@ -14,7 +14,8 @@ Importing this module does not import torch, so a recipe can be checked without 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,6 +61,9 @@ class TrainingSetup:
         precision: ``fp32``, ``bf16`` or ``fp8``.
         model_config: Megatron-Core's ``TransformerConfig`` of the model.
         chunks: of the model on this rank, without wrappers: one, or one for each virtual pipeline stage.
+        tokens: the data that is trained on, a :class:`~megatron_ipt.training.data.batches.TokenData`.
+        whole_weights: a context in which every rank has the current weights of its part, for text generated with the
+            model between two steps.
         seed: of the recipe; derive every random choice from it with :func:`megatron_ipt.seeding.derive`.
         directory: of the stage.
         rows: of the training data that have a loss mask, in all sources.
@@ -74,6 +78,8 @@ class TrainingSetup:
     model_config: Any
     chunks: Sequence[Any]
     device: Any
+    tokens: Any
+    whole_weights: Callable[[], AbstractContextManager[None]]
     seed: int
     directory: Path
     rows: int = 0

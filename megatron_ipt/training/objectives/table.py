@@ -12,8 +12,19 @@ OBJECTIVES: dict[str, str] = {
 """Value of ``training.objectives.NAME.objective``: ``module:Class`` of an
 :class:`~megatron_ipt.training.objectives.objective.Objective`."""
 
+_DISTILLATION = "megatron_ipt.training.objectives.distillation:Distillation"
+TEACHER_OBJECTIVES: dict[str, str] = dict.fromkeys(
+    ("forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl"), _DISTILLATION
+) | {
+    "minillm": "megatron_ipt.training.objectives.minillm.objective:MiniLLM",
+    "dpkd": "megatron_ipt.training.objectives.dpkd.objective:objective_of",
+}
+"""Value of ``training.distillation.objective``: code of an objective whose options are that section."""
+
 DEFAULT = "next_token"
 """The only term when a recipe names none."""
+DISTILLATION = "distillation"
+"""Name of the term that ``training.distillation`` adds."""
 
 
 def code_of(objective: str) -> str:

@@ -12,7 +12,8 @@ from megatron_ipt.extensions import load_object, own_file
 from megatron_ipt.manifest import fingerprint_code
 from megatron_ipt.training.config import ObjectiveTerm
 from megatron_ipt.training.objectives.objective import Objective
-from megatron_ipt.training.objectives.table import DEFAULT, code_of
+from megatron_ipt.training.objectives.table import DEFAULT, DISTILLATION, TEACHER_OBJECTIVES, code_of
+from megatron_ipt.training.teacher.config import DistillationConfig
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,25 @@ class Term:
     objective: Objective
 
 
-def load_terms(settings: Mapping[str, ObjectiveTerm]) -> list[Term]:
+def load_terms(settings: Mapping[str, ObjectiveTerm], distillation: DistillationConfig | None = None) -> list[Term]:
     """The terms in the order of the recipe; next-token prediction alone if there are none.
+
+    Args:
+        distillation: adds its own term and next-token prediction, with weights that add up to 1, before all others.
 
     Raises:
         RecipeError: the code of an objective cannot be imported or is none, or its options are wrong.
     """
-    settings = settings or {DEFAULT: ObjectiveTerm()}
-    return [Term(name, term.weight, _objective(name, term)) for name, term in settings.items()]
+    if distillation is None or not distillation.is_on:
+        settings = settings or {DEFAULT: ObjectiveTerm()}
+        return [Term(name, term.weight, _objective(name, term)) for name, term in settings.items()]
+    next_token = ObjectiveTerm(weight=1 - distillation.alpha)
+    kind = load_object(TEACHER_OBJECTIVES[distillation.objective], "training.distillation.objective")
+    return [
+        Term(DEFAULT, next_token.weight, _objective(DEFAULT, next_token)),
+        Term(DISTILLATION, distillation.alpha, kind(distillation)),
+        *(Term(name, term.weight, _objective(name, term)) for name, term in settings.items()),
+    ]
 
 
 def fingerprints(settings: Mapping[str, ObjectiveTerm]) -> list[dict[str, Any]]:

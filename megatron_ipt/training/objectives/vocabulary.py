@@ -73,8 +73,14 @@ class _LogSumExp(torch.autograd.Function):
         return gradients
 
 
-def row_parts(rows: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+def row_parts(
+    rows: torch.Tensor, *others: torch.Tensor, on_gpu: int = _PART_ON_GPU
+) -> Iterator[tuple[torch.Tensor, ...]]:
     """Views of ``rows`` [rows, vocab / tp], a bounded amount of numbers at a time, with those of ``others`` [rows, ...]
-    for the same rows."""
-    size = _PART_ON_GPU if rows.is_cuda else PART
+    for the same rows.
+
+    Args:
+        on_gpu: numbers at a time on a GPU; less where several tensors of that size are needed at once.
+    """
+    size = on_gpu if rows.is_cuda else PART
     return zip(*(each.split(max(1, size // rows.size(-1))) for each in (rows, *others)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ from megatron_ipt.training.checkpoints.checkpoint import load_model_weights
 from megatron_ipt.training.checkpoints.model_file import ModelFile
 from megatron_ipt.training.config import ParallelConfig, TrainingConfig
 from megatron_ipt.training.model.build import build_model, transformer_config
+from megatron_ipt.training.model.last_layer import output_logits, stopped_before_output
+from megatron_ipt.training.rollouts.choice import Choice
+from megatron_ipt.training.rollouts.decoder import Decoder
+from megatron_ipt.training.rollouts.generate import Continuation, Limits, generate
 from megatron_ipt.training.scoring.log_likelihood import log_probabilities
 from megatron_ipt.training.scoring.texts import MicroBatch
 
@@ -69,6 +73,14 @@ class ForwardModel:
             output: torch.Tensor = self.module(tokens.to(torch.cuda.current_device()), None, None)
         return output
 
+    def generate(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], choice: Choice, limits: Limits
+    ) -> list[Continuation]:
+        """Continues ``prompts``, on all ranks that hold the model; see
+        :func:`megatron_ipt.training.rollouts.generate.generate`."""
+        with _one_at_a_time:
+            return generate(Decoder(self.module, self.description.vocab_size), prompts, seeds, choice, limits)
+
     @torch.no_grad()
     def summed_log_probabilities(self, batches: Sequence[MicroBatch]) -> list[npt.NDArray[np.float64]] | None:
         """Runs ``batches`` through the pipeline, whose ranks all call this with the same ones.
@@ -94,7 +106,7 @@ class ForwardModel:
     def _step(self, batches: Iterator[MicroBatch], module: Any) -> tuple[torch.Tensor, Any]:
         batch = next(batches)
         tokens = torch.from_numpy(batch.tokens).long().to(torch.cuda.current_device())
-        with _stopped_before_output(module):
+        with stopped_before_output(module):
             hidden = module(tokens, None, None)
 
         def sums(hidden: torch.Tensor, non_loss_data: bool) -> npt.NDArray[np.float64]:
@@ -111,7 +123,7 @@ class ForwardModel:
         found = log_probabilities(
             hidden.transpose(0, 1)[counted],
             torch.from_numpy(batch.labels[batch.counted]).long().to(hidden.device),
-            self._output,
+            partial(output_logits, self.module),
             rows,
             rows * parallel_state.get_tensor_model_parallel_rank(),
             parallel_state.get_tensor_model_parallel_group(),
@@ -119,21 +131,3 @@ class ForwardModel:
         # Summed in fp64 and in the order of the text, so that sums do not depend on what else is in the batch.
         ends = np.cumsum(batch.counted.sum(1))
         return np.add.reduceat(found.cpu().numpy().astype(np.float64), [0, *ends[:-1]])
-
-    def _output(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits [positions, rows held here] of ``hidden`` [positions, hidden]."""
-        shares = self.module.share_embeddings_and_output_weights
-        weight = self.module.shared_embedding_or_output_weight() if shares else None
-        logits: torch.Tensor = self.module.output_layer(hidden.unsqueeze(1), weight=weight)[0]
-        return logits.squeeze(1)
-
-
-@contextmanager
-def _stopped_before_output(module: Any) -> Iterator[None]:
-    """Lets ``module`` return the last layer's output, as it does on all pipeline stages but the last."""
-    whole = module.post_process
-    module.post_process = False
-    try:
-        yield
-    finally:
-        module.post_process = whole

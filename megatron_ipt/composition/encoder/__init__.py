@@ -1,0 +1,1 @@
+"""Texts as vectors: running an encoder, training one, and measuring it."""
