@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ipt.errors import RecipeError, StageError
-from megatron_ipt.files import read_json, read_jsonl
+from megatron_ipt.errors import InputError, RecipeError, StageError
+from megatron_ipt.files import read_json, read_jsonl, write_json
 from megatron_ipt.pipeline import run_action, run_one, stage_of
 from megatron_ipt.recipe import Recipe
 from megatron_ipt.row_selection.rows import TokenRows
 from megatron_ipt.stages.page import StageRecord
-from megatron_ipt.tuning.rows import RowReader
+from megatron_ipt.tuning.rows import RowReader, RowWriter
 from tests.selection.conftest import LETTERS, Build, letters, run, scorer_of, unigrams
 
 Make = Callable[..., Recipe]
@@ -193,3 +194,21 @@ def test_training_reads_what_is_kept(make: Make) -> None:
     counts = read_json(folder / "training/manifest.json")["counts"]
     assert counts["tokens"] == 4 * 4 * 7
     assert "raw" in counts["valid"] and counts["final_loss"] > 0
+
+
+def test_rows_that_are_packed_already_stay_as_they_are(tmp_path: Path, letter_tokenizer: Path) -> None:
+    shutil.copytree(letter_tokenizer, tmp_path / "tokenizer")
+    with RowWriter(tmp_path / "train", np.uint16) as writer:
+        writer.add(np.array([0, 1, 2, 3, 0, 1]), np.array([0, 1, 1, 0, 0, 1]), np.array([4, 2], np.int32))
+        writer.add(np.array([2, 2]), np.array([1, 1]), np.array([2], np.int32))
+    entry = {"name": "tuning", "prefix": "train", "loss_mask": "train-loss-mask"}
+    write_json(tmp_path / "dataset.json", {"tokenizer": "tokenizer", "eod_id": 3, "train": [entry]})
+    rows = TokenRows(tmp_path, 5, 10)
+    (shard,) = rows.shards()
+    first, second = rows.rows_of(shard, eod_mask=True)
+    assert letters(first.ids.tolist()) == "abcEab" and first.lengths.tolist() == [4, 2]
+    # As tuning marked them, whatever follows an end of document; the first token of a row is never predicted.
+    assert first.mask.tolist() == [False, True, True, False, False, True]
+    assert second.mask.tolist() == [False, True]
+    with pytest.raises(InputError, match=r"a row with 5 predicted tokens, more than seq_length=4"):
+        TokenRows(tmp_path, 4, 10)
