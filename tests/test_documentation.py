@@ -85,6 +85,7 @@ HOW = (
     How(r"examples/nemo/(megatron_bridge|nemo2)", "parse", "needs GPUs and the framework"),
     How(r"\bRECIPE\b|name=closed_circle", "parse", "the reader's own recipe; a run of minutes before it"),
     How(r"examples/udit", "run", "its pairs; the quickstart trains the same model", "--until augment"),
+    How(r"^megatron-ipt run examples/quickstart\.yaml$", "parse", "`make quickstart` runs it; tests/test_pipeline"),
     How(r"tools/damage_documents|selection_trial", "parse", "needs public data sets and the weights"),
     How(r"examples/miniplm_reference", "run", "a reference that has hardly begun", "training.steps=2"),
     How(r"run examples/miniplm_rows\.yaml$", "run", "the quickstart trains alike", "--until row_selection"),

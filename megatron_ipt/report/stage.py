@@ -16,7 +16,7 @@ from typing import Any
 from megatron_ipt.errors import StageError, UserError
 from megatron_ipt.files import atomic_open
 from megatron_ipt.manifest import StageContext
-from megatron_ipt.report import fitting
+from megatron_ipt.report import widths
 from megatron_ipt.report.charts import draw
 from megatron_ipt.report.config import ReportConfig
 from megatron_ipt.report.layout import Page, lay_out, read_records
@@ -65,7 +65,7 @@ def render(page: Page) -> str:
         return Markup(draw(chart, width, height, f"chart {next(numbers)}"))
 
     def prose(text: str) -> Markup:
-        runs = (f"<code>{escape(run)}</code>" if code else escape(run) for run, code in fitting.runs_of(text))
+        runs = (f"<code>{escape(run)}</code>" if code else escape(run) for run, code in widths.runs_of(text))
         return Markup("".join(runs))
 
     def show(element: Element) -> Markup:
@@ -80,7 +80,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(draw=chart, show=show, style=Markup(_asset("style.css")))
-    environment.globals.update({name: getattr(fitting, name) for name in _FITTING})
+    environment.globals.update({name: getattr(widths, name) for name in _FITTING})
     environment.filters.update({name: getattr(readable, name) for name in _FORMATS})
     environment.filters["prose"] = prose
     elements = environment.get_template("elements.html.j2")

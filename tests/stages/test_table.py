@@ -110,7 +110,7 @@ def test_a_section_that_is_null_is_a_stage_that_does_not_exist(tmp_path):
 
 def test_an_unknown_stage_to_skip_is_named():
     with pytest.raises(
-        RecipeError, match=r"skip: 'evalution' is not a stage; the stages are corpus, scoring, selection, taxonomy"
+        RecipeError, match=r"skip: 'evalution' is not a stage; the stages are corpus, proxy, fitting, scoring"
     ):
         names("corpus.inputs=[a]", "skip=evalution")
 

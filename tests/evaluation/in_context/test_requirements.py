@@ -64,7 +64,7 @@ def test_a_limit_makes_passes_smaller_until_it_cannot():
 
 
 CODE = """
-import resource, torch
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from megatron_ipt.evaluation.in_context.answers import Asked, score_options
 from megatron_ipt.evaluation.in_context.context import Context
@@ -73,7 +73,9 @@ config = LlamaConfig(vocab_size=512, hidden_size=64, intermediate_size=64, num_h
     num_attention_heads=8, num_key_value_heads=8, max_position_embeddings=4096)
 model = LlamaForCausalLM._from_config(config, attn_implementation="sdpa").eval()
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss: a new process begins with that of its parent.
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 groups = [[1] * 500 for _ in range(8)]
 # Libraries and their threads take their part before it is counted.
 score_options(Context(model, groups[:1], 64), [Asked([5] * 50, [[6], [7]])], 64, "warm")

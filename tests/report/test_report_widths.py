@@ -1,6 +1,6 @@
 import pytest
 
-from megatron_ipt.report.fitting import Piece, bars_of, pieces_of, preview_of, runs_of
+from megatron_ipt.report.widths import Piece, bars_of, pieces_of, preview_of, runs_of
 from megatron_ipt.stages.page import FIRST, PLAIN, Bars, Segment
 
 SENTENCES = "".join(f"Sentence {number:04d}. " for number in range(500))
