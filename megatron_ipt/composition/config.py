@@ -8,14 +8,9 @@ from typing import Any
 
 from megatron_ipt.config import key
 from megatron_ipt.errors import did_you_mean
-from megatron_ipt.inference.config import (
-    GenerationConfig,
-    MegatronConfig,
-    OpenAIConfig,
-    TensorRTConfig,
-    TransformersConfig,
-)
+from megatron_ipt.inference.config import MegatronConfig, OpenAIConfig, TensorRTConfig, TransformersConfig
 from megatron_ipt.inference.engines import ENGINES
+from megatron_ipt.selection.config import ScorerGeneration
 
 POOLINGS = ("auto", "mean", "cls", "max")
 METRICS = ("dot", "l2")
@@ -85,12 +80,6 @@ class SearchConfig:
 
 
 @dataclass
-class FilterGeneration(GenerationConfig):
-    context_length: int = key(4096, "Tokens that the model, or the server of it, is able to take at once.", minimum=128)
-    max_new_tokens: int = key(1, "Nothing is generated; some servers need room for one token.", minimum=1)
-
-
-@dataclass
 class FilterConfig:
     """Which contexts are kept: those whose paragraphs help to predict each other more than random ones do."""
 
@@ -98,7 +87,7 @@ class FilterConfig:
         "transformers",
         f"What runs the model: {', '.join(_engines())}. module:Class or path/to/file.py:Class: a custom engine.",
     )
-    generation: FilterGeneration = key(FilterGeneration, "Model and tokenizer. Without a model, all contexts are kept.")
+    generation: ScorerGeneration = key(ScorerGeneration, "Model and tokenizer. Without a model, all contexts are kept.")
     transformers: TransformersConfig = key(TransformersConfig, "Settings of the engine transformers.")
     megatron: MegatronConfig = key(MegatronConfig, "Settings of the engine megatron.")
     openai: OpenAIConfig = key(OpenAIConfig, "Settings of the engine openai.")

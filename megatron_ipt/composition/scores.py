@@ -26,7 +26,7 @@ from megatron_ipt.composition.store import ALONE, SCORES, Numbers, Paragraphs, a
 from megatron_ipt.composition.vectors import line_break
 from megatron_ipt.errors import RecipeError, StageError
 from megatron_ipt.inference.engine import Engine, RequestRefused
-from megatron_ipt.inference.engines import load_engine, open_engine
+from megatron_ipt.inference.engines import check_scores, open_engine
 from megatron_ipt.inference.run import in_order, run_coroutine
 from megatron_ipt.inference.scoring import ScoreRequest
 from megatron_ipt.inference.settings import EngineSettings
@@ -259,8 +259,5 @@ def check_filter(config: CompositionConfig) -> None:
         InputError: there is no tokenizer where the recipe says.
     """
     settings = settings_of(config)
-    if not load_engine(settings.engine, settings.key("engine")).scores():
-        raise RecipeError(f"{settings.key('engine')}: the engine {settings.engine} does not score")
-    if settings.chats:
-        raise RecipeError(f"{settings.key('openai.server')}: a server of chats does not score texts; use vllm")
+    check_scores(settings)
     line_break(settings.open_tokenizer())

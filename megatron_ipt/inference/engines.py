@@ -7,6 +7,7 @@ Code is imported only when an engine is opened, because engines do not share an 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from megatron_ipt.errors import RecipeError, did_you_mean
 from megatron_ipt.extensions import load_object
@@ -52,6 +53,35 @@ ENGINES: dict[str, EngineRow] = {
     ),
 }
 """Value of a key ``engine``."""
+
+
+def gpus_of(section: Any) -> int:
+    """GPUs that the engine of a recipe section needs in one process by default.
+
+    Args:
+        section: with ``engine`` and the settings of each engine.
+    """
+    if section.engine == "megatron":
+        return int(section.megatron.ranks())
+    if section.engine == "openai":
+        return 0
+    if section.engine == "transformers":
+        return 0 if section.transformers.device == "cpu" else 1
+    return int(section.tensorrt_llm.tensor_parallel_size)
+
+
+def check_scores(settings: EngineSettings) -> None:
+    """Finds errors of an engine that is to score, before there is anything to score.
+
+    Raises:
+        RecipeError: its code cannot be used, or it does not score.
+    """
+    if not load_engine(settings.engine, settings.key("engine")).scores():
+        raise RecipeError(f"{settings.key('engine')}: the engine {settings.engine} does not score")
+    if settings.chats:
+        raise RecipeError(
+            f"{settings.key('openai.server')}: a server of chats does not score texts; use vllm or openai-compatible"
+        )
 
 
 def load_engine(name: str, key: str = "engine") -> type[Engine]:

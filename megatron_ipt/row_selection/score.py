@@ -18,7 +18,7 @@ from megatron_ipt.selection.scoring import (
     ShardText,
     check_scorers,
     chosen_tasks,
-    gpus_of,
+    gpus_of_largest,
     summary_of,
     tasks_of,
 )
@@ -62,7 +62,7 @@ def fingerprints(config: RowScoringConfig) -> list[dict[str, Any]]:
 
 def gpus_per_task(config: RowScoringConfig) -> int:
     """GPUs that one process needs by default: those of its largest scorer."""
-    return gpus_of(config.scorers.values())
+    return gpus_of_largest(config.scorers.values())
 
 
 def check(config: RowScoringConfig) -> None:

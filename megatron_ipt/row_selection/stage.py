@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from megatron_ipt.corpus.documents import SPLITS
 from megatron_ipt.errors import StageError
@@ -150,9 +149,9 @@ class _Writing:
                     continue
                 self._check(shard, sets)
                 kept = self._decision.kept[place]
-                for number, row, own in zip(
-                    self._rows.numbers(shard), self._rows.rows_of(shard, self._config.eod_mask), kept, strict=True
-                ):
+                rows = self._rows.rows_of(shard, self._config.eod_mask)
+                numbers = self._rows.numbers(shard)
+                for at, number, row, own in zip(range(place.start, place.stop), numbers, rows, kept, strict=True):
                     name = dataset.names[row.source]
                     if own:
                         writer.add(row.ids, row.mask, row.lengths)
@@ -161,7 +160,6 @@ class _Writing:
                         tokens[name] += len(row.ids)
                     else:
                         left_out[name] += 1
-                    at = place.start + number - self._rows.numbers(shard).start
                     if at in self._shown:
                         text = self._rows.text(row)[:SHOWN_CHARACTERS]
                         self.texts[at] = {"id": row_id(prefix, number), "text": text, "kept": bool(own)}
@@ -205,19 +203,19 @@ class _Writing:
         values, kept = self._decision.values[place], self._decision.kept[place]
         scored = [each.rows for each in sets] if self._source.scorers else []
         why = reasons(scored, values, kept)
-        likelihoods: Mapping[str, npt.NDArray[np.float64]] = {
+        likelihoods = {
             name: log_likelihoods(rows, self._config.per) for name, rows in zip(self._source.scorers, scored)
         }
         with atomic_jsonl(self._directory / LEFT_OUT / f"{shard.name}.jsonl") as others:
             for index, number in enumerate(self._rows.numbers(shard)):
                 if (at := place.start + index) in self.texts:
-                    self.texts[at] |= figures(values, dict(likelihoods), index)
+                    self.texts[at] |= figures(values, likelihoods, index)
                 if not kept[index]:
                     others.write(
                         {
                             "id": row_id(shard.lane, number),
                             "reason": REASONS[why[index]],
-                            **figures(values, dict(likelihoods), index),
+                            **figures(values, likelihoods, index),
                         }
                     )
 

@@ -22,7 +22,7 @@ from megatron_ipt.selection.scoring import (
     ShardText,
     check_scorers,
     chosen_tasks,
-    gpus_of,
+    gpus_of_largest,
     summary_of,
     tasks_of,
 )
@@ -73,7 +73,7 @@ def units(config: ScoringConfig, context: StageContext) -> Units:
 
 def gpus_per_task(config: ScoringConfig) -> int:
     """GPUs that one process needs by default: those of its largest scorer."""
-    return gpus_of(config.scorers.values())
+    return gpus_of_largest(config.scorers.values())
 
 
 def check(config: ScoringConfig) -> None:

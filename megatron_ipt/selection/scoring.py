@@ -12,14 +12,14 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from megatron_ipt.errors import RecipeError, StageError, did_you_mean
 from megatron_ipt.files import atomic_open
 from megatron_ipt.inference.engine import Engine, EngineError, RequestRefused
-from megatron_ipt.inference.engines import load_engine, open_engine
+from megatron_ipt.inference.engines import check_scores, gpus_of, open_engine
 from megatron_ipt.inference.run import in_order, run_coroutine
 from megatron_ipt.inference.scoring import Score
 from megatron_ipt.locks import locked
@@ -82,18 +82,11 @@ def tasks_of(scorers: Iterable[str], shards: Sequence[CorpusShard]) -> list[Scor
     return [ScoreTask(scorer, shard) for scorer in scorers for shard in shards]
 
 
-def gpus_of(scorers: Iterable[ScorerConfig]) -> int:
+def gpus_of_largest(scorers: Iterable[ScorerConfig]) -> int:
     """GPUs that one process needs by default: those of its largest scorer."""
-    return max((_gpus(scorer) for scorer in scorers), default=0)
-
-
-def _gpus(scorer: ScorerConfig) -> int:
-    if scorer.engine == "megatron":
-        return scorer.megatron.ranks()
-    on_cpu = scorer.transformers.device == "cpu" and scorer.engine in ("transformers", LEARNED)
-    if scorer.engine == "openai" or on_cpu:
-        return 0
-    return scorer.tensorrt_llm.tensor_parallel_size if scorer.engine == "tensorrt_llm" else 1
+    # A learned scorer runs as the engine transformers does.
+    plain = (replace(each, engine="transformers") if each.engine == LEARNED else each for each in scorers)
+    return max(map(gpus_of, plain), default=0)
 
 
 def check_scorers(scorers: dict[str, ScorerConfig], section: str) -> None:
@@ -108,13 +101,7 @@ def check_scorers(scorers: dict[str, ScorerConfig], section: str) -> None:
         if scorer.engine == LEARNED and not scorer.generation.model:
             # The scorer of this recipe is not fitted yet.
             continue
-        if not load_engine(settings.engine, settings.key("engine")).scores():
-            raise RecipeError(f"{settings.key('engine')}: the engine {settings.engine} does not score")
-        if settings.chats:
-            raise RecipeError(
-                f"{settings.key('openai.server')}: a server of chats does not score texts; use vllm or "
-                "openai-compatible"
-            )
+        check_scores(settings)
         settings.open_tokenizer()
 
 

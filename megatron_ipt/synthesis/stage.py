@@ -22,7 +22,7 @@ from megatron_ipt.corpus.documents import Document
 from megatron_ipt.errors import RecipeError
 from megatron_ipt.extensions import own_file
 from megatron_ipt.files import atomic_jsonl, list_shards, read_jsonl, shard_name
-from megatron_ipt.inference.engines import load_engine, open_engine
+from megatron_ipt.inference.engines import gpus_of, load_engine, open_engine
 from megatron_ipt.inference.metering import MeteredEngine
 from megatron_ipt.inference.run import run_coroutine
 from megatron_ipt.inference.sampling import Sampling
@@ -153,10 +153,7 @@ def units(config: SynthesisConfig, context: StageContext) -> Units:
 
 def gpus_per_task(config: SynthesisConfig) -> int:
     """GPUs that one process needs by default: none without a model in it, or with one on the CPU."""
-    on_cpu = config.engine == "transformers" and config.transformers.device == "cpu"
-    if source_named(config.engine).kind != "model" or config.engine == "openai" or on_cpu:
-        return 0
-    return config.tensorrt_llm.tensor_parallel_size
+    return gpus_of(config) if source_named(config.engine).kind == "model" else 0
 
 
 def unfinished(config: SynthesisConfig, context: StageContext) -> list[str]:

@@ -14,13 +14,14 @@ from megatron_ipt.cli import cli
 from megatron_ipt.cluster.slurm.jobs import Folders, jobs_of
 from megatron_ipt.cluster.slurm.site import read_site
 from megatron_ipt.cluster.watch.progress import progress_of
-from megatron_ipt.composition.config import CompositionConfig, EncoderConfig, FilterConfig, FilterGeneration
+from megatron_ipt.composition.config import CompositionConfig, EncoderConfig, FilterConfig
 from megatron_ipt.composition.cost import cost
 from megatron_ipt.composition.report import part
 from megatron_ipt.files import read_json, read_jsonl
 from megatron_ipt.manifest import read_manifest
 from megatron_ipt.pipeline import run_recipe, stage_of
 from megatron_ipt.recipe import Recipe, save_recipe
+from megatron_ipt.selection.config import ScorerGeneration
 from megatron_ipt.stages import DOCUMENTS, TOKENS
 from megatron_ipt.stages.costs import Assumptions, Documents, Machine, Planning, TokenData
 from megatron_ipt.stages.page import Bars, Caution, Chart, Samples, SideBySide, StageRecord
@@ -91,7 +92,7 @@ def compose_until(recipe: Recipe, step: str) -> Path:
 
 def test_a_plan_counts_contexts(build: Build) -> None:
     planning = Planning(Machine(8), Assumptions(), {DOCUMENTS: Documents(1e6, 500.0), TOKENS: TokenData(5e8, 32000)})
-    config = CompositionConfig(EncoderConfig("nowhere"), filter=FilterConfig(generation=FilterGeneration("nowhere")))
+    config = CompositionConfig(EncoderConfig("nowhere"), filter=FilterConfig(generation=ScorerGeneration("nowhere")))
     estimate = cost(config, planning)
     paragraphs = round(5e8 / 96)
     assert estimate.facts["data"]["paragraphs"] == pytest.approx(paragraphs)

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.errors import InputError, StageError
-from megatron_ipt.research.learning_law.simplex import project
 from megatron_ipt.selection.pds.dynamics import Examples, Step, solve
 from megatron_ipt.selection.pds.problem import Calculus
+from megatron_ipt.selection.pds.simplex import project
 from megatron_ipt.selection.pds.vectors import Theta, detached, plus, zeros_like
 
 if TYPE_CHECKING:

@@ -128,7 +128,11 @@ def improved(weights: Values, scores: Values, step_size: float) -> Values:
     deviation = float(scores.std())
     if not deviation > 0:
         return weights
-    return project(weights + step_size / len(weights) * (scores - scores.mean()) / deviation)
+    import torch
+
+    moved = weights + step_size / len(weights) * (scores - scores.mean()) / deviation
+    projected: Values = project(torch.from_numpy(moved)[None])[0].numpy()
+    return projected
 
 
 def read_scores_of(folder: Path, compression: str) -> tuple[list[Document], npt.NDArray[np.void]]:
@@ -187,14 +191,14 @@ def _draw(config: ProxyConfig, context: StageContext, markers: ShardMarkers) -> 
     folder = context.directory
     target = target_texts(config, folder / "target_rejects.jsonl")
     documents, everything = draw(config, context.inputs[DOCUMENTS], target, context.seed)
-    usable = [_usable(config, texts) for texts in (documents, target)]
+    usable, rows = zip(*(_usable(config, texts) for texts in (documents, target)))
     for texts, path, what in zip(usable, (documents_file, target_file), ("documents", "target texts")):
         if (len(texts) < 2 and what == "documents") or not texts:
             raise InputError(f"proxy: {len(texts)} {what} have a token to predict; draw more of them")
         with atomic_jsonl(path(folder, context.compression)) as writer:
             for document in texts:
                 writer.write(document.to_json())
-    refuse_shared_rows(*([row.ids for row in _rows(config, texts)] for texts in reversed(usable)))
+    refuse_shared_rows(*([row.ids for row in own] for own in reversed(rows)))
     counts = {
         "documents": len(usable[0]),
         "corpus_documents": everything,
@@ -205,8 +209,10 @@ def _draw(config: ProxyConfig, context: StageContext, markers: ShardMarkers) -> 
     return counts
 
 
-def _usable(config: ProxyConfig, documents: list[Document]) -> list[Document]:
-    return [document for document, row in zip(documents, _rows(config, documents)) if predicts(row)]
+def _usable(config: ProxyConfig, documents: list[Document]) -> tuple[list[Document], list[TokenRow]]:
+    """Those with something to predict, and their rows."""
+    kept = [(document, row) for document, row in zip(documents, _rows(config, documents)) if predicts(row)]
+    return [document for document, _ in kept], [row for _, row in kept]
 
 
 def _rows(config: ProxyConfig, documents: list[Document]) -> list[TokenRow]:

@@ -22,7 +22,7 @@ from megatron_ipt.config import as_dict
 from megatron_ipt.errors import RecipeError, StageError, did_you_mean
 from megatron_ipt.extensions import own_file
 from megatron_ipt.files import atomic_open, write_json
-from megatron_ipt.inference.engines import load_engine, open_engine
+from megatron_ipt.inference.engines import gpus_of, load_engine, open_engine
 from megatron_ipt.inference.metering import MeteredEngine
 from megatron_ipt.inference.rendering import Wanted, template_file
 from megatron_ipt.inference.run import run_coroutine
@@ -188,13 +188,7 @@ def task_named(tasks: list[DisciplineTask], name: str) -> DisciplineTask:
 def gpus_per_task(config: TaxonomyConfig) -> int:
     """GPUs that one process needs by default: those of the models in it."""
     sections = [config, config.answers] if config.second_model else [config]
-    return sum(_gpus(section) for section in sections)
-
-
-def _gpus(section: Any) -> int:
-    if section.engine == "openai" or (section.engine == "transformers" and section.transformers.device == "cpu"):
-        return 0
-    return int(section.tensorrt_llm.tensor_parallel_size)
+    return sum(map(gpus_of, sections))
 
 
 def check(config: TaxonomyConfig) -> None:

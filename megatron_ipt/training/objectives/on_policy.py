@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ METRICS = (*COMPARED, TEACHER_LOSS, TEACHER_SECONDS, "response_tokens", "truncat
 share of responses that no end token ended; share of 4-grams that occur before in them; seconds of drawing in a step."""
 
 
-class OnPolicy(Objective):
+class OnPolicy(Objective, ABC):
     """See the module. In validation it is the reverse KL of the tokens of the data.
 
     Attributes:
@@ -161,17 +162,17 @@ class OnPolicy(Objective):
 
         self._responses = Responses.from_state_dict(state)
 
+    @abstractmethod
     def count_responses(self, mask: torch.Tensor) -> torch.Tensor:
         """How many items :meth:`response_loss` sums over, from the mask [batch, seq] of the responses."""
-        raise NotImplementedError
 
+    @abstractmethod
     def response_loss(self, sampled: Sampled, batch: Batch) -> tuple[torch.Tensor, MetricSums]:
         """The sum over a micro-batch of responses, and the metrics of the objective."""
-        raise NotImplementedError
 
+    @abstractmethod
     def choices(self) -> list[Choice]:
         """How each of the responses to a prompt is drawn."""
-        raise NotImplementedError
 
     def draws_with_teacher(self) -> bool:
         """Whether the teacher reads responses while they are drawn: to write them, or to say how likely they are."""

@@ -7,7 +7,7 @@ import torch
 
 from megatron_ipt.errors import InputError, StageError
 from megatron_ipt.research.learning_law.policy import Search, gradient, optimality, run_search, trajectory, uniform
-from megatron_ipt.research.learning_law.simplex import project
+from megatron_ipt.selection.pds.simplex import project
 from tests.research.learning_law.toys import INTERIOR, curved, interior, model_of, quadratic
 from tests.selection.pds.small_problems import QUADRATIC
 

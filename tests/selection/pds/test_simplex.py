@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, strategies
 
-from megatron_ipt.selection.pds.simplex import project
+from megatron_ipt.selection.pds.simplex import project as project_rows
+
+torch = pytest.importorskip("torch")
+
+
+def project(values: list[float]) -> npt.NDArray[np.float64]:
+    projected: npt.NDArray[np.float64] = project_rows(torch.tensor([values], dtype=torch.float64))[0].numpy()
+    return projected
 
 
 def test_by_hand() -> None:
